@@ -1,0 +1,214 @@
+"""The bundle: a folder with one ONNX file a subnetwork, one weights file for all, and the manifest that describes them.
+
+``training`` writes bundles and ``service`` reads them; neither imports the other, and nothing here needs torch.
+A bundle holds facts about the network. Latency is a fact about a machine, and is measured by the server at warm-up.
+"""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import mkdtemp
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from model.presets import Architecture
+
+FORMAT_VERSION = 1
+MANIFEST_FILE = "manifest.json"
+PRETRAINED_DIR = Path(__file__).parent / "pretrained"
+
+PlainName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+
+
+class BundleError(Exception):
+    """A bundle cannot be used; the message is one line that names the file and the fault."""
+
+
+class Record(BaseModel):
+    """Base of everything in the manifest: immutable, and strict about unknown fields."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+
+class FileRecord(Record):
+    """A file of the bundle and what it must contain."""
+
+    name: PlainName
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    size_bytes: Annotated[int, Field(ge=0)]
+
+
+class Measured(Record):
+    """A fraction of correct answers, measured through ONNX Runtime on ``n`` images."""
+
+    value: Annotated[float, Field(ge=0, le=1)]
+    n: Annotated[int, Field(ge=1)]
+
+
+class Accuracy(Record):
+    """Accuracy by split; choices are made on ``validation``, ``test`` is measured once and only published."""
+
+    validation: Measured
+    test: Measured
+
+
+class Calibration(Record):
+    """The temperature inside the graph's softmax, and the expected calibration error without and with it."""
+
+    temperature: Annotated[float, Field(gt=0)]
+    ece_before: Annotated[float, Field(ge=0, le=1)]
+    ece_after: Annotated[float, Field(ge=0, le=1)]
+    n: Annotated[int, Field(ge=1)]
+
+
+class Subnetwork(Record):
+    """One exported subnetwork.
+
+    The graph takes ``images`` uint8 (N, H, W, 3) and gives ``logits`` and ``probabilities``, float32 (N, classes).
+    """
+
+    name: PlainName
+    columns: tuple[int, ...]
+    depth: int
+    parameters: int
+    macs: int
+    accuracy: Accuracy
+    calibration: Calibration
+    graph: FileRecord
+
+
+class Provenance(Record):
+    """Where a bundle comes from, enough to make it again."""
+
+    recipe: str
+    seed: int
+    epochs: int
+    dataset: str
+    dataset_sha256: str
+    commit: str
+    created: str
+    versions: dict[str, str]
+
+
+class Manifest(Record):
+    """The index of a bundle."""
+
+    format_version: int
+    name: PlainName
+    architecture: Architecture
+    labels: tuple[str, ...]
+    weights: FileRecord
+    subnetworks: Annotated[tuple[Subnetwork, ...], Field(min_length=1)]
+    provenance: Provenance
+
+
+@dataclass(frozen=True, slots=True)
+class Bundle:
+    """A verified bundle.
+
+    Attributes:
+        folder: where it was read.
+        manifest: its index.
+        digest: sha256 of the manifest, which holds the sha256 of every other file.
+    """
+
+    folder: Path
+    manifest: Manifest
+    digest: str
+
+    def graph_path(self, subnetwork: Subnetwork) -> Path:
+        """Return the path of a subnetwork's ONNX file."""
+        return self.folder / subnetwork.graph.name
+
+
+def file_record(path: Path) -> FileRecord:
+    """Describe a file as it is now."""
+    content = path.read_bytes()
+    return FileRecord(
+        name=path.name, sha256=hashlib.sha256(content).hexdigest(), size_bytes=len(content)
+    )
+
+
+def read_bundle(folder: Path) -> Bundle:
+    """Read a bundle and verify every file of it.
+
+    Raises:
+        BundleError: something is missing, truncated, altered, or of a newer format.
+    """
+    manifest_path = folder / MANIFEST_FILE
+    content = _read(manifest_path)
+    manifest = _parse_manifest(content, manifest_path)
+    for record in (manifest.weights, *(s.graph for s in manifest.subnetworks)):
+        _verify(folder / record.name, record)
+    return Bundle(folder, manifest, hashlib.sha256(content).hexdigest())
+
+
+def write_manifest(folder: Path, manifest: Manifest) -> None:
+    """Write the manifest into a bundle's folder, beside the files that it names."""
+    (folder / MANIFEST_FILE).write_text(manifest.model_dump_json(indent=2) + "\n")
+
+
+@contextmanager
+def staged_folder(target: Path) -> Iterator[Path]:
+    """Give a temporary folder that becomes ``target`` if the block succeeds, and vanishes if it fails.
+
+    A bundle that was at ``target`` before stays there until the new one is whole.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    staging = Path(mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+    try:
+        staged = staging / "new"
+        staged.mkdir()
+        yield staged
+        if target.exists():
+            target.rename(staging / "old")
+        staged.rename(target)
+    finally:
+        if (staging / "old").exists() and not target.exists():
+            (staging / "old").rename(target)
+        shutil.rmtree(staging)
+
+
+def _parse_manifest(content: bytes, path: Path) -> Manifest:
+    """Validate the manifest; the format version is looked at first, a newer one may have any other field."""
+    try:
+        fields = json.loads(content)
+    except ValueError as error:
+        raise BundleError(f"{path}: not valid JSON ({error})") from error
+    version = fields.get("format_version") if isinstance(fields, dict) else None
+    if not isinstance(version, int):
+        raise BundleError(f"{path}: has no format_version; this is no bundle manifest")
+    if version != FORMAT_VERSION:
+        raise BundleError(
+            f"{path}: format_version is {version}, this server reads {FORMAT_VERSION}; upgrade it"
+        )
+    try:
+        return Manifest.model_validate_json(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise BundleError(f"{path}: {where}: {first['msg']}") from error
+
+
+def _verify(path: Path, record: FileRecord) -> None:
+    """Compare a file with its record."""
+    content = _read(path)
+    if len(content) != record.size_bytes:
+        raise BundleError(
+            f"{path}: is {len(content)} bytes, the manifest says {record.size_bytes}; copy the bundle again"
+        )
+    if hashlib.sha256(content).hexdigest() != record.sha256:
+        raise BundleError(f"{path}: content differs from the manifest's sha256; copy the bundle again")
+
+
+def _read(path: Path) -> bytes:
+    """Read a file of the bundle, or say which one could not be read."""
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise BundleError(f"{path}: {error.strerror or error}") from error

@@ -1,0 +1,39 @@
+"""Drop-path: random paths through the network during training (§3.1).
+
+Every function draws one path for a whole mini-batch from the generator it is given, so that every process of a
+distributed run that seeds it alike trains the same path.
+"""
+
+from random import Random
+
+from model.path import Path, column_path, columns_ending_at
+
+LOCAL_DROP_PROBABILITY = 0.15  # §4.1
+
+
+def sample_local(
+    rng: Random, *, blocks: int, columns: int, drop_probability: float = LOCAL_DROP_PROBABILITY
+) -> Path:
+    """Draw a local sample: each join drops each input independently, and keeps at least one.
+
+    Where all are dropped, the survivor is drawn uniformly from the join's inputs.
+    """
+
+    def kept(row: int) -> frozenset[int]:
+        inputs = sorted(columns_ending_at(row, columns))
+        survivors = frozenset(k for k in inputs if rng.random() >= drop_probability)
+        return survivors or frozenset((rng.choice(inputs),))
+
+    rows = range(1, 2 ** (columns - 1) + 1)
+    return Path(tuple({row: kept(row) for row in rows} for _ in range(blocks)), is_alone=columns == 1)
+
+
+def sample_global(rng: Random, *, blocks: int, columns: int) -> Path:
+    """Draw a global sample: a single column, the same through the whole network."""
+    return column_path((rng.randint(1, columns),), blocks=blocks, columns=columns)
+
+
+def sample_mixed(rng: Random, *, blocks: int, columns: int) -> Path:
+    """Draw a local or a global sample, each half of the time (§4.1)."""
+    sample = sample_local if rng.random() < 0.5 else sample_global
+    return sample(rng, blocks=blocks, columns=columns)
