@@ -1,0 +1,72 @@
+"""Checkpoints: written whole or not at all, read without running what they hold."""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from model.presets import Architecture
+from training.config import Recipe
+from training.errors import TrainingError
+
+CHECKPOINT_FILE = "checkpoint.pt"
+
+
+@dataclass(slots=True, kw_only=True)
+class Checkpoint:
+    """A training run after an epoch, with all that is needed to go on or to export.
+
+    Attributes:
+        recipe: as it was run, its architecture fitted to the data.
+        seed: of initialisation, split, order, augmentation and paths.
+        epoch: epochs done.
+        dataset: name of the data.
+        dataset_sha256: hash of its images and labels.
+        model: the network's state.
+        optimizer: the optimiser's state.
+        history: one record an epoch, see ``trainer``.
+    """
+
+    recipe: Recipe
+    seed: int
+    epoch: int
+    dataset: str
+    dataset_sha256: str
+    model: dict[str, Any]
+    optimizer: dict[str, Any]
+    history: list[dict[str, float]]
+
+
+def save_checkpoint(checkpoint: Checkpoint, folder: Path) -> None:
+    """Write the checkpoint beside the old one and put it in its place."""
+    fields = {name: getattr(checkpoint, name) for name in Checkpoint.__slots__}
+    fields["recipe"] = asdict(checkpoint.recipe)
+    target = folder / CHECKPOINT_FILE
+    temporary = target.with_suffix(".tmp")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        torch.save(fields, temporary)
+        temporary.replace(target)
+    except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
+        temporary.unlink(missing_ok=True)
+        raise TrainingError(f"{target}: cannot be written ({error}); free some space and resume") from error
+
+
+def load_checkpoint(folder: Path) -> Checkpoint:
+    """Read the checkpoint of a run.
+
+    Raises:
+        TrainingError: there is none, or it is damaged.
+    """
+    path = folder / CHECKPOINT_FILE
+    if not path.is_file():
+        raise TrainingError(f"{path}: no such checkpoint; train first with --out {folder}")
+    try:
+        fields = torch.load(path, map_location="cpu", weights_only=True)
+        recipe = fields.pop("recipe")
+        recipe["architecture"] = Architecture(**recipe["architecture"])
+        return Checkpoint(recipe=Recipe(**recipe), **fields)
+    except Exception as error:  # a damaged file can fail anywhere in unpickling
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise TrainingError(f"{path}: not a readable checkpoint ({reason})") from error
