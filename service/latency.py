@@ -1,0 +1,117 @@
+"""Predicted run latency: a profile from warm-up, kept current by what is observed.
+
+Predicted = profile(subnetwork, batch size) × slowdown(device) × spread(subnetwork, batch size).
+
+- The profile is measured at warm-up and then fixed; sizes between those profiled are interpolated.
+- The slowdown follows the machine within a few runs: one factor a device, because what slows a device down (a
+  neighbour, a lower clock) slows all subnetworks alike, so that a run of one corrects the predictions of all.
+- The spread is a high quantile of what a run took over what was typical: the price of not being late.
+"""
+
+from bisect import bisect_left
+from collections.abc import Mapping
+from math import exp, log
+
+QUANTILE = 0.95  # of runs that end within the prediction
+QUANTILE_STEP = 0.02  # of the value, a run: forgets in some fifty runs
+SLOWDOWN_GAIN = 0.3  # of the way in log space, a run: five runs cover 83 % of a change
+LARGEST_JUMP = log(4.0)  # one stall of 100 ms is no evidence of a machine a thousand times slower
+INITIAL_SPREAD = 1.1
+LARGEST_SPREAD = 3.0
+
+
+class LatencyModel:
+    """Run latencies by subnetwork, batch size and device.
+
+    Args:
+        profile: typical run latency in seconds by subnetwork and batch size, of an idle machine.
+        devices: how many devices share the profile; each has its own slowdown.
+
+    Raises:
+        ValueError: the profile is empty, or a size or latency in it is not positive.
+    """
+
+    def __init__(self, profile: Mapping[str, Mapping[int, float]], *, devices: int = 1) -> None:
+        if not profile or not all(profile.values()):
+            raise ValueError("the latency profile is empty")
+        for subnetwork, cells in profile.items():
+            for size, latency_s in cells.items():
+                if size < 1 or not latency_s > 0:
+                    raise ValueError(f"profile of {subnetwork}: {latency_s} s at batch size {size}")
+        self._cells = {name: sorted(cells) for name, cells in profile.items()}
+        self._largest = max(max(cells) for cells in profile.values())
+        self._profile = {name: self._interpolate(cells) for name, cells in profile.items()}
+        self._spread = {name: [INITIAL_SPREAD] * len(cells) for name, cells in self._cells.items()}
+        self._log_slowdown = [0.0] * devices
+        self._reply_s: float | None = None
+
+    @property
+    def devices(self) -> int:
+        """How many devices the model covers."""
+        return len(self._log_slowdown)
+
+    @property
+    def reserve_s(self) -> float:
+        """A high quantile of the time from the end of a run to its reply; zero until one was observed."""
+        return self._reply_s or 0.0
+
+    def slowdown(self, device: int = 0) -> float:
+        """Return how many times slower than its profile the device now is."""
+        return exp(self._log_slowdown[device])
+
+    def profile_s(self, subnetwork: str, batch_size: int) -> float:
+        """Return the typical run latency on an idle machine; sizes past the profile cost in proportion."""
+        curve = self._profile[subnetwork]
+        if batch_size < len(curve):
+            return curve[batch_size]
+        return curve[-1] * batch_size / (len(curve) - 1)
+
+    def typical_s(self, subnetwork: str, batch_size: int, device: int = 0) -> float:
+        """Return the run latency to expect now."""
+        return self.profile_s(subnetwork, batch_size) * self.slowdown(device)
+
+    def predict_s(self, subnetwork: str, batch_size: int, device: int = 0) -> float:
+        """Return the run latency to plan with: a high quantile."""
+        spread = self._spread[subnetwork][self._cell(subnetwork, batch_size)]
+        return self.typical_s(subnetwork, batch_size, device) * spread
+
+    def observe(
+        self, subnetwork: str, batch_size: int, run_latency_s: float, device: int = 0
+    ) -> None:
+        """Learn from a run that ended."""
+        surprise = run_latency_s / self.typical_s(subnetwork, batch_size, device)
+        spreads, cell = self._spread[subnetwork], self._cell(subnetwork, batch_size)
+        spreads[cell] = min(max(_track(spreads[cell], surprise), 1.0), LARGEST_SPREAD)
+        jump = min(max(log(surprise), -LARGEST_JUMP), LARGEST_JUMP) if surprise > 0 else 0.0
+        self._log_slowdown[device] += SLOWDOWN_GAIN * jump
+
+    def observe_reply(self, cost_s: float) -> None:
+        """Learn what a reply took, from the end of its run to the last byte."""
+        self._reply_s = cost_s if self._reply_s is None else _track(self._reply_s, cost_s)
+
+    def _cell(self, subnetwork: str, batch_size: int) -> int:
+        """Return the index of the profiled size that stands for a batch: the next larger."""
+        sizes = self._cells[subnetwork]
+        return min(bisect_left(sizes, batch_size), len(sizes) - 1)
+
+    def _interpolate(self, cells: Mapping[int, float]) -> list[float]:
+        """Return latencies by batch size, index 0 unused; below and past the sizes given, in proportion."""
+        sizes = sorted(cells)
+        curve = [0.0]
+        for size in range(1, self._largest + 1):
+            above = bisect_left(sizes, size)
+            if above == len(sizes):
+                curve.append(cells[sizes[-1]] * size / sizes[-1])
+            elif above == 0:
+                curve.append(cells[sizes[0]])
+            else:
+                low, high = sizes[above - 1], sizes[above]
+                part = (size - low) / (high - low)
+                curve.append(cells[low] * (1 - part) + cells[high] * part)
+        return curve
+
+
+def _track(quantile: float, value: float) -> float:
+    """Move a running high quantile by one observation (Robbins-Monro, in steps relative to its size)."""
+    step = QUANTILE_STEP * max(quantile, min(value, 2 * quantile))
+    return quantile + step * (QUANTILE if value > quantile else QUANTILE - 1)

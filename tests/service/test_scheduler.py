@@ -1,0 +1,211 @@
+from collections.abc import Mapping
+
+import pytest
+
+from service.latency import LatencyModel
+from service.scheduler import Action, Candidate, Expire, Refusal, Request, Run, Scheduler, Wait
+
+SUBNETWORKS = (
+    Candidate("full", 0.83),
+    Candidate("column-1", 0.70),
+    Candidate("column-2", 0.80),
+    Candidate("slow", 0.75),  # slower than column-2 and less accurate
+)
+PROFILE: Mapping[str, Mapping[int, float]] = {
+    "column-1": {1: 0.001, 16: 0.016},
+    "column-2": {1: 0.004, 16: 0.064},
+    "slow": {1: 0.006, 16: 0.096},
+    "full": {1: 0.016, 16: 0.256},
+}
+
+
+def scheduler(policy: str = "anytime", max_queue: int = 100, devices: int = 1) -> Scheduler:
+    latency = LatencyModel(PROFILE, devices=devices)
+    return Scheduler(SUBNETWORKS, latency, policy=policy, max_queue=max_queue)
+
+
+def request(
+    deadline_s: float, arrived_at: float = 0.0, refuse: bool = False, subnetwork: str | None = None
+) -> Request:
+    return Request(
+        arrived_at,
+        arrived_at + deadline_s,
+        on_miss="refuse" if refuse else "answer",
+        subnetwork=subnetwork,
+    )
+
+
+def run_of(action: Action) -> Run:
+    assert isinstance(action, Run)
+    return action
+
+
+def test_nothing_to_do_waits() -> None:
+    assert scheduler().next_action(0.0) == Wait()
+
+
+@pytest.mark.parametrize(
+    ("deadline_s", "subnetwork"),
+    [
+        (0.002, "column-1"),
+        (0.005, "column-2"),
+        (0.0170, "column-2"),
+        (0.018, "full"),
+        (9.0, "full"),
+    ],
+)
+def test_a_lone_request_gets_the_most_accurate_subnetwork_that_fits(
+    deadline_s: float, subnetwork: str
+) -> None:
+    core = scheduler()
+
+    core.admit(request(deadline_s), 0.0)
+
+    assert run_of(core.next_action(0.0)).subnetwork == subnetwork
+
+
+def test_the_most_urgent_request_runs_first() -> None:
+    core = scheduler()
+    patient, urgent = request(0.5), request(0.005)
+    core.admit(patient, 0.0)
+    core.admit(urgent, 0.0)
+
+    first = run_of(core.next_action(0.0))
+
+    assert first.batch == (urgent,)
+    assert core.next_action(0.0) == Wait()  # the device is busy
+    core.finished(first, 0.004)
+    assert run_of(core.next_action(0.004)).batch == (patient,)
+
+
+def test_a_crowd_shares_its_slack() -> None:
+    core = scheduler()
+    for _ in range(10):
+        core.admit(request(0.05), 0.0)
+
+    assert run_of(core.next_action(0.0)).subnetwork == "column-2"
+
+
+def test_a_deadline_no_machine_could_meet_is_refused_as_impossible() -> None:
+    refusal = scheduler().admit(request(0.0005, refuse=True), 0.0)
+
+    assert refusal == Refusal("impossible", 0.001, 0.0005, 0.0)
+
+
+def test_a_deadline_the_load_makes_impossible_is_refused_as_overloaded() -> None:
+    core = scheduler()
+    for _ in range(20):
+        core.admit(request(0.03), 0.0)
+
+    refusal = core.admit(request(0.0205, refuse=True, arrived_at=0.01), 0.0100001)
+
+    assert refusal is not None
+    assert refusal.reason == "overloaded"
+    assert refusal.needed_s > refusal.limit == pytest.approx(0.0205)
+    assert refusal.retry_after_s > 0
+
+
+def test_a_full_queue_refuses() -> None:
+    core = scheduler(max_queue=1)
+    core.admit(request(1.0), 0.0)
+
+    refusal = core.admit(request(1.0), 0.0)
+
+    assert refusal is not None
+    assert (refusal.reason, refusal.limit) == ("queue_full", 1)
+
+
+def test_a_deadline_already_past_is_answered_best_effort_when_nothing_else_waits() -> None:
+    core = scheduler()
+    late, timely = request(-1.0), request(1.0)
+    core.admit(late, 0.0)
+    core.admit(timely, 0.0)
+
+    first = run_of(core.next_action(0.0))
+    core.finished(first, 0.1)
+    second = run_of(core.next_action(0.1))
+
+    assert first.batch == (timely,)
+    assert (second.batch, second.subnetwork) == ((late,), "column-1")
+
+
+def test_a_waiting_request_that_can_no_longer_be_met_expires_or_becomes_best_effort() -> None:
+    core = scheduler()
+    refused, answered = request(0.01, refuse=True), request(0.01)
+    core.admit(refused, 0.0)
+    core.admit(answered, 0.0)
+
+    assert core.next_action(0.02) == Expire((refused,))
+    assert run_of(core.next_action(0.02)).batch == (answered,)
+
+
+def test_a_busy_machine_wakes_to_expire_a_refusable_request() -> None:
+    core = scheduler()
+    core.admit(request(0.02), 0.0)
+    core.next_action(0.0)
+    core.admit(request(0.03, refuse=True), 0.0)
+
+    wait = core.next_action(0.0)
+
+    assert isinstance(wait, Wait)
+    assert wait.until == pytest.approx(0.03 - 0.0011)
+
+
+def test_a_forced_request_runs_in_its_subnetwork_with_its_like_only() -> None:
+    core = scheduler()
+    forced = [request(0.1, subnetwork="slow") for _ in range(2)]
+    for each in (forced[0], request(0.2), forced[1]):
+        core.admit(each, 0.0)
+
+    run = run_of(core.next_action(0.0))
+
+    assert (run.subnetwork, run.batch) == ("slow", tuple(forced))
+
+
+def test_a_cancelled_request_never_runs() -> None:
+    core = scheduler()
+    kept, gone, late = request(1.0), request(1.0), request(-1.0)
+    for each in (gone, kept, late):
+        core.admit(each, 0.0)
+
+    assert core.cancel(gone)
+    assert core.cancel(late)
+    assert not core.cancel(gone)
+    assert len(core) == 1
+    assert run_of(core.next_action(0.0)).batch == (kept,)
+
+
+def test_each_device_has_one_run_in_flight() -> None:
+    core = scheduler(devices=2)
+    for _ in range(3):
+        core.admit(request(0.02), 0.0)
+
+    first, second = run_of(core.next_action(0.0)), run_of(core.next_action(0.0))
+
+    assert {first.device, second.device} == {0, 1}
+    assert core.next_action(0.0) == Wait()
+    core.finished(second, 0.004)
+    assert run_of(core.next_action(0.004)).device == second.device
+
+
+def test_static_policy_knows_one_subnetwork() -> None:
+    core = scheduler(policy="static:column-2")
+    core.admit(request(9.0), 0.0)
+
+    assert run_of(core.next_action(0.0)).subnetwork == "column-2"
+
+
+def test_slackfit_spends_the_slack_of_the_head() -> None:
+    core = scheduler(policy="slackfit")
+    for _ in range(10):
+        core.admit(request(0.05), 0.0)
+
+    run = run_of(core.next_action(0.0))
+
+    assert (run.subnetwork, len(run.batch)) == ("full", 2)
+
+
+@pytest.mark.parametrize("policy", ["", "best", "static:", "static:column-9"])
+def test_an_unknown_policy_is_an_error(policy: str) -> None:
+    with pytest.raises(ValueError, match="policy"):
+        scheduler(policy=policy)
