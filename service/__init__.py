@@ -1,0 +1,1 @@
+"""The server: a request with a deadline goes in, the most accurate answer that fits comes out."""

@@ -1,0 +1,107 @@
+"""``python -m service``: the server process, from the environment's settings to its exit code."""
+
+import argparse
+import asyncio
+import signal
+import socket
+import sys
+import time
+from types import FrameType
+from typing import Any
+
+import uvicorn
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from model.bundle import BundleError
+from service.app import Service, create_app
+from service.settings import SettingsError, describe_settings, read_settings, unknown_settings
+
+
+class Protocol(HttpToolsProtocol):
+    """uvicorn's protocol; it also says when a request arrived, and when its client has gone."""
+
+    _task: asyncio.Task[Any] | None = None
+
+    def on_message_begin(self) -> None:
+        """Stamp the arrival when the first bytes of a request are read, before anything waits."""
+        super().on_message_begin()
+        self.scope["state"] |= {"arrived_at": time.monotonic(), "watch": self._watch}
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Cancel the request in progress: nobody will read its answer."""
+        super().connection_lost(exc)
+        if self._task is not None:
+            self._task.cancel()
+
+    def _watch(self, task: asyncio.Task[Any] | None) -> None:
+        self._task = task
+
+
+class Server(uvicorn.Server):
+    """uvicorn's server; it stops being ready at the first signal, before it stops listening."""
+
+    def __init__(self, config: uvicorn.Config, service: Service) -> None:
+        super().__init__(config)
+        self._service = service
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Begin to drain."""
+        self._service.draining = True
+        super().handle_exit(sig, frame)
+
+
+def main() -> int:
+    """Serve until a signal; return the exit code: 0 after a drain, 1 if it cannot serve, 2 for a bad setting."""
+    parser = argparse.ArgumentParser(
+        prog="python -m service",
+        description="Serve the most accurate answers that fit in the callers' deadlines.",
+        epilog="Settings, from environment variables:\n\n" + describe_settings(),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.parse_args()
+    try:
+        settings = read_settings()
+        app = create_app(settings, on_failure=lambda: signal.raise_signal(signal.SIGTERM))
+        listener = _listen(settings.host, settings.port)
+    except SettingsError as error:
+        return _complain(str(error), 2)
+    except (BundleError, OSError) as error:
+        return _complain(str(error), 1)
+    service: Service = app.state.service
+    for name in unknown_settings():
+        service.log.warning("unknown_setting", variable=name)
+    host, port = listener.getsockname()[:2]
+    service.log.info("listening", url=f"http://{host}:{port}")
+    config = uvicorn.Config(
+        app,
+        http=Protocol,
+        loop="uvloop",
+        ws="none",
+        access_log=False,
+        log_level="warning",
+        server_header=False,
+        timeout_graceful_shutdown=round(settings.drain_s),
+    )
+    # uvicorn drains, then raises the signal again: it has done its work by then.
+    for each in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(each, lambda *_: None)
+    Server(config, service).run(sockets=[listener])
+    return _complain(service.failure, 1) if service.failure else 0
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    """Return a listening socket: connections wait in it until the server takes them."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family, backlog=2048)
+    except OSError as error:
+        raise OSError(f"cannot listen on {host}:{port}: {error.strerror}") from error
+
+
+def _complain(message: str, code: int) -> int:
+    sys.stderr.write(f"anytime: {message}\n")
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,225 @@
+"""Wiring: what the parts are, how they start, and how they end."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from http import HTTPStatus
+
+import numpy as np
+from fastapi import FastAPI
+from prometheus_client import CollectorRegistry
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+
+from model.bundle import Bundle, read_bundle
+from service.dispatcher import Dispatcher
+from service.images import ImageDecoder
+from service.latency import LatencyModel
+from service.problems import (
+    InternalError,
+    MethodNotAllowed,
+    NotFound,
+    Problem,
+    from_status,
+    render,
+)
+from service.routes import classify_router, router
+from service.runtime import (
+    Device,
+    Profile,
+    RuntimeUnavailable,
+    measure_run_latency,
+    open_device,
+    warm_up_batch_sizes,
+)
+from service.scheduler import Candidate, Scheduler
+from service.schemas import QueryParser
+from service.settings import Settings
+from service.telemetry import Metrics, RequestLog, open_log
+
+
+@dataclass(frozen=True, slots=True)
+class Serving:
+    """A bundle at work: warmed up, with everything that an answer from it takes."""
+
+    bundle: Bundle
+    device: Device
+    latency: LatencyModel
+    dispatcher: Dispatcher
+    decoder: ImageDecoder
+    parse_query: QueryParser
+    expected_accuracy: dict[str, float]
+    bundle_name: dict[str, str]
+
+    def close(self) -> None:
+        """End its threads."""
+        self.dispatcher.close()
+        self.decoder.close()
+
+
+class Service:
+    """What the endpoints share.
+
+    Attributes:
+        serving: what answers; None until it is warm.
+        draining: the server takes no more requests.
+        failure: why start-up failed, if it did.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.bundle = read_bundle(settings.bundle_dir)
+        self.metrics = Metrics(CollectorRegistry())
+        self.metrics.ready.set_function(lambda: float(self.is_ready))
+        self.log = open_log()
+        self.log_request = RequestLog(self.log, settings.log_sample)
+        self.clock = time.monotonic
+        self.serving: Serving | None = None
+        self.draining = False
+        self.failure: str | None = None
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether requests are taken."""
+        return self.serving is not None and not self.draining
+
+    async def start(self) -> None:
+        """Load the bundle, warm up, and become ready.
+
+        Raises:
+            RuntimeUnavailable: the device or a graph cannot be used.
+        """
+        started_at = self.clock()
+        device, profile = await asyncio.to_thread(self._warm_up)
+        self.serving = self._serve(device, profile)
+        manifest = self.bundle.manifest
+        self.metrics.bundle.info(self.serving.bundle_name)
+        self.log.info(
+            "ready",
+            bundle=manifest.name,
+            device=device.name,
+            subnetworks=len(manifest.subnetworks),
+            warm_up_s=round(self.clock() - started_at, 3),
+        )
+
+    def stop(self) -> None:
+        """End what ``start`` began, after the last request was answered."""
+        if self.serving is not None:
+            self.serving.close()
+
+    def _warm_up(self) -> tuple[Device, Profile]:
+        settings, manifest = self.settings, self.bundle.manifest
+        device = open_device(self.bundle, device=settings.device, threads=settings.threads)
+        size = manifest.architecture.image_size
+        profile = measure_run_latency(
+            device,
+            [subnetwork.name for subnetwork in manifest.subnetworks],
+            warm_up_batch_sizes(settings.max_batch),
+            image=np.zeros((size, size, 3), np.uint8),
+            budget_s=settings.warm_up_s,
+            clock=self.clock,
+        )
+        return device, profile
+
+    def _serve(self, device: Device, profile: Profile) -> Serving:
+        settings, manifest = self.settings, self.bundle.manifest
+        accuracy = {each.name: each.accuracy.validation.value for each in manifest.subnetworks}
+        latency = LatencyModel(profile)
+        scheduler = Scheduler(
+            [Candidate(name, value) for name, value in accuracy.items()],
+            latency,
+            max_queue=settings.max_queue,
+            max_batch=settings.max_batch,
+        )
+        self.metrics.queue_depth.set_function(lambda: len(scheduler))
+        return Serving(
+            bundle=self.bundle,
+            device=device,
+            latency=latency,
+            dispatcher=Dispatcher(
+                [device],
+                scheduler,
+                latency,
+                metrics=self.metrics,
+                clock=self.clock,
+                on_failure=lambda error: self.log.error("run_failed", exc_info=error),
+            ),
+            decoder=ImageDecoder(
+                size=manifest.architecture.image_size, max_pixels=settings.max_pixels
+            ),
+            parse_query=QueryParser(
+                settings, subnetworks=list(accuracy), classes=len(manifest.labels)
+            ),
+            expected_accuracy=accuracy,
+            bundle_name={"name": manifest.name, "digest": self.bundle.digest},
+        )
+
+
+def create_app(settings: Settings, *, on_failure: Callable[[], None] = lambda: None) -> FastAPI:
+    """Return the application; it becomes ready some time after its start.
+
+    Args:
+        settings: every knob.
+        on_failure: is called if it cannot become ready; ``app.state.service.failure`` says why.
+
+    Raises:
+        BundleError: the bundle cannot be used.
+    """
+    service = Service(settings)
+
+    async def start() -> None:
+        try:
+            await service.start()
+        except RuntimeUnavailable as error:
+            service.failure = str(error)
+            on_failure()
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        starting = asyncio.create_task(start())
+        yield
+        await starting
+        service.stop()
+
+    app = FastAPI(
+        title="Anytime inference",
+        summary="The most accurate answer that fits in the caller's deadline.",
+        version="0.1.0",
+        lifespan=lifespan,
+        redoc_url=None,
+    )
+    app.state.service = service
+    app.include_router(router)
+    app.include_router(classify_router)
+    app.add_exception_handler(Problem, _render_problem)
+    app.add_exception_handler(HTTPException, _render_http_error)
+    app.add_exception_handler(Exception, _render_bug)
+    return app
+
+
+async def _render_problem(request: Request, error: Exception) -> Response:
+    assert isinstance(error, Problem)
+    return render(error)
+
+
+async def _render_http_error(request: Request, error: Exception) -> Response:
+    """Say it as a problem when the framework refuses: unknown routes, wrong methods, and the rest."""
+    assert isinstance(error, HTTPException)
+    path = request.url.path
+    match error.status_code:
+        case HTTPStatus.NOT_FOUND:
+            return render(NotFound(f"nothing is served at {path}; see /docs", path=path))
+        case HTTPStatus.METHOD_NOT_ALLOWED:
+            allowed = (error.headers or {}).get("Allow", "")
+            detail = f"{path} does not take {request.method}; it takes {allowed}"
+            return render(MethodNotAllowed(detail, headers=error.headers, method=request.method))
+        case status:
+            return from_status(status, error.detail, error.headers)
+
+
+async def _render_bug(request: Request, error: Exception) -> Response:
+    """Tell the client nothing of an unforeseen exception; the framework logs its trace."""
+    return render(InternalError("the server failed to handle the request"))

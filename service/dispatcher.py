@@ -1,0 +1,238 @@
+"""Carries out the scheduler's decisions in real time: one worker thread a device, one future a request.
+
+Everything here but the runs happens on the event loop. Every future is resolved on every path: answered, expired,
+failed with its run, or cancelled by a client that left.
+"""
+
+import asyncio
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from math import ceil
+from queue import SimpleQueue
+
+import numpy as np
+from numpy.typing import NDArray
+
+from service.images import Pixels
+from service.latency import LatencyModel
+from service.problems import DeadlineImpossible, Expired, InternalError, Overloaded, Problem
+from service.runtime import Device
+from service.scheduler import Expire, Refusal, Request, Run, Scheduler, Wait
+from service.settings import OnMiss
+from service.telemetry import Metrics
+
+SHORTEST_TIMER_S = 0.001  # the event loop's clock counts milliseconds; less would spin
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What a request carries through the scheduler."""
+
+    pixels: Pixels
+    future: "asyncio.Future[Answered]"
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """The outcome of a request that was run.
+
+    Attributes:
+        probabilities: (classes,).
+        subnetwork: what answered.
+        started_at: when its run started.
+        finished_at: when its run ended.
+    """
+
+    probabilities: NDArray[np.float32]
+    subnetwork: str
+    started_at: float
+    finished_at: float
+
+
+class Dispatcher:
+    """Runs requests on devices as the scheduler decides. To be made, used and closed on one event loop.
+
+    Args:
+        devices: in the scheduler's order.
+        scheduler: decides.
+        latency: is told how long runs took.
+        metrics: is told of every run.
+        clock: seconds, monotonic; that of the requests' ``arrived_at``.
+        on_failure: is given the exception of a run that failed.
+    """
+
+    def __init__(
+        self,
+        devices: Sequence[Device],
+        scheduler: Scheduler,
+        latency: LatencyModel,
+        *,
+        metrics: Metrics,
+        clock: Callable[[], float],
+        on_failure: Callable[[Exception], None],
+    ) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._scheduler = scheduler
+        self._latency = latency
+        self._metrics = metrics
+        self._clock = clock
+        self._on_failure = on_failure
+        self._workers = [_Worker(device, self._report, clock) for device in devices]
+        self._timer: asyncio.TimerHandle | None = None
+
+    async def classify(
+        self,
+        pixels: Pixels,
+        *,
+        arrived_at: float,
+        deadline_at: float,
+        on_miss: OnMiss,
+        subnetwork: str | None,
+    ) -> Answered:
+        """Return the answer to one image; cancelling the call takes it out of the queue.
+
+        Raises:
+            DeadlineImpossible, Overloaded, Expired, InternalError: there is no answer.
+        """
+        job = Job(pixels, self._loop.create_future())
+        request = Request(arrived_at, deadline_at, on_miss, subnetwork, job)
+        refusal = self._scheduler.admit(request, self._clock())
+        if refusal is not None:
+            raise _problem(refusal)
+        self._act()
+        try:
+            return await job.future
+        except asyncio.CancelledError:
+            self._scheduler.cancel(request)
+            raise
+
+    def close(self) -> None:
+        """End the worker threads after the runs that they have begun."""
+        if self._timer is not None:
+            self._timer.cancel()
+        for worker in self._workers:
+            worker.close()
+
+    def _act(self) -> None:
+        """Carry out the scheduler's actions until it waits."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        while True:
+            now = self._clock()
+            match self._scheduler.next_action(now):
+                case Run() as run:
+                    self._workers[run.device].start(run)
+                case Expire(requests):
+                    self._expire(requests)
+                case Wait(until):
+                    if until is not None:
+                        delay_s = max(until - now, SHORTEST_TIMER_S)
+                        self._timer = self._loop.call_later(delay_s, self._act)
+                    return
+
+    def _expire(self, requests: Sequence[Request]) -> None:
+        for request in requests:
+            allowed_ms = 1e3 * (request.deadline_at - request.arrived_at)
+            _fail(request, Expired(f"no run could end within {allowed_ms:g} ms of the arrival"))
+
+    def _report(self, run: Run, outcome: "_Finished | _Failed") -> None:
+        """Be told by a worker, from its thread, that a run ended."""
+        self._loop.call_soon_threadsafe(self._finish, run, outcome)
+
+    def _finish(self, run: Run, outcome: "_Finished | _Failed") -> None:
+        self._scheduler.finished(run, self._clock())
+        match outcome:
+            case _Finished(probabilities, started_at, finished_at):
+                size, run_s = len(run.batch), finished_at - started_at
+                self._latency.observe(run.subnetwork, size, run_s, run.device)
+                self._act()  # the device first: the replies can be written while it runs
+                self._metrics.run_ended(
+                    subnetwork=run.subnetwork, batch_size=size, run_latency_s=run_s
+                )
+                for request, row in zip(run.batch, probabilities, strict=True):
+                    future = request.payload.future
+                    if not future.done():
+                        future.set_result(Answered(row, run.subnetwork, started_at, finished_at))
+            case _Failed(error):
+                self._on_failure(error)
+                for request in run.batch:
+                    _fail(request, InternalError(f"the run of {run.subnetwork} failed"))
+                self._act()
+
+
+@dataclass(frozen=True, slots=True)
+class _Finished:
+    probabilities: NDArray[np.float32]  # (N, classes)
+    started_at: float
+    finished_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class _Failed:
+    error: Exception
+
+
+class _Worker:
+    """A thread that runs batches on a device, one after the other."""
+
+    def __init__(
+        self,
+        device: Device,
+        report: Callable[[Run, _Finished | _Failed], None],
+        clock: Callable[[], float],
+    ) -> None:
+        self._device = device
+        self._report = report
+        self._clock = clock
+        self._runs: SimpleQueue[Run | None] = SimpleQueue()
+        self._thread = threading.Thread(target=self._work, name=f"run-{device.name}", daemon=True)
+        self._thread.start()
+
+    def start(self, run: Run) -> None:
+        self._runs.put(run)
+
+    def close(self) -> None:
+        self._runs.put(None)
+        self._thread.join()
+
+    def _work(self) -> None:
+        while (run := self._runs.get()) is not None:
+            started_at = self._clock()
+            try:
+                batch = [request.payload.pixels for request in run.batch]
+                probabilities = self._device.run(run.subnetwork, batch)
+            except Exception as error:
+                self._report(run, _Failed(error))
+            else:
+                self._report(run, _Finished(probabilities, started_at, self._clock()))
+
+
+def _fail(request: Request, problem: Problem) -> None:
+    if not request.payload.future.done():
+        request.payload.future.set_exception(problem)
+
+
+def _problem(refusal: Refusal) -> Problem:
+    """Return what the client of a refused request is told."""
+    needed_ms, limit_ms = 1e3 * refusal.needed_s, 1e3 * refusal.limit
+    retry = {"Retry-After": str(max(ceil(refusal.retry_after_s), 1))}
+    if refusal.reason == "impossible":
+        return DeadlineImpossible(
+            f"an idle machine needs {needed_ms:.3g} ms, the deadline is {limit_ms:.3g} ms",
+            needed_ms=round(needed_ms, 3),
+            deadline_ms=round(limit_ms, 3),
+        )
+    if refusal.reason == "queue_full":
+        return Overloaded(
+            f"{refusal.limit:g} requests wait already, the most that may",
+            headers=retry,
+            limit=refusal.limit,
+        )
+    return Overloaded(
+        f"with the work ahead it would take {needed_ms:.3g} ms, the deadline is {limit_ms:.3g} ms",
+        headers=retry,
+        needed_ms=round(needed_ms, 3),
+        deadline_ms=round(limit_ms, 3),
+    )

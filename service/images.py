@@ -1,0 +1,149 @@
+"""From the bytes of an image to what the network takes: uint8 (H, W, 3) at the network's size.
+
+JPEG, PNG and WebP of any size and mode. Transparent images lie on white; of an animation the first frame counts;
+images are turned upright by their EXIF orientation and stretched to the square that the network sees.
+"""
+
+import asyncio
+from concurrent.futures import ThreadPoolExecutor
+from io import BytesIO
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps, UnidentifiedImageError
+from python_multipart.exceptions import FormParserError
+from python_multipart.multipart import File, FormParser, parse_options_header
+
+from service.problems import DamagedImage, InvalidUpload, NotAnImage, TooManyPixels
+
+FORMATS = ("JPEG", "PNG", "WEBP")
+DECODE_THREADS = 2  # large images share two cores at most, the rest is for runs and small images
+INLINE_BYTES = 64 * 1024  # what decodes in under a millisecond is not worth a thread's 0.1 ms
+INLINE_PIXELS = 128 * 128
+
+Pixels = NDArray[np.uint8]
+
+
+class ImageDecoder:
+    """Decodes images, large ones in threads of its own.
+
+    Args:
+        size: height and width of the output.
+        max_pixels: images with more are refused by their header, before they are decoded.
+    """
+
+    def __init__(self, *, size: int, max_pixels: int) -> None:
+        self._size = size
+        self._max_pixels = max_pixels
+        self._threads = ThreadPoolExecutor(DECODE_THREADS, "decode")
+        # Pillow's own limit is one for the process and only warns; ours is checked for each image.
+        Image.MAX_IMAGE_PIXELS = None
+
+    async def decode(self, content: bytes) -> Pixels:
+        """Return the image as uint8 (size, size, 3).
+
+        Raises:
+            NotAnImage, DamagedImage, TooManyPixels: it cannot be.
+        """
+        loop = asyncio.get_running_loop()
+        if len(content) > INLINE_BYTES:
+            return await loop.run_in_executor(self._threads, self._open_and_load, content)
+        image = self._open(content)
+        if image.width * image.height > INLINE_PIXELS:
+            return await loop.run_in_executor(self._threads, self._load, image)
+        return self._load(image)
+
+    def close(self) -> None:
+        """End the threads."""
+        self._threads.shutdown()
+
+    def _open_and_load(self, content: bytes) -> Pixels:
+        return self._load(self._open(content))
+
+    def _open(self, content: bytes) -> Image.Image:
+        """Read the header alone and check the size that it claims."""
+        try:
+            image = Image.open(BytesIO(content), formats=FORMATS)
+        except UnidentifiedImageError as error:
+            raise NotAnImage(
+                f"the {len(content)} bytes sent are no {', '.join(FORMATS)} image"
+            ) from error
+        except Exception as error:  # Pillow's readers raise nearly anything on hostile headers
+            raise DamagedImage(f"the image's header cannot be read: {error}") from error
+        pixels = image.width * image.height
+        if pixels > self._max_pixels:
+            raise TooManyPixels(
+                f"the image is {image.width} × {image.height} = {pixels} pixels, "
+                f"the limit is {self._max_pixels}",
+                pixels=pixels,
+                limit=self._max_pixels,
+            )
+        return image
+
+    def _load(self, image: Image.Image) -> Pixels:
+        """Decode, turn upright, lay on white, resize."""
+        size = (self._size, self._size)
+        try:
+            if image.size != size:
+                # JPEG decodes straight to 1/2, 1/4 or 1/8: twice the target keeps the resize smooth.
+                image.draft(None, (2 * self._size, 2 * self._size))
+            orientation = image.getexif().get(0x0112, 1)
+            image.load()
+        except Exception as error:  # as above
+            raise DamagedImage(f"the image cannot be decoded: {error}") from error
+        if orientation != 1:
+            image = ImageOps.exif_transpose(image)
+        image = to_rgb(image)
+        if image.size != size:
+            image = image.resize(size, Image.Resampling.BILINEAR, reducing_gap=2.0)
+        return np.asarray(image)
+
+
+def image_content(content_type: bytes, body: bytes) -> bytes:
+    """Return the image in a request's body: the body itself, or the one file of a multipart form.
+
+    Raises:
+        InvalidUpload: the form cannot be read or does not hold exactly one file.
+    """
+    media_type, parameters = parse_options_header(content_type)
+    if media_type != b"multipart/form-data":
+        return body
+    boundary = parameters.get(b"boundary")
+    if not boundary:
+        raise InvalidUpload("the Content-Type of a multipart form must name its boundary")
+    files: list[bytes] = []
+    try:
+        form = FormParser(
+            "multipart/form-data",
+            on_field=None,
+            on_file=lambda file: files.append(_content(file)),
+            boundary=boundary,
+            config={"MAX_MEMORY_FILE_SIZE": len(body)},  # in memory it is already
+        )
+        form.write(body)
+        form.finalize()
+    except FormParserError as error:
+        raise InvalidUpload(f"the multipart form cannot be read: {error}") from error
+    if len(files) != 1:
+        raise InvalidUpload(f"the multipart form holds {len(files)} files; send exactly one")
+    return files[0]
+
+
+def _content(file: File) -> bytes:
+    file.file_object.seek(0)
+    return file.file_object.read()
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Return the image in mode RGB; transparency shows white, 16 bits a channel become 8."""
+    if image.mode == "RGB" and "transparency" not in image.info:
+        return image
+    if image.mode.startswith("I"):  # Pillow would clip 16 bits at 255 rather than scale them
+        wide: NDArray[Any] = np.asarray(image).astype(np.uint32)
+        image = Image.fromarray((wide >> 8).clip(0, 255).astype(np.uint8))
+    if image.has_transparency_data:
+        layer = image.convert("RGBA")
+        white = Image.new("RGBA", layer.size, "white")
+        return Image.alpha_composite(white, layer).convert("RGB")
+    return image.convert("RGB")

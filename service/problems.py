@@ -1,0 +1,157 @@
+"""The catalogue of everything that a client may be told went wrong (RFC 9457 problem details).
+
+One subclass of ``Problem`` a problem; its docstring is the page that ``type`` leads to.
+"""
+
+import re
+from collections.abc import Mapping
+from http import HTTPStatus
+from typing import Any, ClassVar
+
+from pydantic_core import to_json
+from starlette.responses import Response
+
+from service.telemetry import Outcome
+
+MEDIA_TYPE = "application/problem+json"
+
+
+class Problem(Exception):
+    """Base of the catalogue.
+
+    Args:
+        detail: what happened in this case, with the value and the limit.
+        headers: further response headers.
+        members: further fields of the body.
+    """
+
+    status: ClassVar[int]
+    title: ClassVar[str]
+    outcome: ClassVar[Outcome] = "invalid"
+
+    def __init__(
+        self, detail: str, *, headers: Mapping[str, str] | None = None, **members: Any
+    ) -> None:
+        super().__init__(detail)
+        self.detail = detail
+        self.headers = dict(headers or {})
+        self.members = members
+
+    @classmethod
+    def slug(cls) -> str:
+        """Return the last part of the problem's address: ``BodyTooLarge`` is ``body-too-large``."""
+        return re.sub(r"(?<!^)(?=[A-Z])", "-", cls.__name__).lower()
+
+    def body(self) -> dict[str, Any]:
+        """Return the fields of the problem document."""
+        return {
+            "type": f"/problems/{self.slug()}",
+            "title": self.title,
+            "status": self.status,
+            "detail": self.detail,
+            **self.members,
+        }
+
+
+class NotFound(Problem):
+    """Nothing is served at this path."""
+
+    status, title = 404, "Not found"
+
+
+class MethodNotAllowed(Problem):
+    """The path is served, but not with this method; ``Allow`` lists those that are."""
+
+    status, title = 405, "Method not allowed"
+
+
+class InvalidParameter(Problem):
+    """A query parameter is unknown, repeated, or has a value that it cannot take."""
+
+    status, title = 422, "Invalid parameter"
+
+
+class EmptyBody(Problem):
+    """The request has no body; send the bytes of an image."""
+
+    status, title = 400, "Empty body"
+
+
+class BodyTooLarge(Problem):
+    """The body is over the server's limit in bytes, and was not read further."""
+
+    status, title = 413, "Body too large"
+
+
+class InvalidUpload(Problem):
+    """The multipart form cannot be read, or does not hold exactly one file."""
+
+    status, title = 400, "Invalid upload"
+
+
+class NotAnImage(Problem):
+    """The bytes are of no image format that the server reads: JPEG, PNG or WebP."""
+
+    status, title = 415, "Not an image"
+
+
+class DamagedImage(Problem):
+    """The bytes begin like an image, but are truncated or damaged."""
+
+    status, title = 422, "Damaged image"
+
+
+class TooManyPixels(Problem):
+    """The image is over the server's limit in pixels, and was not decoded."""
+
+    status, title = 422, "Too many pixels"
+
+
+class DeadlineImpossible(Problem):
+    """No subnetwork can meet the deadline even on an idle machine, and the request asked for no late answer."""
+
+    status, title = 422, "Deadline impossible"
+    outcome = "refused"
+
+
+class Overloaded(Problem):
+    """The load is too high to take the request; try again after ``Retry-After`` seconds."""
+
+    status, title = 503, "Overloaded"
+    outcome = "refused"
+
+
+class Expired(Problem):
+    """The deadline passed while the request waited, and it asked for no late answer."""
+
+    status, title = 504, "Expired"
+    outcome = "expired"
+
+
+class NotReady(Problem):
+    """The server is starting or stopping; try again, or another replica."""
+
+    status, title = 503, "Not ready"
+    outcome = "refused"
+
+
+class InternalError(Problem):
+    """The server failed; the cause is in its log."""
+
+    status, title = 500, "Internal error"
+    outcome = "failed"
+
+
+CATALOGUE: dict[str, type[Problem]] = {cls.slug(): cls for cls in Problem.__subclasses__()}
+
+
+def from_status(status: int, detail: str, headers: Mapping[str, str] | None = None) -> Response:
+    """Return a response for an error of the framework that the catalogue does not name."""
+    title = HTTPStatus(status).phrase
+    body = {"type": "about:blank", "title": title, "status": status, "detail": detail}
+    return Response(to_json(body), status, dict(headers or {}), MEDIA_TYPE)
+
+
+def render(problem: Problem) -> Response:
+    """Return the response that tells a client of a problem."""
+    return Response(to_json(problem.body()), problem.status, problem.headers, MEDIA_TYPE)

@@ -1,0 +1,261 @@
+"""The endpoints: they translate between HTTP and the parts, and decide nothing."""
+
+import asyncio
+import re
+from collections.abc import Callable, Coroutine, Mapping
+from typing import TYPE_CHECKING, Any
+from uuid import uuid4
+
+import numpy as np
+from fastapi import APIRouter, Request
+from fastapi.routing import APIRoute
+from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
+from pydantic_core import to_json
+from starlette.requests import ClientDisconnect
+from starlette.responses import PlainTextResponse, RedirectResponse, Response
+
+from service.images import image_content
+from service.problems import CATALOGUE, BodyTooLarge, EmptyBody, NotFound, NotReady, Problem, render
+from service.schemas import (
+    CLASSIFY_DOCUMENTATION,
+    Answer,
+    BundleName,
+    ClassifyQuery,
+    Health,
+    ProblemDocument,
+    SubnetworkEntry,
+    SubnetworkList,
+)
+from service.telemetry import Outcome
+
+if TYPE_CHECKING:
+    from service.app import Service, Serving
+    from service.dispatcher import Answered
+
+SANE_REQUEST_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
+LOGGED = ("request_id", "subnetwork", "deadline_ms", "latency_ms", "queue_ms", "run_ms")
+
+
+class DirectRoute(APIRoute):
+    """A documented route whose endpoint gets the request as it is: it validates for itself, at half the cost."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        """Return the endpoint."""
+        return self.endpoint
+
+
+router = APIRouter()
+classify_router = APIRouter(route_class=DirectRoute)
+
+
+@classify_router.post("/classify", response_model=Answer, openapi_extra=CLASSIFY_DOCUMENTATION)
+async def classify(request: Request) -> Response:
+    """Give the most accurate answer that fits in the deadline, which counts from the arrival of the request."""
+    service = _service(request)
+    state: dict[str, Any] = request.scope["state"]
+    arrived_at: float = state.get("arrived_at") or service.clock()
+    headers = dict(request.scope["headers"])
+    request_id = _request_id(headers.get(b"x-request-id", b""))
+    watch: Callable[[asyncio.Task[Any] | None], None] = state.get("watch", _watch_nothing)
+    watch(asyncio.current_task())  # cancelled when the client goes
+    try:
+        serving = _serving(service)
+        query = serving.parse_query(request.scope["query_string"])
+        body = await _read_body(request, headers, service.settings.max_body_bytes)
+        content = image_content(headers.get(b"content-type", b""), body)
+        pixels = await serving.decoder.decode(content)
+        answered = await serving.dispatcher.classify(
+            pixels,
+            arrived_at=arrived_at,
+            deadline_at=arrived_at + query.deadline_ms / 1e3,
+            on_miss=query.on_miss,
+            subnetwork=query.subnetwork,
+        )
+        return _answer(service, serving, query, answered, request_id, arrived_at)
+    except Problem as problem:
+        response = render(problem)
+        response.headers["X-Request-ID"] = request_id
+        _ended(service, problem.outcome, request_id, arrived_at, problem=problem)
+        return response
+    except (asyncio.CancelledError, ClientDisconnect):
+        _ended(service, "abandoned", request_id, arrived_at)
+        # Nobody hears this where the client has gone; a drain that takes too long ends here too.
+        return render(NotReady("the server stopped before the answer was found"))
+    finally:
+        watch(None)
+
+
+@router.get("/subnetworks")
+async def subnetworks(request: Request) -> SubnetworkList:
+    """List the subnetworks with their accuracy, cost, and the run latency predicted now; cheapest first."""
+    service = _service(request)
+    serving = _serving(service)
+    entries = [
+        SubnetworkEntry(
+            name=each.name,
+            columns=list(each.columns),
+            depth=each.depth,
+            parameters=each.parameters,
+            macs=each.macs,
+            expected_accuracy=each.accuracy.validation.value,
+            test_accuracy=each.accuracy.test.value,
+            predicted_run_latency_ms=round(1e3 * serving.latency.predict_s(each.name, 1), 3),
+        )
+        for each in sorted(serving.bundle.manifest.subnetworks, key=lambda each: each.macs)
+    ]
+    return SubnetworkList(
+        bundle=BundleName(**serving.bundle_name), device=serving.device.name, subnetworks=entries
+    )
+
+
+@router.get("/health/live")
+async def live() -> Health:
+    """Answer while the process can."""
+    return Health(status="live")
+
+
+@router.get("/health/ready", responses={503: {"model": ProblemDocument}})
+async def ready(request: Request) -> Health:
+    """Answer 200 while requests are taken, 503 while the server starts or stops."""
+    _serving(_service(request))
+    return Health(status="ready")
+
+
+@router.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
+async def metrics(request: Request) -> Response:
+    """Give the metrics in Prometheus' text format."""
+    return Response(_service(request).metrics.exposition(), media_type=CONTENT_TYPE_PLAIN_0_0_4)
+
+
+@router.get("/problems/{slug}", response_class=PlainTextResponse)
+async def problem_page(slug: str) -> str:
+    """Explain a problem; the ``type`` of every problem leads here."""
+    problem = CATALOGUE.get(slug)
+    if problem is None:
+        raise NotFound(f"there is no problem {slug!r}; there are {', '.join(CATALOGUE)}")
+    return f"{problem.status} {problem.title}\n\n{problem.__doc__}\n"
+
+
+@router.get("/", include_in_schema=False)
+async def index() -> RedirectResponse:
+    """Lead to the documentation."""
+    return RedirectResponse("/docs")
+
+
+def _service(request: Request) -> "Service":
+    service: Service = request.app.state.service
+    return service
+
+
+def _serving(service: "Service") -> "Serving":
+    """Return what answers.
+
+    Raises:
+        NotReady: the server starts or stops.
+    """
+    if service.serving is None:
+        raise NotReady("the server is warming up", headers={"Retry-After": "1"})
+    if service.draining:
+        raise NotReady("the server is stopping", headers={"Retry-After": "1"})
+    return service.serving
+
+
+def _request_id(sent: bytes) -> str:
+    """Return the client's own id if it is fit to be written to headers and logs, else a new one."""
+    return sent.decode() if SANE_REQUEST_ID.fullmatch(sent) else uuid4().hex
+
+
+async def _read_body(request: Request, headers: Mapping[bytes, bytes], limit: int) -> bytes:
+    """Return the body.
+
+    Raises:
+        BodyTooLarge: at once by its Content-Length, or as soon as more than the limit has come.
+        EmptyBody: there is none.
+    """
+    announced = headers.get(b"content-length", b"0")
+    if int(announced) > limit:
+        raise _too_large(f"the body is {int(announced)} bytes", limit)
+    body = b""
+    async for chunk in request.stream():
+        body = body + chunk if body else chunk
+        if len(body) > limit:
+            raise _too_large(f"{len(body)} bytes of the body have come", limit)
+    if not body:
+        raise EmptyBody("the body is empty; send the bytes of an image")
+    return body
+
+
+def _too_large(what: str, limit: int) -> BodyTooLarge:
+    return BodyTooLarge(f"{what}, the limit is {limit}", limit=limit)
+
+
+def _answer(
+    service: "Service",
+    serving: "Serving",
+    query: ClassifyQuery,
+    answered: "Answered",
+    request_id: str,
+    arrived_at: float,
+) -> Response:
+    """Build the reply and account for it."""
+    row = answered.probabilities  # (classes,)
+    labels = serving.bundle.manifest.labels
+    top = [
+        {"label": labels[k], "class_id": k, "confidence": round(float(row[k]), 6)}
+        for k in np.argsort(-row, kind="stable")[: query.top_k].tolist()
+    ]
+    accuracy = serving.expected_accuracy[answered.subnetwork]
+    now = service.clock()
+    latency_s = now - arrived_at
+    in_time = 1e3 * latency_s <= query.deadline_ms
+    reply = {
+        "request_id": request_id,
+        **top[0],
+        "top": top,
+        "subnetwork": answered.subnetwork,
+        "expected_accuracy": accuracy,
+        "deadline_ms": query.deadline_ms,
+        "latency_ms": round(1e3 * latency_s, 3),
+        "queue_ms": round(1e3 * (answered.started_at - arrived_at), 3),
+        "run_ms": round(1e3 * (answered.finished_at - answered.started_at), 3),
+        "in_time": in_time,
+        "bundle": serving.bundle_name,
+    }
+    serving.latency.observe_reply(now - answered.finished_at)
+    service.metrics.answered(
+        subnetwork=answered.subnetwork,
+        in_time=in_time,
+        latency_s=latency_s,
+        queue_s=answered.started_at - arrived_at,
+        accuracy=accuracy,
+    )
+    service.log_request(
+        "in_time" if in_time else "late",
+        lambda: {key: reply[key] for key in LOGGED},
+    )
+    return Response(
+        to_json(reply), headers={"X-Request-ID": request_id}, media_type="application/json"
+    )
+
+
+def _ended(
+    service: "Service",
+    outcome: Outcome,
+    request_id: str,
+    arrived_at: float,
+    problem: Problem | None = None,
+) -> None:
+    """Account for a request that got no answer."""
+    service.metrics.request_ended(outcome)
+    service.log_request(
+        outcome,
+        lambda: {
+            "request_id": request_id,
+            "latency_ms": round(1e3 * (service.clock() - arrived_at), 3),
+            **({"problem": problem.slug(), "detail": problem.detail} if problem else {}),
+        },
+    )
+
+
+def _watch_nothing(task: asyncio.Task[Any] | None) -> None:
+    """Stand in where the server does not watch connections."""

@@ -1,0 +1,220 @@
+"""What comes in and what goes out: query parameters, and the documents of the API.
+
+The parameters of ``/classify`` are parsed by hand and its reply is built as a dict, because both are on the path of
+every request; the models below describe them in ``/docs``, and the tests hold the two together.
+"""
+
+import math
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from typing import Any, cast
+from urllib.parse import parse_qsl
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from service.problems import InvalidParameter
+from service.settings import OnMiss, Settings
+
+
+@dataclass(frozen=True, slots=True)
+class ClassifyQuery:
+    """The query parameters of ``/classify``, valid."""
+
+    deadline_ms: float
+    on_miss: OnMiss
+    subnetwork: str | None
+    top_k: int
+
+
+class QueryParser:
+    """Parses and checks query parameters.
+
+    Args:
+        settings: gives the defaults.
+        subnetworks: the names that may be forced.
+        classes: K; the most labels that can be asked for.
+    """
+
+    def __init__(self, settings: Settings, *, subnetworks: Collection[str], classes: int) -> None:
+        self._parsers: dict[str, Callable[[str, str], Any]] = {
+            "deadline_ms": _positive_number,
+            "on_miss": _one_of(("answer", "refuse")),
+            "subnetwork": _one_of(tuple(subnetworks)),
+            "top_k": _integer_up_to(classes),
+        }
+        self._defaults = {
+            "deadline_ms": settings.default_deadline_ms,
+            "on_miss": settings.default_on_miss,
+            "subnetwork": None,
+            "top_k": min(settings.default_top_k, classes),
+        }
+
+    def __call__(self, query_string: bytes) -> ClassifyQuery:
+        """Return the parameters, defaults filled in.
+
+        Raises:
+            InvalidParameter: one is unknown, repeated or bad.
+        """
+        values = dict(self._defaults)
+        seen: set[str] = set()
+        for name, text in parse_qsl(query_string.decode("latin-1"), keep_blank_values=True):
+            parse = self._parsers.get(name)
+            if parse is None:
+                known = ", ".join(self._parsers)
+                raise InvalidParameter(
+                    f"there is no parameter {name!r}; there are {known}", parameter=name
+                )
+            if name in seen:
+                raise InvalidParameter(f"{name} is given more than once", parameter=name)
+            seen.add(name)
+            values[name] = parse(name, text)
+        return ClassifyQuery(**cast(Any, values))
+
+
+def _positive_number(name: str, text: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not (0 < number < math.inf):
+        raise _invalid(name, text, "a number over 0")
+    return number
+
+
+def _integer_up_to(limit: int) -> Callable[[str, str], int]:
+    def parse(name: str, text: str) -> int:
+        if not (text.isdecimal() and text.isascii() and len(text) < 10 and 1 <= int(text) <= limit):
+            raise _invalid(name, text, f"a whole number from 1 to {limit}")
+        return int(text)
+
+    return parse
+
+
+def _one_of(choices: tuple[str, ...]) -> Callable[[str, str], str]:
+    def parse(name: str, text: str) -> str:
+        if text not in choices:
+            raise _invalid(name, text, f"one of {', '.join(choices)}")
+        return text
+
+    return parse
+
+
+def _invalid(name: str, text: str, allowed: str) -> InvalidParameter:
+    return InvalidParameter(
+        f"{name} is {text!r}; it must be {allowed}", parameter=name, value=text, allowed=allowed
+    )
+
+
+class Document(BaseModel):
+    """Base of the API's documents."""
+
+    model_config = ConfigDict(extra="forbid", protected_namespaces=())
+
+
+class Candidate(Document):
+    """A label and how sure the network is of it."""
+
+    label: str
+    class_id: int
+    confidence: float
+
+
+class BundleName(Document):
+    """Which bundle answered."""
+
+    name: str
+    digest: str = Field(description="sha256 of its manifest.")
+
+
+class Answer(Document):
+    """The reply to ``/classify``."""
+
+    request_id: str
+    label: str
+    class_id: int
+    confidence: float = Field(description="Calibrated probability of the label.")
+    top: list[Candidate] = Field(description="The most probable labels, best first.")
+    subnetwork: str = Field(description="The subnetwork that answered.")
+    expected_accuracy: float = Field(description="Its accuracy on validation images.")
+    deadline_ms: float
+    latency_ms: float = Field(description="Arrival to this reply.")
+    queue_ms: float = Field(description="Arrival to the start of the run, decoding included.")
+    run_ms: float = Field(description="The run alone, of the whole batch.")
+    in_time: bool = Field(description="Whether latency_ms is within deadline_ms.")
+    bundle: BundleName
+
+
+class SubnetworkEntry(Document):
+    """One subnetwork and what it costs now."""
+
+    name: str
+    columns: list[int]
+    depth: int
+    parameters: int
+    macs: int = Field(description="Multiply-adds an image.")
+    expected_accuracy: float = Field(description="On validation images; choices are made on it.")
+    test_accuracy: float
+    predicted_run_latency_ms: float = Field(description="Of one image, now.")
+
+
+class SubnetworkList(Document):
+    """The reply to ``/subnetworks``, in order of cost."""
+
+    bundle: BundleName
+    device: str
+    subnetworks: list[SubnetworkEntry]
+
+
+class Health(Document):
+    """The reply to a health check that passes."""
+
+    status: str
+
+
+class ProblemDocument(BaseModel):
+    """A problem as RFC 9457 describes it, with further members by problem."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+
+
+def _parameter(name: str, description: str, **schema: Any) -> dict[str, Any]:
+    return {"name": name, "in": "query", "description": description, "schema": schema}
+
+
+_BINARY = {"schema": {"type": "string", "format": "binary"}}
+
+CLASSIFY_DOCUMENTATION: dict[str, Any] = {
+    "parameters": [
+        _parameter(
+            "deadline_ms",
+            "Milliseconds from the arrival of the request to its answer.",
+            type="number",
+            exclusiveMinimum=0,
+        ),
+        _parameter(
+            "on_miss",
+            "When no answer fits: `answer` late from the fastest subnetwork, or `refuse`.",
+            type="string",
+            enum=["answer", "refuse"],
+        ),
+        _parameter("subnetwork", "The only subnetwork that may answer.", type="string"),
+        _parameter("top_k", "How many labels to list.", type="integer", minimum=1),
+    ],
+    "requestBody": {
+        "required": True,
+        "description": "The bytes of a JPEG, PNG or WebP image, or a multipart form with one file.",
+        "content": {
+            **dict.fromkeys(("image/jpeg", "image/png", "image/webp"), _BINARY),
+            "multipart/form-data": {
+                "schema": {
+                    "type": "object",
+                    "properties": {"file": _BINARY["schema"]},
+                    "required": ["file"],
+                }
+            },
+        },
+    },
+}

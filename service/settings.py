@@ -1,0 +1,116 @@
+"""Every knob of the service, read once from ``ANYTIME_*`` environment variables."""
+
+import os
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from model.bundle import PRETRAINED_DIR
+
+ENV_PREFIX = "ANYTIME_"
+
+OnMiss = Literal["answer", "refuse"]
+
+
+class SettingsError(Exception):
+    """A setting has a value that it cannot take; the message is one line that names it."""
+
+
+class Settings(BaseSettings):
+    """Every knob of the service; ``ANYTIME_MAX_BATCH=8`` sets ``max_batch``."""
+
+    model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, frozen=True, extra="forbid")
+
+    host: str = Field(default="127.0.0.1", description="Address to listen on; 0.0.0.0 for all.")
+    port: int = Field(
+        default=8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one."
+    )
+    bundle_dir: Path = Field(
+        default=PRETRAINED_DIR / "cifar10",
+        description="Folder with manifest.json and the ONNX files.",
+    )
+    device: Literal["auto", "cpu", "cuda"] = Field(
+        default="auto", description="Where to run: auto takes a GPU if ONNX Runtime can use one."
+    )
+    threads: int = Field(
+        default=0,
+        ge=0,
+        description="CPU threads of one run; 0 leaves one core to the rest, and takes at most 4.",
+    )
+    default_deadline_ms: float = Field(
+        default=100.0, gt=0, allow_inf_nan=False, description="Deadline of requests that name none."
+    )
+    default_on_miss: OnMiss = Field(
+        default="answer",
+        description="When no answer fits the deadline: answer late from the fastest subnetwork, or refuse.",
+    )
+    default_top_k: int = Field(
+        default=5, ge=1, description="Labels in `top` for requests that do not say."
+    )
+    max_batch: int = Field(
+        default=16, ge=1, le=1024, description="Most requests that run together."
+    )
+    max_queue: int = Field(
+        default=1024, ge=1, description="Most requests that wait; more are refused."
+    )
+    max_body_bytes: int = Field(
+        default=10 * 2**20, ge=1, description="Largest request body in bytes."
+    )
+    max_pixels: int = Field(
+        default=40_000_000,
+        ge=1,
+        description="Largest image in pixels; larger ones are never decoded.",
+    )
+    warm_up_s: float = Field(
+        default=1.0,
+        gt=0,
+        allow_inf_nan=False,
+        description="Time for measuring run latencies at start-up.",
+    )
+    drain_s: float = Field(
+        default=30.0,
+        ge=0,
+        allow_inf_nan=False,
+        description="Longest wait at SIGTERM for requests in flight.",
+    )
+    log_sample: float = Field(
+        default=0.1,
+        ge=0,
+        le=1,
+        description="Share of requests that get a log line; failures always do.",
+    )
+
+
+def read_settings() -> Settings:
+    """Read the settings from the environment.
+
+    Raises:
+        SettingsError: a variable has a bad value, or a name that is no setting.
+    """
+    try:
+        return Settings()
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = ENV_PREFIX + str(first["loc"][0]).upper()
+        raise SettingsError(f"{name}: {first['msg']}, got {first['input']!r}") from error
+
+
+def unknown_settings() -> list[str]:
+    """Return the variables that look like settings and are none: a misspelt one would be ignored."""
+    known = {variable_name(field) for field in Settings.model_fields}
+    return sorted(name for name in os.environ if name.startswith(ENV_PREFIX) and name not in known)
+
+
+def variable_name(field: str) -> str:
+    """Return the environment variable of a setting."""
+    return ENV_PREFIX + field.upper()
+
+
+def describe_settings() -> str:
+    """Return a table of every setting: variable, default and meaning, one a paragraph."""
+    return "\n".join(
+        f"  {variable_name(name)} (default: {field.default})\n      {field.description}"
+        for name, field in Settings.model_fields.items()
+    )
