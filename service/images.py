@@ -88,12 +88,11 @@ class ImageDecoder:
             if image.size != size:
                 # JPEG decodes straight to 1/2, 1/4 or 1/8: twice the target keeps the resize smooth.
                 image.draft(None, (2 * self._size, 2 * self._size))
-            orientation = image.getexif().get(0x0112, 1)
             image.load()
+            if "exif" in image.info:
+                image = ImageOps.exif_transpose(image)
         except Exception as error:  # as above
             raise DamagedImage(f"the image cannot be decoded: {error}") from error
-        if orientation != 1:
-            image = ImageOps.exif_transpose(image)
         image = to_rgb(image)
         if image.size != size:
             image = image.resize(size, Image.Resampling.BILINEAR, reducing_gap=2.0)
