@@ -203,7 +203,9 @@ def _verify(path: Path, record: FileRecord) -> None:
             f"{path}: is {len(content)} bytes, the manifest says {record.size_bytes}; copy the bundle again"
         )
     if hashlib.sha256(content).hexdigest() != record.sha256:
-        raise BundleError(f"{path}: content differs from the manifest's sha256; copy the bundle again")
+        raise BundleError(
+            f"{path}: content differs from the manifest's sha256; copy the bundle again"
+        )
 
 
 def _read(path: Path) -> bytes:

@@ -13,12 +13,12 @@ KERNEL_WEIGHTS = 9  # 3×3 filters
 
 def depth(architecture: Architecture, active: Collection[int]) -> int:
     """Return the convolutions on the longest path: B · 2^(k-1) for the deepest column k."""
-    return int(architecture.blocks * 2 ** (max(active) - 1))
+    return architecture.blocks << (max(active) - 1)
 
 
 def parameters(architecture: Architecture, active: Collection[int]) -> int:
     """Return the trainable parameters: filters, one scale and shift a channel, classifier with its bias."""
-    layers = sum(2 ** (k - 1) for k in active)
+    layers = sum(1 << (k - 1) for k in active)
     norms = sum(2 * layers * channels for channels in architecture.channels)
     classifier = (architecture.channels[-1] + 1) * architecture.classes
     return sum(_block_weights(architecture, active)) + norms + classifier
@@ -34,7 +34,7 @@ def macs(architecture: Architecture, active: Collection[int]) -> int:
 
 def _block_weights(architecture: Architecture, active: Collection[int]) -> list[int]:
     """Return the convolution weights of each block."""
-    inner = sum(2 ** (k - 1) - 1 for k in active)
+    inner = sum((1 << (k - 1)) - 1 for k in active)
     inputs = (architecture.in_channels, *architecture.channels[:-1])
     return [
         KERNEL_WEIGHTS * (len(active) * before * after + inner * after * after)

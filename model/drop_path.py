@@ -25,7 +25,9 @@ def sample_local(
         return survivors or frozenset((rng.choice(inputs),))
 
     rows = range(1, 2 ** (columns - 1) + 1)
-    return Path(tuple({row: kept(row) for row in rows} for _ in range(blocks)), is_alone=columns == 1)
+    return Path(
+        tuple({row: kept(row) for row in rows} for _ in range(blocks)), is_alone=columns == 1
+    )
 
 
 def sample_global(rng: Random, *, blocks: int, columns: int) -> Path:

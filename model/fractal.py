@@ -159,8 +159,7 @@ class FractalNet(nn.Module):
         self.active = frozenset(active or architecture.all_columns)
         self.layer = layer
         self.full_path = self.path_of(self.active)
-        if modes is None:
-            modes = ("alone",) if len(self.active) == 1 else ("joint", "alone")
+        both: Sequence[NormMode] = ("alone",) if len(self.active) == 1 else ("joint", "alone")
         inputs = (architecture.in_channels, *architecture.channels[:-1])
         self.blocks = nn.ModuleList(
             Fractal(
@@ -171,7 +170,7 @@ class FractalNet(nn.Module):
                 active=self.active,
                 layer=layer,
                 dropout=dropout,
-                modes=modes,
+                modes=modes or both,
             )
             for before, after, dropout in zip(
                 inputs, architecture.channels, architecture.dropout, strict=True
@@ -210,9 +209,9 @@ class FractalNet(nn.Module):
     def extract(self, active: Collection[int]) -> "FractalNet":
         """Return a copy with only the layers of ``active`` and only the batch norm that it uses."""
         modes: tuple[NormMode] = ("alone",) if len(frozenset(active)) == 1 else ("joint",)
-        subnetwork = FractalNet(
-            self.architecture, active=active, modes=modes, layer=self.layer
-        ).to(self.classifier.weight.device)
+        subnetwork = FractalNet(self.architecture, active=active, modes=modes, layer=self.layer).to(
+            self.classifier.weight.device
+        )
         values = self.state_dict()
         subnetwork.load_state_dict({name: values[name] for name in subnetwork.state_dict()})
         return subnetwork.train(self.training)

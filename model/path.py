@@ -41,7 +41,9 @@ def column_path(active: Collection[int], *, blocks: int, columns: int) -> Path:
     kept = frozenset(active)
     if not kept or not kept <= frozenset(range(1, columns + 1)):
         raise ValueError(f"active columns are {sorted(kept)}; choose at least one of 1..{columns}")
-    block = {row: columns_ending_at(row, columns) & kept for row in range(1, 2 ** (columns - 1) + 1)}
+    block = {
+        row: columns_ending_at(row, columns) & kept for row in range(1, 2 ** (columns - 1) + 1)
+    }
     return Path((block,) * blocks, is_alone=len(kept) == 1)
 
 

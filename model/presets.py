@@ -64,12 +64,12 @@ class Architecture:
     @property
     def rows(self) -> int:
         """Layers of the deepest column in one block, 2^(C-1)."""
-        return 2 ** (self.columns - 1)
+        return 1 << (self.columns - 1)
 
     @property
     def final_size(self) -> int:
         """Height and width in pixels after the last block's pooling."""
-        return self.image_size // 2**self.blocks
+        return self.image_size >> self.blocks
 
     @property
     def all_columns(self) -> frozenset[int]:
@@ -96,7 +96,9 @@ PRESETS = {
     for preset in (
         Architecture("tiny", columns=3, channels=(8, 16, 16), classes=10, image_size=8),
         *(
-            Architecture(f"narrow-c{columns}", columns=columns, channels=NARROW_CHANNELS, classes=10)
+            Architecture(
+                f"narrow-c{columns}", columns=columns, channels=NARROW_CHANNELS, classes=10
+            )
             for columns in range(1, 7)
         ),
         *(

@@ -6,8 +6,10 @@ from typing import Any
 
 import torch
 
+from model.fractal import FractalNet
 from model.presets import Architecture
 from training.config import Recipe
+from training.data import DataSet
 from training.errors import TrainingError
 
 CHECKPOINT_FILE = "checkpoint.pt"
@@ -50,7 +52,9 @@ def save_checkpoint(checkpoint: Checkpoint, folder: Path) -> None:
         temporary.replace(target)
     except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
         temporary.unlink(missing_ok=True)
-        raise TrainingError(f"{target}: cannot be written ({error}); free some space and resume") from error
+        raise TrainingError(
+            f"{target}: cannot be written ({error}); free some space and resume"
+        ) from error
 
 
 def load_checkpoint(folder: Path) -> Checkpoint:
@@ -70,3 +74,19 @@ def load_checkpoint(folder: Path) -> Checkpoint:
     except Exception as error:  # a damaged file can fail anywhere in unpickling
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise TrainingError(f"{path}: not a readable checkpoint ({reason})") from error
+
+
+def restore_network(checkpoint: Checkpoint, data: DataSet) -> FractalNet:
+    """Return the trained network.
+
+    Raises:
+        TrainingError: ``data`` is not what it was trained on.
+    """
+    if data.sha256 != checkpoint.dataset_sha256:
+        raise TrainingError(
+            f"{data.name}: its sha256 is {data.sha256[:12]}…, the network was trained on "
+            f"{checkpoint.dataset_sha256[:12]}… ({checkpoint.dataset}); pass that with --data"
+        )
+    network = FractalNet(checkpoint.recipe.architecture_for(data))
+    network.load_state_dict(checkpoint.model)
+    return network

@@ -33,6 +33,7 @@ class Split:
     labels: Tensor
 
     def __len__(self) -> int:
+        """Return the number of images."""
         return len(self.labels)
 
     def take(self, indices: Tensor) -> "Split":
@@ -143,6 +144,6 @@ def _sha256(splits: Iterable[Split]) -> str:
     """Hash images and labels as they were read."""
     digest = hashlib.sha256()
     for split in splits:
-        digest.update(split.images.numpy())
-        digest.update(split.labels.numpy())
+        digest.update(split.images.numpy().tobytes())
+        digest.update(split.labels.numpy().tobytes())
     return digest.hexdigest()

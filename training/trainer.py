@@ -18,18 +18,26 @@ from model.path import Path
 from training.augment import augment
 from training.checkpoint import CHECKPOINT_FILE, Checkpoint, load_checkpoint, save_checkpoint
 from training.config import Recipe
-from training.data import DataSet
+from training.data import DataSet, Split
+from training.distributed import Group
 from training.errors import TrainingError
-from training.evaluate import channel_statistics, column_paths, normalise, predict, score
+from training.evaluate import channel_statistics, normalise, predict, reported_subnetworks, score
 from training.optim import build_optimizer, rate_factor
 
 SAMPLERS = {"mixed": sample_mixed, "local": sample_local, "global": sample_global}
 
 
 def train(
-    recipe: Recipe, data: DataSet, folder: FilePath, *, seed: int, device: torch.device, resume: bool
+    recipe: Recipe,
+    data: DataSet,
+    folder: FilePath,
+    *,
+    seed: int,
+    device: torch.device,
+    resume: bool,
+    group: Group,
 ) -> Checkpoint:
-    """Train a network by a recipe and leave its checkpoint in ``folder``.
+    """Train a network by a recipe and leave its checkpoint in ``folder``, written by the group's first process.
 
     Each epoch draws its order, augmentation and paths from the seed and the epoch's number alone, so a resumed run
     ends as an uninterrupted one would.
@@ -37,10 +45,9 @@ def train(
     Raises:
         TrainingError: the loss is not finite, the checkpoint cannot be written, or does not belong to this run.
     """
-    architecture = recipe.architecture.for_data(classes=len(data.classes), image_size=data.image_size)
     checkpoint = _start(recipe, data, folder, seed=seed, resume=resume)
     torch.manual_seed(seed)
-    network = FractalNet(architecture).to(device, memory_format=torch.channels_last)
+    network = FractalNet(recipe.architecture_for(data)).to(device)
     optimizer = build_optimizer(network, recipe)
     if checkpoint.epoch:
         network.load_state_dict(checkpoint.model)
@@ -48,6 +55,7 @@ def train(
     mean, std = channel_statistics(data.train)
 
     train_split, validation = data.train.to(device), data.validation.to(device)
+    validation = Split(group.share(validation.images), group.share(validation.labels))
     mean, std = mean.to(device), std.to(device)
     validation_images = normalise(validation.images, mean, std)
     steps = math.ceil(len(train_split) / recipe.batch_size)
@@ -59,9 +67,9 @@ def train(
         started_at = time.perf_counter()
         losses = torch.zeros((), device=device)
         bar = tqdm(
-            order.split(recipe.batch_size),
+            torch.split(order, recipe.batch_size),
             desc=f"epoch {epoch + 1}/{recipe.epochs}",
-            disable=not sys.stderr.isatty(),
+            disable=group.rank > 0 or not sys.stderr.isatty(),
             leave=False,
         )
         network.train()
@@ -69,21 +77,24 @@ def train(
             rate = recipe.learning_rate * rate_factor(
                 recipe.schedule, (epoch + step / steps) / recipe.epochs
             )
-            for group in optimizer.param_groups:
-                group["lr"] = rate
+            for parameters in optimizer.param_groups:
+                parameters["lr"] = rate
+            indices = indices[: len(indices) // group.size * group.size]
             batch = train_split.take(indices)
             images = augment(normalise(batch.images, mean, std), recipe.augmentation, generator)
-            images = images.contiguous(memory_format=torch.channels_last)
             with _mixed_precision(device):
-                logits = network(images, draw_path())
-            loss = F.cross_entropy(logits.float(), batch.labels, label_smoothing=recipe.label_smoothing)
+                logits = network(group.share(images), draw_path())
+            loss = F.cross_entropy(
+                logits.float(), group.share(batch.labels), label_smoothing=recipe.label_smoothing
+            )
             optimizer.zero_grad()
-            loss.backward()
+            torch.autograd.backward(loss)
+            group.average_gradients(network)
             optimizer.step()
             losses += loss.detach()
             if step % 20 == 19:
                 bar.set_postfix(loss=f"{losses.item() / (step + 1):.3f}")
-        train_loss = losses.item() / steps
+        (train_loss,) = group.mean([losses.item() / steps])
         if not math.isfinite(train_loss):
             raise TrainingError(
                 f"epoch {epoch + 1}: the loss is {train_loss}; lower the learning rate "
@@ -92,18 +103,22 @@ def train(
         images_per_s = len(train_split) / (time.perf_counter() - started_at)
         record = {"epoch": epoch + 1.0, "train_loss": train_loss, "images_per_s": images_per_s}
         with _mixed_precision(device):
-            for name, path in column_paths(architecture).items():
-                accuracy, loss_value = score(predict(network, validation_images, path), validation.labels)
+            for name, active in reported_subnetworks(network.architecture).items():
+                logits = predict(network, validation_images, network.path_of(active))
+                accuracy, loss_value = group.mean(score(logits, validation.labels))
                 record |= {f"{name}/accuracy": accuracy, f"{name}/loss": loss_value}
         checkpoint.epoch = epoch + 1
         checkpoint.model, checkpoint.optimizer = network.state_dict(), optimizer.state_dict()
         checkpoint.history.append(record)
-        save_checkpoint(checkpoint, folder)
-        tqdm.write(_epoch_line(record, recipe.epochs))
+        if group.rank == 0:
+            save_checkpoint(checkpoint, folder)
+            tqdm.write(_epoch_line(record, recipe.epochs))
     return checkpoint
 
 
-def _start(recipe: Recipe, data: DataSet, folder: FilePath, *, seed: int, resume: bool) -> Checkpoint:
+def _start(
+    recipe: Recipe, data: DataSet, folder: FilePath, *, seed: int, resume: bool
+) -> Checkpoint:
     """Return the checkpoint to go on from: the one in ``folder``, or that of a run not begun."""
     exists = (folder / CHECKPOINT_FILE).exists()
     if not resume:
@@ -128,7 +143,9 @@ def _start(recipe: Recipe, data: DataSet, folder: FilePath, *, seed: int, resume
         ("data sha256", checkpoint.dataset_sha256, data.sha256),
     ):
         if theirs != ours:
-            raise TrainingError(f"{folder}: its checkpoint has {what} {theirs}, this run has {ours}")
+            raise TrainingError(
+                f"{folder}: its checkpoint has {what} {theirs}, this run has {ours}"
+            )
     return checkpoint
 
 

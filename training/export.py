@@ -1,0 +1,260 @@
+"""From a checkpoint to a bundle: choose subnetworks, write one ONNX file each, check and measure every file."""
+
+import logging
+import subprocess
+from datetime import UTC, datetime
+from importlib.metadata import version
+from itertools import combinations
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import onnxscript.optimizer
+import torch
+from numpy.typing import NDArray
+from onnx.external_data_helper import set_external_data
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from model import cost
+from model.bundle import (
+    Accuracy,
+    Calibration,
+    Manifest,
+    Measured,
+    Provenance,
+    Subnetwork,
+    file_record,
+    staged_folder,
+    write_manifest,
+)
+from model.fractal import FractalNet
+from model.path import subnetwork_name
+from training.calibration import expected_calibration_error, fit_temperature
+from training.checkpoint import Checkpoint, restore_network
+from training.data import DataSet, Split
+from training.errors import TrainingError
+from training.evaluate import (
+    EVALUATION_BATCH,
+    NORM_IMAGES,
+    channel_statistics,
+    extract_for_serving,
+    normalise,
+    predict,
+    score,
+)
+
+WEIGHTS_FILE = "weights.bin"
+SHARED_BYTES = 256  # smaller tensors stay in the graph: a reference would be as large
+ALIGNMENT = 64  # of tensors in the weights file, a cache line
+PARITY_IMAGES = 256
+PARITY_TOLERANCE = 1e-4  # of a logit between torch and ONNX Runtime, float32
+
+
+class ServedNetwork(nn.Module):
+    """A subnetwork as clients call it: scaling and normalisation before it, calibrated probabilities behind it."""
+
+    def __init__(self, network: FractalNet, mean: Tensor, std: Tensor, temperature: float) -> None:
+        super().__init__()
+        self.network = network
+        self.shift = nn.Buffer(mean * 255)
+        self.scale = nn.Buffer(1 / (std * 255))
+        self.temperature = temperature
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Map uint8 (N, H, W, 3) to logits and probabilities (N, classes)."""
+        x = (images.float() - self.shift) * self.scale
+        logits = self.network(x.permute(0, 3, 1, 2))
+        return logits, torch.softmax(logits / self.temperature, 1)
+
+
+def export_bundle(checkpoint: Checkpoint, data: DataSet, target: Path, *, name: str) -> Manifest:
+    """Export every useful subnetwork of a trained network to a bundle at ``target``.
+
+    Useful are each column alone, the full network, and every other set of columns on the front of validation
+    accuracy against multiply-adds.
+
+    Raises:
+        TrainingError: the data is not what the network was trained on, or a file differs from torch.
+    """
+    network = restore_network(checkpoint, data)
+    architecture = network.architecture
+    mean, std = channel_statistics(data.train)
+    chosen = _useful_subnetworks(network, data, mean, std)
+
+    with staged_folder(target) as folder:
+        weights = WeightsFile(folder / WEIGHTS_FILE)
+        subnetworks = []
+        for active, (subnetwork, logits) in tqdm(chosen.items(), desc="exporting"):
+            temperature = fit_temperature(logits, data.validation.labels)
+            served = ServedNetwork(subnetwork, mean, std, temperature).eval()
+            graph_name = subnetwork_name(active, architecture.columns)
+            path = folder / f"{graph_name}.onnx"
+            _write_graph(served, architecture.image_size, path, weights)
+            session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+            _check_parity(session, served, data.validation.images[:PARITY_IMAGES], path)
+            on_validation, on_test = _logits(session, data.validation), _logits(session, data.test)
+            subnetworks.append(
+                Subnetwork(
+                    name=graph_name,
+                    columns=tuple(sorted(active)),
+                    depth=cost.depth(architecture, active),
+                    parameters=cost.parameters(architecture, active),
+                    macs=cost.macs(architecture, active),
+                    accuracy=Accuracy(
+                        validation=_measured(on_validation, data.validation),
+                        test=_measured(on_test, data.test),
+                    ),
+                    calibration=Calibration(
+                        temperature=temperature,
+                        ece_before=expected_calibration_error(on_test, data.test.labels),
+                        ece_after=expected_calibration_error(
+                            on_test / temperature, data.test.labels
+                        ),
+                        n=len(data.test),
+                    ),
+                    graph=file_record(path),
+                )
+            )
+        manifest = Manifest(
+            format_version=1,
+            name=name,
+            architecture=architecture,
+            labels=data.classes,
+            weights=file_record(folder / WEIGHTS_FILE),
+            subnetworks=tuple(sorted(subnetworks, key=lambda s: s.macs)),
+            provenance=_provenance(checkpoint),
+        )
+        write_manifest(folder, manifest)
+    return manifest
+
+
+class WeightsFile:
+    """The one file with the tensors of all graphs; equal tensors are stored once."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.offsets: dict[bytes, int] = {}
+        self.size = 0
+
+    def store(self, graph: onnx.GraphProto) -> None:
+        """Move the large initialisers of a graph into the file."""
+        with self.path.open("ab") as file:
+            for tensor in graph.initializer:
+                content = onnx.numpy_helper.to_array(tensor).tobytes()
+                if len(content) < SHARED_BYTES:
+                    continue
+                if content not in self.offsets:
+                    padding = -self.size % ALIGNMENT
+                    self.offsets[content] = self.size + padding
+                    file.write(bytes(padding) + content)
+                    self.size += padding + len(content)
+                tensor.raw_data = content  # set_external_data takes only raw tensors
+                set_external_data(tensor, self.path.name, self.offsets[content], len(content))
+                tensor.ClearField("raw_data")
+
+
+def _useful_subnetworks(
+    network: FractalNet, data: DataSet, mean: Tensor, std: Tensor
+) -> dict[frozenset[int], tuple[FractalNet, Tensor]]:
+    """Return the subnetworks to export, cheapest first, with their logits on the validation images."""
+    architecture = network.architecture
+    all_columns = sorted(architecture.all_columns)
+    sets = [frozenset(c) for n in range(len(all_columns)) for c in combinations(all_columns, n + 1)]
+    sets.sort(key=lambda active: cost.macs(architecture, active))
+    training_images = normalise(data.train.images[:NORM_IMAGES], mean, std)
+    validation_images = normalise(data.validation.images, mean, std)
+
+    useful = {}
+    best_accuracy = 0.0
+    for active in tqdm(sets, desc="choosing subnetworks"):
+        subnetwork = extract_for_serving(network, active, training_images)
+        logits = predict(subnetwork, validation_images)
+        accuracy, _ = score(logits, data.validation.labels)
+        if len(active) == 1 or active == architecture.all_columns or accuracy > best_accuracy:
+            useful[active] = (subnetwork, logits)
+        best_accuracy = max(best_accuracy, accuracy)
+    return useful
+
+
+def _write_graph(served: ServedNetwork, image_size: int, path: Path, weights: WeightsFile) -> None:
+    """Write and check one ONNX file whose large tensors are in the weights file.
+
+    Batch norm stays apart from the convolutions, whose filters all subnetworks share; ONNX Runtime fuses them when
+    it loads the graph.
+    """
+    logging.getLogger("torch.onnx").setLevel(
+        logging.ERROR
+    )  # it warns that torchvision is not installed
+    example = torch.zeros(2, image_size, image_size, 3, dtype=torch.uint8)
+    program = torch.onnx.export(
+        served,
+        (example,),
+        dynamo=True,
+        optimize=False,  # would fuse batch norm into the filters
+        verbose=False,
+        input_names=["images"],
+        output_names=["logits", "probabilities"],
+        dynamic_shapes={"images": {0: torch.export.Dim("batch")}},
+    )
+    assert program is not None
+    onnxscript.optimizer.inline(program.model)
+    onnxscript.optimizer.fold_constants(program.model)
+    onnxscript.optimizer.remove_unused_nodes(program.model)
+    proto = program.model_proto
+    weights.store(proto.graph)
+    path.write_bytes(proto.SerializeToString())
+    onnx.checker.check_model(path)
+
+
+def _check_parity(
+    session: onnxruntime.InferenceSession, served: ServedNetwork, images: Tensor, path: Path
+) -> None:
+    """Compare the file with torch on real images."""
+    with torch.no_grad():
+        expected = served(images)[0].numpy()
+    difference = float(np.abs(_run(session, images.numpy()) - expected).max())
+    if not difference <= PARITY_TOLERANCE:
+        raise TrainingError(
+            f"{path.name}: logits differ from torch by {difference:.1e}; at most {PARITY_TOLERANCE:.0e} is allowed"
+        )
+
+
+def _logits(session: onnxruntime.InferenceSession, split: Split) -> Tensor:
+    """Return the logits (N, classes) of a split's images, through ONNX Runtime."""
+    batches = torch.split(split.images, EVALUATION_BATCH)
+    return torch.from_numpy(np.concatenate([_run(session, batch.numpy()) for batch in batches]))
+
+
+def _run(session: onnxruntime.InferenceSession, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Return the logits of one batch."""
+    logits: NDArray[np.float32] = session.run(["logits"], {"images": images})[0]
+    return logits
+
+
+def _measured(logits: Tensor, split: Split) -> Measured:
+    """Return the accuracy of logits on a split."""
+    correct = int((logits.argmax(1) == split.labels).sum())
+    return Measured(value=correct / len(split), n=len(split))
+
+
+def _provenance(checkpoint: Checkpoint) -> Provenance:
+    """Say where the bundle comes from."""
+    commit = subprocess.run(
+        ["git", "rev-parse", "HEAD"],
+        cwd=Path(__file__).parent,
+        capture_output=True,
+        text=True,
+        check=False,
+    ).stdout.strip()
+    return Provenance(
+        recipe=checkpoint.recipe.name,
+        seed=checkpoint.seed,
+        epochs=checkpoint.epoch,
+        dataset=checkpoint.dataset,
+        dataset_sha256=checkpoint.dataset_sha256,
+        commit=commit or "unknown",
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        versions={name: version(name) for name in ("torch", "onnx", "onnxruntime")},
+    )
