@@ -1,0 +1,57 @@
+# One virtual environment for everything; each target installs what it needs into it, once.
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+
+# Exactly one ONNX Runtime: the CUDA build where an NVIDIA GPU answers, the CPU build elsewhere.
+RUNTIME   := $(if $(shell nvidia-smi -L 2>/dev/null),gpu,cpu)
+OTHER_ORT := $(if $(filter gpu,$(RUNTIME)),onnxruntime,onnxruntime-gpu)
+
+# For `make train` and `make export`: another recipe or data set, e.g. make train RECIPE=cpu-narrow-c4 DATA=cifar10
+RECIPE ?= tiny
+DATA   ?= digits
+RUN    ?= runs/$(RECIPE)
+
+.PHONY: help serve test check format train export bench up clean
+
+help: ## say what there is to make
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+serve: $(VENV)/.serve ## serve the bundled model on http://127.0.0.1:8000
+	@exec $(BIN)/python -m service
+
+test: $(VENV)/.dev ## run the tests
+	$(BIN)/pytest
+
+check: $(VENV)/.dev ## formatting, lint, types and import contracts
+	$(BIN)/ruff format --check
+	$(BIN)/ruff check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(VENV)/.dev ## format the code and mend what lint can
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+train: $(VENV)/.dev ## train RECIPE on DATA, going on where it stopped
+	$(BIN)/python -m training train --recipe $(RECIPE) --data $(DATA) --out $(RUN) $(if $(wildcard $(RUN)/checkpoint.pt),--resume)
+
+export: $(VENV)/.dev ## export the trained RECIPE to a bundle
+	$(BIN)/python -m training export --run $(RUN) --data $(DATA) --out $(RUN)/bundle
+
+up: ## server, Prometheus and Grafana in containers
+	docker compose up --build
+
+clean: ## remove the virtual environment and caches
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+
+$(VENV)/.serve: pyproject.toml
+	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(v < (3, 11) and f"Python {v.major}.{v.minor} is too old, 3.11 is needed: make PYTHON=python3.11 serve")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip uninstall --quiet --yes $(OTHER_ORT)
+	$(BIN)/pip install --quiet --editable '.[$(RUNTIME)]'
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.serve
+	$(BIN)/pip install --quiet --editable '.[$(RUNTIME),train,dev]'
+	@touch $@

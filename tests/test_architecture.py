@@ -1,0 +1,57 @@
+"""What holds for the project as a whole: who imports whom, and that the documents are true."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from prometheus_client import CollectorRegistry
+
+from service.problems import CATALOGUE
+from service.settings import Settings
+from service.telemetry import Metrics
+
+ROOT = Path(__file__).parent.parent
+DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
+API = (ROOT / "docs/api.md").read_text()
+TRAINING_ONLY = {"torch", "onnx", "onnxscript", "sklearn", "scipy", "tqdm", "matplotlib", "training"}
+
+
+def test_the_server_imports_nothing_that_only_training_needs() -> None:
+    program = "import sys, service.__main__, service.app; print(*{m.split('.')[0] for m in sys.modules})"
+
+    imported = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout.split()
+
+    assert not TRAINING_ONLY & set(imported)
+
+
+@pytest.mark.parametrize("name", Settings.model_fields)
+def test_every_setting_is_documented(name: str) -> None:
+    assert f"`ANYTIME_{name.upper()}`" in API
+
+
+@pytest.mark.parametrize("slug", CATALOGUE)
+def test_every_problem_is_documented(slug: str) -> None:
+    assert f"`{slug}`" in API
+
+
+def test_every_metric_is_documented() -> None:
+    metrics = Metrics(CollectorRegistry())
+    names = set(re.findall(r"^# TYPE (anytime_\w+)", metrics.exposition().decode(), re.MULTILINE))
+
+    undocumented = {name for name in names if f"`{name}" not in API}
+
+    assert names
+    assert not undocumented
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_every_relative_link_of_a_document_leads_somewhere(document: Path) -> None:
+    links = re.findall(r"\]\(([^)#:\s]+)(?:#[^)]*)?\)", document.read_text())
+
+    broken = [link for link in links if not (document.parent / link).exists()]
+
+    assert not broken
