@@ -4,55 +4,14 @@ Every way to run the network (all columns, one column, any set, a drop-path samp
 ``Path``. Only the convolutions that the path needs are executed: a masked one would still feed batch norm.
 """
 
-from collections.abc import Collection, Sequence
-from typing import Literal, Protocol
+from collections.abc import Callable, Collection, Sequence
+from functools import partial
 
-import torch
 from torch import Tensor, nn
 
+from model.layers import ConvLayer, LayerFactory, NormMode, build_stem, filters
 from model.path import BlockPath, Path, column_path
 from model.presets import Architecture
-
-NormMode = Literal["joint", "alone"]
-"""Which batch norm a layer uses: "joint" with other columns beside it, "alone" when its column is the network."""
-
-
-class Layer(Protocol):
-    """What a fractal is made of: a module called with (N, C, H, W) and the batch-norm mode."""
-
-    def __call__(self, x: Tensor, mode: NormMode) -> Tensor:
-        """Return (N, out_channels, H, W)."""
-
-
-class LayerFactory(Protocol):
-    """Builds the layers of a fractal; ``ConvLayer`` is the paper's, any other of this shape may replace it (§3)."""
-
-    def __call__(
-        self, in_channels: int, out_channels: int, *, dropout: float, modes: Sequence[NormMode]
-    ) -> nn.Module:
-        """Return a module that is a ``Layer``."""
-
-
-class ConvLayer(nn.Module):
-    """Convolution 3×3 → dropout → batch norm → ReLU, with one batch norm for each mode.
-
-    A column alone and a column beside others see differently distributed inputs; one set of statistics for both
-    spoils both, so scale, shift and statistics are kept apart. Filters are shared.
-    """
-
-    def __init__(
-        self, in_channels: int, out_channels: int, *, dropout: float, modes: Sequence[NormMode]
-    ) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(in_channels, out_channels, 3, padding=1, bias=False)
-        self.dropout = nn.Dropout(dropout)
-        self.norms = nn.ModuleDict({mode: nn.BatchNorm2d(out_channels) for mode in modes})
-        nn.init.xavier_uniform_(self.conv.weight)
-
-    def forward(self, x: Tensor, mode: NormMode) -> Tensor:
-        """Map (N, in_channels, H, W) to (N, out_channels, H, W)."""
-        normed: Tensor = self.norms[mode](self.dropout(self.conv(x)))
-        return torch.relu(normed)
 
 
 def join(inputs: Sequence[Tensor]) -> Tensor:
@@ -80,40 +39,39 @@ class Fractal(nn.Module):
 
     Args:
         column: k, the column of this fractal's own layer.
-        columns: C, the columns of the block.
+        in_channels: of the input.
+        out_channels: of the join at this fractal's end; a linear projection widens thinner columns to it (Table 1).
+        widths: channels of the layers of columns 1..C.
         active: the columns to build; the others have no layers here.
+        layer: builds a layer with the given input and output channels.
     """
 
     def __init__(
         self,
         column: int,
-        columns: int,
         in_channels: int,
         out_channels: int,
         *,
+        widths: Sequence[int],
         active: Collection[int],
-        layer: LayerFactory,
-        dropout: float,
-        modes: Sequence[NormMode],
+        layer: Callable[[int, int], nn.Module],
     ) -> None:
         super().__init__()
         self.column = column
-        self.rows = 2 ** (columns - column)
+        self.rows = 2 ** (len(widths) - column)
+        self.widen: nn.Module = nn.Identity()
         if column in active:
-            self.conv = layer(in_channels, out_channels, dropout=dropout, modes=modes)
+            width = widths[column - 1]
+            self.conv = layer(in_channels, width)
+            if width != out_channels:
+                self.widen = filters(width, out_channels, 1)
         if max(active) > column:
+            middle = widths[
+                column
+            ]  # of the join between the two, which column k + 1 is the widest to reach
             self.first, self.second = (
-                Fractal(
-                    column + 1,
-                    columns,
-                    channels,
-                    out_channels,
-                    active=active,
-                    layer=layer,
-                    dropout=dropout,
-                    modes=modes,
-                )
-                for channels in (in_channels, out_channels)
+                Fractal(column + 1, before, after, widths=widths, active=active, layer=layer)
+                for before, after in ((in_channels, middle), (middle, out_channels))
             )
 
     def forward(self, x: Tensor, path: BlockPath, end: int, mode: NormMode) -> list[Tensor]:
@@ -129,7 +87,7 @@ class Fractal(nn.Module):
             One (N, out_channels, H, W) for each kept column of this fractal.
         """
         kept = path[end]
-        outputs = [self.conv(x, mode)] if self.column in kept else []
+        outputs = [self.widen(self.conv(x, mode))] if self.column in kept else []
         if max(kept) > self.column:
             middle = join(self.first(x, path, end - self.rows // 2, mode))
             outputs += self.second(middle, path, end, mode)
@@ -143,7 +101,7 @@ class FractalNet(nn.Module):
         architecture: blocks, columns, channels and classes.
         active: the columns to build; all by default. With one column this is a plain network of that depth.
         modes: the batch norms to build; by default both where several columns share the layers.
-        layer: what the columns are made of.
+        layer: what the columns are made of; by default convolutions as the architecture says.
     """
 
     def __init__(
@@ -152,28 +110,26 @@ class FractalNet(nn.Module):
         *,
         active: Collection[int] | None = None,
         modes: Sequence[NormMode] | None = None,
-        layer: LayerFactory = ConvLayer,
+        layer: LayerFactory | None = None,
     ) -> None:
         super().__init__()
         self.architecture = architecture
         self.active = frozenset(active or architecture.all_columns)
-        self.layer = layer
+        self.layer = layer or partial(ConvLayer, convolution=architecture.convolution)
         self.full_path = self.path_of(self.active)
         both: Sequence[NormMode] = ("alone",) if len(self.active) == 1 else ("joint", "alone")
-        inputs = (architecture.in_channels, *architecture.channels[:-1])
+        self.stem = build_stem(architecture.stem, architecture.in_channels)
         self.blocks = nn.ModuleList(
             Fractal(
                 1,
-                architecture.columns,
-                before,
-                after,
+                architecture.block_inputs[block],
+                channels,
+                widths=architecture.widths(block),
                 active=self.active,
-                layer=layer,
-                dropout=dropout,
-                modes=modes or both,
+                layer=partial(self.layer, dropout=dropout, modes=modes or both),
             )
-            for before, after, dropout in zip(
-                inputs, architecture.channels, architecture.dropout, strict=True
+            for block, (channels, dropout) in enumerate(
+                zip(architecture.channels, architecture.dropout, strict=True)
             )
         )
         self.pool = nn.MaxPool2d(2)
@@ -199,6 +155,7 @@ class FractalNet(nn.Module):
         """
         path = path or self.full_path
         mode: NormMode = "alone" if path.is_alone else "joint"
+        x = self.stem(x)  # (N, C, H, W) of the first block
         for block, block_path in zip(self.blocks, path.blocks, strict=True):
             outputs = block(x, block_path, self.architecture.rows, mode)
             x = join([self.pool(output) for output in outputs])  # (N, channels, H/2, W/2)

@@ -4,9 +4,33 @@ Nothing here needs torch: the manifest of a bundle carries an ``Architecture`` t
 """
 
 from dataclasses import dataclass, replace
+from typing import Literal
 
 NARROW_CHANNELS = (16, 32, 64, 128, 128)  # Tables 3 and 4 of the paper
 WIDE_CHANNELS = (64, 128, 256, 512, 512)  # Table 1
+PAPER_DROPOUT = (0.0, 0.1, 0.2, 0.3, 0.4)  # §4.1
+
+Convolution = Literal["3x3", "mixed", "separable"]
+"""What a layer convolves with: 3×3 filters, a mix of 1×1 and 3×3, or 3×3 in each channel and 1×1 across them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stem:
+    """What stands before the first block: convolution → batch norm → ReLU, and 3×3 pooling where ``is_pooled``."""
+
+    channels: int
+    kernel: int
+    stride: int
+    is_pooled: bool = False
+
+    @property
+    def reduction(self) -> int:
+        """By how much the stem divides height and width."""
+        return self.stride * (2 if self.is_pooled else 1)
+
+
+RESNET_STEM = Stem(channels=64, kernel=7, stride=2, is_pooled=True)
+PATCH_STEM = Stem(channels=48, kernel=4, stride=4)  # 4×4×3 values of a patch, embedded
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +45,10 @@ class Architecture:
         image_size: height and width of the (square) input in pixels.
         in_channels: channels of the input image.
         dropout: element-wise dropout probability of each block's layers (§4.1).
+        divisors: column k has ``channels[b] / divisors[k - 1]`` channels in block b; all 1 if empty.
+        convolution: what the layers convolve with.
+        stem: what stands before the first block; nothing by default.
+        is_plain: only the deepest column is built: a plain network of that depth (Table 4).
 
     Raises:
         ValueError: a number is out of range; the message names it.
@@ -33,13 +61,19 @@ class Architecture:
     image_size: int = 32
     in_channels: int = 3
     dropout: tuple[float, ...] = ()
+    divisors: tuple[int, ...] = ()
+    convolution: Convolution = "3x3"
+    stem: Stem | None = None
+    is_plain: bool = False
 
     def __post_init__(self) -> None:
-        """Refuse numbers that describe no network; an empty ``dropout`` means none."""
+        """Refuse numbers that describe no network."""
         if not self.dropout:
             object.__setattr__(self, "dropout", (0.0,) * len(self.channels))
         if self.columns < 1:
             raise ValueError(f"columns is {self.columns}; a network has at least 1")
+        if not self.divisors:
+            object.__setattr__(self, "divisors", (1,) * self.columns)
         if not self.channels or min(self.channels) < 1:
             raise ValueError(f"channels is {self.channels}; each block needs at least 1")
         if self.classes < 2:
@@ -50,10 +84,17 @@ class Architecture:
             )
         if not all(0.0 <= p < 1.0 for p in self.dropout):
             raise ValueError(f"dropout is {self.dropout}; each must be in [0, 1)")
+        if list(self.divisors) != sorted(self.divisors) or len(self.divisors) != self.columns:
+            raise ValueError(
+                f"divisors is {self.divisors}; it names one for each of {self.columns} columns, "
+                "and no column is wider than a shallower one"
+            )
+        if any(channels % self.divisors[-1] for channels in self.channels):
+            raise ValueError(f"channels is {self.channels}; each must divide by {self.divisors}")
         if self.final_size < 1:
             raise ValueError(
                 f"image_size is {self.image_size}; {self.blocks} blocks, each halving it, "
-                f"need at least {2**self.blocks}"
+                f"need at least {self._stem_reduction * 2**self.blocks}"
             )
 
     @property
@@ -67,21 +108,36 @@ class Architecture:
         return 1 << (self.columns - 1)
 
     @property
+    def block_inputs(self) -> tuple[int, ...]:
+        """Channels that enter each block."""
+        first = self.stem.channels if self.stem else self.in_channels
+        return (first, *self.channels[:-1])
+
+    @property
+    def first_size(self) -> int:
+        """Height and width in pixels of the first block's input."""
+        return self.image_size // self._stem_reduction
+
+    @property
     def final_size(self) -> int:
         """Height and width in pixels after the last block's pooling."""
-        return self.image_size >> self.blocks
+        return self.first_size >> self.blocks
 
     @property
     def all_columns(self) -> frozenset[int]:
-        """Every column, 1..C: the full network."""
-        return frozenset(range(1, self.columns + 1))
+        """Every column that is built: 1..C, the full network, or C alone where it is plain."""
+        return frozenset(range(self.columns if self.is_plain else 1, self.columns + 1))
+
+    def widths(self, block: int) -> tuple[int, ...]:
+        """Return the channels of each column's layers in a block (0 is the first)."""
+        return tuple(self.channels[block] // divisor for divisor in self.divisors)
 
     def for_data(self, *, classes: int, image_size: int) -> "Architecture":
         """Return the same network for other classes and images.
 
         Where the images are too small for every block's pooling, the first blocks that fit are kept.
         """
-        blocks = min(self.blocks, image_size.bit_length() - 1)
+        blocks = min(self.blocks, (image_size // self._stem_reduction).bit_length() - 1)
         return replace(
             self,
             classes=classes,
@@ -90,21 +146,61 @@ class Architecture:
             dropout=self.dropout[:blocks],
         )
 
+    @property
+    def _stem_reduction(self) -> int:
+        """By how much height and width are divided before the first block."""
+        return self.stem.reduction if self.stem else 1
+
+
+def wide_filters(channels: int) -> int:
+    """Return how many of a "mixed" layer's filters are 3×3: the share that gives Table 1's 40-layer network."""
+    return round(0.38 * channels)
+
+
+_NARROW = {
+    columns: Architecture(
+        f"narrow-c{columns}", columns=columns, channels=NARROW_CHANNELS, classes=10
+    )
+    for columns in range(1, 7)
+}
 
 PRESETS = {
     preset.name: preset
     for preset in (
-        Architecture("tiny", columns=3, channels=(8, 16, 16), classes=10, image_size=8),
+        Architecture("tiny", columns=3, channels=(8, 16, 16), classes=10),
+        *_NARROW.values(),
         *(
-            Architecture(
-                f"narrow-c{columns}", columns=columns, channels=NARROW_CHANNELS, classes=10
-            )
-            for columns in range(1, 7)
+            replace(_NARROW[columns], name=f"plain-{depth}", is_plain=True)
+            for columns, depth in enumerate((5, 10, 20, 40), start=1)
         ),
         *(
             Architecture(f"wide-c{columns}", columns=columns, channels=WIDE_CHANNELS, classes=10)
             for columns in range(1, 5)
         ),
+        Architecture(
+            "thinning-c4",  # the 40 layers and 22.9M parameters of Table 1
+            columns=4,
+            channels=(128, 256, 512, 1024, 1024),
+            classes=10,
+            divisors=(1, 2, 4, 8),
+            convolution="mixed",
+        ),
+        Architecture(
+            "fractalnet-34",  # ImageNet, Table 2
+            columns=4,
+            channels=(128, 256, 512, 1024),
+            classes=1000,
+            image_size=224,
+            stem=RESNET_STEM,
+        ),
+        Architecture(
+            "patches-c4",
+            columns=4,
+            channels=(96, 192, 192),
+            classes=10,
+            convolution="separable",
+            stem=PATCH_STEM,
+        ),
     )
 }
-"""The named architectures, for ten classes; ``for_data`` fits one to a data set."""
+"""The named architectures; ``for_data`` fits one to a data set."""
