@@ -2,6 +2,7 @@
 
 import argparse
 import asyncio
+import os
 import signal
 import socket
 import sys
@@ -70,8 +71,8 @@ def main() -> int:
     service: Service = app.state.service
     for name in unknown_settings():
         service.log.warning("unknown_setting", variable=name)
-    host, port = listener.getsockname()[:2]
-    service.log.info("listening", url=f"http://{host}:{port}")
+    host = f"[{settings.host}]" if ":" in settings.host else settings.host
+    service.log.info("listening", url=f"http://{host}:{listener.getsockname()[1]}")
     config = uvicorn.Config(
         app,
         http=Protocol,
@@ -82,10 +83,11 @@ def main() -> int:
         server_header=False,
         timeout_graceful_shutdown=round(settings.drain_s),
     )
-    # uvicorn drains, then raises the signal again: it has done its work by then.
+    server = Server(config, service)
+    # uvicorn takes these signals while it serves, and raises them again afterwards: this makes that harmless.
     for each in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(each, lambda *_: None)
-    Server(config, service).run(sockets=[listener])
+        signal.signal(each, server.handle_exit)
+    server.run(sockets=[listener])
     return _complain(service.failure, 1) if service.failure else 0
 
 
@@ -95,7 +97,8 @@ def _listen(host: str, port: int) -> socket.socket:
     try:
         return socket.create_server((host, port), family=family, backlog=2048)
     except OSError as error:
-        raise OSError(f"cannot listen on {host}:{port}: {error.strerror}") from error
+        reason = os.strerror(error.errno) if error.errno and error.errno > 0 else str(error)
+        raise OSError(f"cannot listen on {host}:{port}: {reason}") from error
 
 
 def _complain(message: str, code: int) -> int:

@@ -1,6 +1,7 @@
 """Wiring: what the parts are, how they start, and how they end."""
 
 import asyncio
+import gc
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -66,7 +67,7 @@ class Service:
 
     Attributes:
         serving: what answers; None until it is warm.
-        draining: the server takes no more requests.
+        draining: the server is about to stop, and still answers what reaches it.
         failure: why start-up failed, if it did.
     """
 
@@ -84,7 +85,7 @@ class Service:
 
     @property
     def is_ready(self) -> bool:
-        """Whether requests are taken."""
+        """Whether requests should be sent here."""
         return self.serving is not None and not self.draining
 
     async def start(self) -> None:
@@ -92,12 +93,15 @@ class Service:
 
         Raises:
             RuntimeUnavailable: the device or a graph cannot be used.
+            ValueError: there is no such policy.
         """
         started_at = self.clock()
         device, profile = await asyncio.to_thread(self._warm_up)
         self.serving = self._serve(device, profile)
         manifest = self.bundle.manifest
         self.metrics.bundle.info(self.serving.bundle_name)
+        gc.collect()
+        gc.freeze()  # what start-up made stays: collecting it again would stall a request for tens of ms
         self.log.info(
             "ready",
             bundle=manifest.name,
@@ -132,6 +136,7 @@ class Service:
         scheduler = Scheduler(
             [Candidate(name, value) for name, value in accuracy.items()],
             latency,
+            policy=settings.policy,
             max_queue=settings.max_queue,
             max_batch=settings.max_batch,
         )
@@ -141,7 +146,7 @@ class Service:
             device=device,
             latency=latency,
             dispatcher=Dispatcher(
-                [device],
+                [device.run],
                 scheduler,
                 latency,
                 metrics=self.metrics,
@@ -149,7 +154,9 @@ class Service:
                 on_failure=lambda error: self.log.error("run_failed", exc_info=error),
             ),
             decoder=ImageDecoder(
-                size=manifest.architecture.image_size, max_pixels=settings.max_pixels
+                size=manifest.architecture.image_size,
+                max_pixels=settings.max_pixels,
+                max_waiting=settings.max_queue,
             ),
             parse_query=QueryParser(
                 settings, subnetworks=list(accuracy), classes=len(manifest.labels)
@@ -187,7 +194,7 @@ def create_app(settings: Settings, *, on_failure: Callable[[], None] = lambda: N
     async def start() -> None:
         try:
             await service.start()
-        except RuntimeUnavailable as error:
+        except (RuntimeUnavailable, ValueError) as error:
             service.failure = str(error)
             on_failure()
 

@@ -17,10 +17,11 @@ from numpy.typing import NDArray
 from service.images import Pixels
 from service.latency import LatencyModel
 from service.problems import DeadlineImpossible, Expired, InternalError, Overloaded, Problem
-from service.runtime import Device
 from service.scheduler import Expire, Refusal, Request, Run, Scheduler, Wait
 from service.settings import OnMiss
 from service.telemetry import Metrics
+
+RunBatch = Callable[[str, Sequence[Pixels]], NDArray[np.float32]]
 
 SHORTEST_TIMER_S = 0.001  # the event loop's clock counts milliseconds; less would spin
 
@@ -54,7 +55,7 @@ class Dispatcher:
     """Runs requests on devices as the scheduler decides. To be made, used and closed on one event loop.
 
     Args:
-        devices: in the scheduler's order.
+        devices: what runs a batch in a subnetwork on each device, in the scheduler's order; gives (N, classes).
         scheduler: decides.
         latency: is told how long runs took.
         metrics: is told of every run.
@@ -64,7 +65,7 @@ class Dispatcher:
 
     def __init__(
         self,
-        devices: Sequence[Device],
+        devices: Sequence[RunBatch],
         scheduler: Scheduler,
         latency: LatencyModel,
         *,
@@ -78,7 +79,7 @@ class Dispatcher:
         self._metrics = metrics
         self._clock = clock
         self._on_failure = on_failure
-        self._workers = [_Worker(device, self._report, clock) for device in devices]
+        self._workers = [_Worker(run_batch, self._report, clock) for run_batch in devices]
         self._timer: asyncio.TimerHandle | None = None
 
     async def classify(
@@ -179,15 +180,15 @@ class _Worker:
 
     def __init__(
         self,
-        device: Device,
+        run_batch: RunBatch,
         report: Callable[[Run, _Finished | _Failed], None],
         clock: Callable[[], float],
     ) -> None:
-        self._device = device
+        self._run_batch = run_batch
         self._report = report
         self._clock = clock
         self._runs: SimpleQueue[Run | None] = SimpleQueue()
-        self._thread = threading.Thread(target=self._work, name=f"run-{device.name}", daemon=True)
+        self._thread = threading.Thread(target=self._work, name="run", daemon=True)
         self._thread.start()
 
     def start(self, run: Run) -> None:
@@ -202,7 +203,7 @@ class _Worker:
             started_at = self._clock()
             try:
                 batch = [request.payload.pixels for request in run.batch]
-                probabilities = self._device.run(run.subnetwork, batch)
+                probabilities = self._run_batch(run.subnetwork, batch)
             except Exception as error:
                 self._report(run, _Failed(error))
             else:

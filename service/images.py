@@ -5,19 +5,35 @@ images are turned upright by their EXIF orientation and stretched to the square 
 """
 
 import asyncio
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import (
+    Image,
+    ImageOps,
+    JpegImagePlugin,
+    PngImagePlugin,
+    UnidentifiedImageError,
+    WebPImagePlugin,
+)
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import File, FormParser, parse_options_header
 
-from service.problems import DamagedImage, InvalidUpload, NotAnImage, TooManyPixels
+from service.problems import DamagedImage, InvalidUpload, NotAnImage, Overloaded, TooManyPixels
 
-FORMATS = ("JPEG", "PNG", "WEBP")
+# Named here, they are loaded at start-up; Pillow would load all its formats during the first request.
+FORMATS = tuple(
+    plugin.format
+    for plugin in (
+        JpegImagePlugin.JpegImageFile,
+        PngImagePlugin.PngImageFile,
+        WebPImagePlugin.WebPImageFile,
+    )
+)
 DECODE_THREADS = 2  # large images share two cores at most, the rest is for runs and small images
 INLINE_BYTES = 64 * 1024  # what decodes in under a millisecond is not worth a thread's 0.1 ms
 INLINE_PIXELS = 128 * 128
@@ -31,11 +47,14 @@ class ImageDecoder:
     Args:
         size: height and width of the output.
         max_pixels: images with more are refused by their header, before they are decoded.
+        max_waiting: large images that may wait for a thread; more are refused.
     """
 
-    def __init__(self, *, size: int, max_pixels: int) -> None:
+    def __init__(self, *, size: int, max_pixels: int, max_waiting: int) -> None:
         self._size = size
         self._max_pixels = max_pixels
+        self._max_waiting = max_waiting
+        self._waiting = 0
         self._threads = ThreadPoolExecutor(DECODE_THREADS, "decode")
         # Pillow's own limit is one for the process and only warns; ours is checked for each image.
         Image.MAX_IMAGE_PIXELS = None
@@ -45,18 +64,31 @@ class ImageDecoder:
 
         Raises:
             NotAnImage, DamagedImage, TooManyPixels: it cannot be.
+            Overloaded: too many large images wait.
         """
-        loop = asyncio.get_running_loop()
         if len(content) > INLINE_BYTES:
-            return await loop.run_in_executor(self._threads, self._open_and_load, content)
+            return await self._in_thread(self._open_and_load, content)
         image = self._open(content)
         if image.width * image.height > INLINE_PIXELS:
-            return await loop.run_in_executor(self._threads, self._load, image)
+            return await self._in_thread(self._load, image)
         return self._load(image)
 
     def close(self) -> None:
         """End the threads."""
         self._threads.shutdown()
+
+    async def _in_thread(self, decode: Callable[[Any], Pixels], argument: Any) -> Pixels:
+        if self._waiting >= self._max_waiting:
+            raise Overloaded(
+                f"{self._waiting} large images wait to be decoded already, the most that may",
+                headers={"Retry-After": "1"},
+                limit=self._max_waiting,
+            )
+        self._waiting += 1
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._threads, decode, argument)
+        finally:
+            self._waiting -= 1
 
     def _open_and_load(self, content: bytes) -> Pixels:
         return self._load(self._open(content))

@@ -119,8 +119,11 @@ async def live() -> Health:
 
 @router.get("/health/ready", responses={503: {"model": ProblemDocument}})
 async def ready(request: Request) -> Health:
-    """Answer 200 while requests are taken, 503 while the server starts or stops."""
-    _serving(_service(request))
+    """Answer 200 while requests should be sent here, 503 while the server starts or stops."""
+    service = _service(request)
+    _serving(service)
+    if service.draining:
+        raise NotReady("the server is stopping", headers={"Retry-After": "1"})
     return Health(status="ready")
 
 
@@ -154,12 +157,10 @@ def _serving(service: "Service") -> "Serving":
     """Return what answers.
 
     Raises:
-        NotReady: the server starts or stops.
+        NotReady: the server is still warming up.
     """
     if service.serving is None:
         raise NotReady("the server is warming up", headers={"Retry-After": "1"})
-    if service.draining:
-        raise NotReady("the server is stopping", headers={"Retry-After": "1"})
     return service.serving
 
 

@@ -49,6 +49,10 @@ class Settings(BaseSettings):
     default_top_k: int = Field(
         default=5, ge=1, description="Labels in `top` for requests that do not say."
     )
+    policy: str = Field(
+        default="anytime",
+        description="How subnetworks are chosen: anytime, slackfit or static:<subnetwork>.",
+    )
     max_batch: int = Field(
         default=16, ge=1, le=1024, description="Most requests that run together."
     )

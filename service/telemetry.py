@@ -13,6 +13,7 @@ from prometheus_client import (
     Info,
     ProcessCollector,
     Summary,
+    disable_created_metrics,
     generate_latest,
 )
 
@@ -38,6 +39,7 @@ class Metrics:
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self.registry = registry
+        disable_created_metrics()  # a second series for each, which nothing reads
         ProcessCollector(registry=registry)
         self.requests = Counter(
             "anytime_requests",

@@ -1,0 +1,198 @@
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from threading import Event
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from prometheus_client import CollectorRegistry
+
+from service.dispatcher import Answered, Dispatcher
+from service.images import Pixels
+from service.latency import LatencyModel
+from service.problems import DeadlineImpossible, Expired, InternalError, Overloaded
+from service.scheduler import Candidate, Scheduler
+from service.telemetry import Metrics
+
+pytestmark = pytest.mark.anyio
+
+IMAGE = np.zeros((2, 2, 3), np.uint8)
+PROFILE = {"fast": {1: 0.001, 4: 0.002}, "deep": {1: 0.010, 4: 0.040}}
+CANDIDATES = [Candidate("fast", 0.8), Candidate("deep", 0.9)]
+
+RunBatch = Callable[[str, Sequence[Pixels]], NDArray[np.float32]]
+
+
+class Machine:
+    """A device whose runs wait until they are let go; it remembers what it ran."""
+
+    def __init__(self) -> None:
+        self.runs: list[tuple[str, int]] = []
+        self.go = Event()
+        self.failure: Exception | None = None
+
+    def run(self, subnetwork: str, batch: Sequence[Pixels]) -> NDArray[np.float32]:
+        self.runs.append((subnetwork, len(batch)))
+        assert self.go.wait(timeout=30)
+        if self.failure is not None:
+            raise self.failure
+        return np.array([[image[0, 0, 0], len(batch)] for image in batch], np.float32)
+
+
+@asynccontextmanager
+async def dispatching(machine: Machine, max_queue: int = 100) -> AsyncIterator[Dispatcher]:
+    latency = LatencyModel(PROFILE)
+    scheduler = Scheduler(CANDIDATES, latency, max_batch=4, max_queue=max_queue)
+    dispatcher = Dispatcher(
+        [machine.run],
+        scheduler,
+        latency,
+        metrics=Metrics(CollectorRegistry()),
+        clock=time.monotonic,
+        on_failure=lambda error: None,
+    )
+    try:
+        yield dispatcher
+    finally:
+        machine.go.set()
+        dispatcher.close()
+
+
+def ask(
+    dispatcher: Dispatcher,
+    deadline_s: float = 60.0,
+    *,
+    refuse: bool = False,
+    subnetwork: str | None = None,
+    image: Pixels = IMAGE,
+) -> "asyncio.Task[Answered]":
+    now = time.monotonic()
+    return asyncio.create_task(
+        dispatcher.classify(
+            image,
+            arrived_at=now,
+            deadline_at=now + deadline_s,
+            on_miss="refuse" if refuse else "answer",
+            subnetwork=subnetwork,
+        )
+    )
+
+
+async def test_an_idle_machine_answers_from_the_most_accurate_subnetwork() -> None:
+    machine = Machine()
+    machine.go.set()
+
+    async with dispatching(machine) as dispatcher:
+        answered = await ask(dispatcher)
+
+    assert answered.subnetwork == "deep"
+    assert answered.started_at <= answered.finished_at
+
+
+async def test_each_request_of_a_batch_gets_its_own_row() -> None:
+    machine = Machine()
+    first, *rest = (np.full((2, 2, 3), value, np.uint8) for value in range(4))
+
+    async with dispatching(machine) as dispatcher:
+        leader = ask(dispatcher, subnetwork="fast", image=first)
+        await asyncio.sleep(0)  # the leader is running before the others come
+        others = [ask(dispatcher, subnetwork="fast", image=image) for image in rest]
+        await asyncio.sleep(0)
+        machine.go.set()
+        answers = await asyncio.gather(leader, *others)
+
+    assert [answer.probabilities.tolist() for answer in answers] == [[0, 1], [1, 3], [2, 3], [3, 3]]
+    assert machine.runs == [("fast", 1), ("fast", 3)]
+
+
+async def test_a_run_that_fails_is_told_to_its_batch_and_the_next_one_runs() -> None:
+    machine = Machine()
+    machine.failure = RuntimeError("out of memory")
+    machine.go.set()
+
+    async with dispatching(machine) as dispatcher:
+        with pytest.raises(InternalError, match="the run of deep failed"):
+            await ask(dispatcher)
+        machine.failure = None
+        answered = await ask(dispatcher)
+
+    assert answered.subnetwork == "deep"
+
+
+async def test_a_request_whose_client_has_gone_is_never_run() -> None:
+    machine = Machine()
+
+    async with dispatching(machine) as dispatcher:
+        running = ask(dispatcher, subnetwork="fast")
+        await asyncio.sleep(0)
+        gone = ask(dispatcher, subnetwork="deep")
+        await asyncio.sleep(0)
+        gone.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await gone
+        machine.go.set()
+        await running
+
+    assert machine.runs == [("fast", 1)]
+
+
+async def test_a_client_may_leave_during_the_run() -> None:
+    machine = Machine()
+
+    async with dispatching(machine) as dispatcher:
+        gone = ask(dispatcher)
+        await asyncio.sleep(0)
+        gone.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await gone
+        machine.go.set()
+        answered = await ask(dispatcher)
+
+    assert answered.subnetwork == "deep"
+
+
+async def test_a_deadline_under_the_fastest_run_is_impossible() -> None:
+    async with dispatching(Machine()) as dispatcher:
+        with pytest.raises(DeadlineImpossible) as caught:
+            await ask(dispatcher, 0.0001, refuse=True)
+
+    assert caught.value.members["deadline_ms"] == pytest.approx(0.1)
+
+
+async def test_a_full_queue_refuses_and_says_when_to_come_back() -> None:
+    machine = Machine()
+
+    async with dispatching(machine, max_queue=2) as dispatcher:
+        accepted = [ask(dispatcher) for _ in range(3)]  # one runs, two wait
+        await asyncio.sleep(0)
+        with pytest.raises(Overloaded, match="2 requests wait already") as caught:
+            await ask(dispatcher)
+        machine.go.set()
+        await asyncio.gather(*accepted)
+
+    assert int(caught.value.headers["Retry-After"]) >= 1
+
+
+async def test_a_request_that_expires_in_the_queue_is_told_so_at_once() -> None:
+    machine = Machine()
+
+    async with dispatching(machine) as dispatcher:
+        running = ask(dispatcher, subnetwork="fast")
+        await asyncio.sleep(0)
+        with pytest.raises(Expired, match="no run could end within 50 ms"):
+            await ask(dispatcher, 0.05, refuse=True)  # while the machine is stuck in its run
+        machine.go.set()
+        await running
+
+
+async def test_closing_waits_for_the_run_that_has_begun() -> None:
+    machine = Machine()
+
+    async with dispatching(machine) as dispatcher:
+        asked = ask(dispatcher)
+        await asyncio.sleep(0)
+
+    answered = await asked
+    assert answered.subnetwork == "deep"

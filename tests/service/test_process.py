@@ -1,0 +1,242 @@
+"""The server as a process: how it starts, refuses to start, and ends."""
+
+import json
+import re
+import shutil
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import onnxruntime as ort
+import pytest
+
+from model.bundle import MANIFEST_FILE, Bundle
+from service.settings import Settings, variable_name
+from tests.service.conftest import ROOT, ServerProcess
+
+StartServer = Callable[..., ServerProcess]
+
+
+@pytest.fixture
+def copied_bundle(bundle_dir: Path, tmp_path: Path) -> Path:
+    return shutil.copytree(bundle_dir, tmp_path / "bundle")
+
+
+def test_help_lists_every_setting() -> None:
+    text = subprocess.check_output([sys.executable, "-m", "service", "--help"], cwd=ROOT, text=True)
+
+    for name, field in Settings.model_fields.items():
+        assert variable_name(name) in text
+        assert field.description
+        assert field.description in text
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"port": 70000}, "ANYTIME_PORT: .* 65535, got '70000'"),
+        ({"default_deadline_ms": "soon"}, "ANYTIME_DEFAULT_DEADLINE_MS: .* number, .*'soon'"),
+        ({"device": "tpu"}, "ANYTIME_DEVICE: .*'auto', 'cpu' or 'cuda', got 'tpu'"),
+    ],
+)
+def test_a_bad_setting_is_named_in_one_line(
+    start_server: StartServer, settings: dict[str, object], message: str
+) -> None:
+    code, stderr = start_server(**settings).end()
+
+    assert code == 2
+    assert re.fullmatch(f"anytime: {message}.*\n", stderr)
+
+
+def test_a_misspelt_setting_is_reported(start_server: StartServer) -> None:
+    event = start_server(portt=1).wait_for("unknown_setting")
+
+    assert event["variable"] == "ANYTIME_PORTT"
+
+
+def test_a_policy_that_does_not_exist_stops_start_up(start_server: StartServer) -> None:
+    code, stderr = start_server(policy="fastest").end()
+
+    assert code == 1
+    assert re.fullmatch("anytime: policy 'fastest': use anytime, .*\n", stderr)
+
+
+@pytest.mark.skipif(
+    "CUDAExecutionProvider" in ort.get_available_providers(), reason="ONNX Runtime has CUDA here"
+)
+def test_a_gpu_that_cannot_be_used_stops_start_up(start_server: StartServer) -> None:
+    code, stderr = start_server(device="cuda").end()
+
+    assert code == 1
+    assert re.fullmatch("anytime: ANYTIME_DEVICE is cuda, but .*\n", stderr)
+
+
+def test_a_taken_port_stops_start_up(start_server: StartServer) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        code, stderr = start_server(port=port).end()
+
+    assert code == 1
+    assert stderr == f"anytime: cannot listen on 127.0.0.1:{port}: Address already in use\n"
+
+
+def remove(path: Path) -> None:
+    path.unlink()
+
+
+def truncate(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-10])
+
+
+def alter(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("damage", [remove, truncate, alter])
+@pytest.mark.parametrize("kind", ["graph", "weights"])
+def test_a_damaged_bundle_stops_start_up_with_one_line(
+    start_server: StartServer,
+    copied_bundle: Path,
+    bundle: Bundle,
+    kind: str,
+    damage: Callable[[Path], None],
+) -> None:
+    manifest = bundle.manifest
+    record = manifest.weights if kind == "weights" else manifest.subnetworks[0].graph
+    damage(copied_bundle / record.name)
+
+    code, stderr = start_server(bundle_dir=copied_bundle).end()
+
+    assert code == 1
+    assert re.fullmatch(rf"anytime: {copied_bundle / record.name}: [^\n]+\n", stderr)
+
+
+def test_a_bundle_of_a_newer_format_stops_start_up(
+    start_server: StartServer, copied_bundle: Path
+) -> None:
+    path = copied_bundle / MANIFEST_FILE
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"format_version": 999}))
+
+    code, stderr = start_server(bundle_dir=copied_bundle).end()
+
+    assert code == 1
+    assert re.fullmatch(rf"anytime: {path}: format_version is 999, [^\n]+\n", stderr)
+
+
+def test_no_bundle_stops_start_up(start_server: StartServer, tmp_path: Path) -> None:
+    code, stderr = start_server(bundle_dir=tmp_path).end()
+
+    assert code == 1
+    assert stderr == f"anytime: {tmp_path / MANIFEST_FILE}: No such file or directory\n"
+
+
+def test_a_starting_server_is_live_but_not_ready(start_server: StartServer, jpeg: bytes) -> None:
+    server = start_server(warm_up_s=1000)
+    server.wait_for("listening")
+
+    assert server.client.get("/health/live").status_code == 200
+    for response in (server.client.get("/health/ready"), server.classify(jpeg)):
+        assert response.status_code == 503
+        assert response.json()["type"] == "/problems/not-ready"
+        assert response.headers["Retry-After"] == "1"
+    server.wait_for("ready")
+    assert server.client.get("/health/ready").status_code == 200
+
+
+def test_sigterm_answers_what_was_accepted(start_server: StartServer, jpeg: bytes) -> None:
+    server = start_server()
+    server.wait_for("ready")
+    head = (
+        b"POST /classify?deadline_ms=60000 HTTP/1.1\r\nHost: here\r\n"
+        b"Expect: 100-continue\r\nContent-Length: %d\r\n\r\n" % len(jpeg)
+    )
+    connections = [socket.create_connection(server.address, timeout=60) for _ in range(8)]
+    for connection in connections:
+        connection.sendall(head)
+        assert connection.recv(4096).startswith(b"HTTP/1.1 100 ")  # the server awaits the body
+
+    server.terminate()
+    for connection in connections:
+        connection.sendall(jpeg)
+
+    for connection in connections:
+        with connection:
+            assert connection.recv(4096).startswith(b"HTTP/1.1 200 ")
+    assert server.end() == (0, "")
+
+
+def test_sigterm_closes_idle_connections_and_stops_listening(start_server: StartServer) -> None:
+    server = start_server()
+    server.wait_for("ready")
+    with socket.create_connection(server.address, timeout=60) as idle:
+        idle.sendall(b"GET /health/live HTTP/1.1\r\nHost: here\r\n\r\n")
+        reply = b""
+        while not reply.endswith(b'{"status":"live"}'):
+            reply += idle.recv(4096)
+
+        server.terminate()
+
+        assert idle.recv(4096) == b""
+    assert server.end() == (0, "")
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(server.address, timeout=60)
+
+
+def test_clients_that_leave_are_taken_out_of_the_queue(
+    start_server: StartServer, jpeg: bytes
+) -> None:
+    server = start_server(max_batch=1)
+    server.wait_for("ready")
+    request = (
+        b"POST /classify?subnetwork=full&deadline_ms=60000 HTTP/1.1\r\nHost: here\r\n"
+        b"Content-Length: %d\r\n\r\n%b" % (len(jpeg), jpeg)
+    )
+
+    connections = [socket.create_connection(server.address, timeout=60) for _ in range(200)]
+    for connection in connections:
+        connection.sendall(request)
+    for connection in connections:
+        connection.close()
+
+    counts = server.requests_by_outcome()
+    while sum(counts.values()) < 200:
+        counts = server.requests_by_outcome()
+    assert set(counts) <= {"abandoned", "in_time"}
+    assert counts["abandoned"] > 0
+    metrics = server.metrics()
+    assert metrics['anytime_run_latency_seconds_count{subnetwork="full"}'] < 200
+    assert metrics["anytime_queue_depth"] == 0
+    assert server.classify(jpeg, deadline_ms=60_000).json()["in_time"]
+
+
+def test_a_flood_is_answered_or_refused_to_the_last(start_server: StartServer, jpeg: bytes) -> None:
+    server = start_server(max_queue=4)
+    server.wait_for("ready")
+
+    def ask(_: int) -> int:
+        return server.classify(jpeg, deadline_ms=60_000).status_code
+
+    with ThreadPoolExecutor(32) as clients:
+        statuses = list(clients.map(ask, range(200)))
+
+    assert set(statuses) == {200, 503}
+    counts = server.requests_by_outcome()
+    assert counts["refused"] == statuses.count(503)
+    assert counts["in_time"] + counts.get("late", 0) == statuses.count(200)
+
+
+def test_one_log_line_a_request_if_all_are_sampled(start_server: StartServer, jpeg: bytes) -> None:
+    server = start_server(log_sample=1)
+    server.wait_for("ready")
+
+    answer = server.classify(jpeg, deadline_ms=60_000).json()
+
+    line = server.wait_for("request")
+    assert line["outcome"] == "in_time"
+    for field in ("request_id", "subnetwork", "deadline_ms", "latency_ms", "queue_ms", "run_ms"):
+        assert line[field] == answer[field]

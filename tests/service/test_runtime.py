@@ -1,0 +1,79 @@
+from collections.abc import Iterator
+from itertools import count
+
+import numpy as np
+import onnxruntime as ort
+import pytest
+from numpy.testing import assert_allclose
+
+from model.bundle import Bundle
+from service.runtime import (
+    Device,
+    RuntimeUnavailable,
+    measure_run_latency,
+    open_device,
+    warm_up_batch_sizes,
+)
+
+
+@pytest.fixture(scope="module")
+def device(bundle: Bundle) -> Device:
+    return open_device(bundle, device="cpu", threads=1)
+
+
+def images(n: int, size: int) -> Iterator[np.ndarray]:
+    rng = np.random.default_rng(n)
+    for _ in range(n):
+        yield rng.integers(0, 256, (size, size, 3), dtype=np.uint8)
+
+
+def test_every_subnetwork_of_the_bundle_runs(device: Device, bundle: Bundle) -> None:
+    manifest = bundle.manifest
+    batch = list(images(3, manifest.architecture.image_size))
+
+    for subnetwork in manifest.subnetworks:
+        probabilities = device.run(subnetwork.name, batch)
+        assert probabilities.shape == (3, len(manifest.labels))
+        assert_allclose(probabilities.sum(axis=1), 1, atol=1e-5)
+
+
+def test_an_image_gets_the_same_answer_in_any_company(device: Device, bundle: Bundle) -> None:
+    batch = list(images(4, bundle.manifest.architecture.image_size))
+
+    for subnetwork in bundle.manifest.subnetworks:
+        together = device.run(subnetwork.name, batch)
+        alone = np.concatenate([device.run(subnetwork.name, [image]) for image in batch])
+        assert_allclose(together, alone, atol=1e-4)  # float32, another order of summation
+
+
+@pytest.mark.parametrize(
+    ("max_batch", "sizes"), [(1, [1]), (2, [1, 2]), (6, [1, 2, 4, 6]), (16, [1, 2, 4, 8, 16])]
+)
+def test_warm_up_covers_the_powers_of_two_and_the_largest_batch(
+    max_batch: int, sizes: list[int]
+) -> None:
+    assert warm_up_batch_sizes(max_batch) == sizes
+
+
+def test_the_profile_has_the_median_of_every_cell(device: Device, bundle: Bundle) -> None:
+    ticks = count()  # a clock that moves one second a reading
+    size = bundle.manifest.architecture.image_size
+
+    profile = measure_run_latency(
+        device,
+        ["column-1", "full"],
+        [1, 2],
+        image=np.zeros((size, size, 3), np.uint8),
+        budget_s=1000,
+        clock=lambda: float(next(ticks)),
+    )
+
+    assert profile == {name: {1: 1.0, 2: 1.0} for name in ("column-1", "full")}
+
+
+@pytest.mark.skipif(
+    "CUDAExecutionProvider" in ort.get_available_providers(), reason="ONNX Runtime has CUDA here"
+)
+def test_a_gpu_that_cannot_be_used_is_no_silent_cpu(bundle: Bundle) -> None:
+    with pytest.raises(RuntimeUnavailable, match="no CUDA; install onnxruntime-gpu"):
+        open_device(bundle, device="cuda", threads=1)

@@ -1,0 +1,57 @@
+import pytest
+
+from service.problems import InvalidParameter
+from service.schemas import ClassifyQuery, QueryParser
+from service.settings import Settings
+
+parse = QueryParser(
+    Settings(default_deadline_ms=20, default_top_k=3), subnetworks=["column-1", "full"], classes=10
+)
+
+
+def test_defaults_come_from_the_settings() -> None:
+    assert parse(b"") == ClassifyQuery(deadline_ms=20, on_miss="answer", subnetwork=None, top_k=3)
+
+
+def test_every_parameter_is_read() -> None:
+    query = parse(b"deadline_ms=2.5&on_miss=refuse&subnetwork=full&top_k=10")
+
+    assert query == ClassifyQuery(deadline_ms=2.5, on_miss="refuse", subnetwork="full", top_k=10)
+
+
+def test_the_default_top_k_is_at_most_the_number_of_classes() -> None:
+    few = QueryParser(Settings(default_top_k=5), subnetworks=["full"], classes=2)
+
+    assert few(b"").top_k == 2
+
+
+@pytest.mark.parametrize("value", ["0", "-1", "nan", "inf", "1e999", "five", "", "5ms", "0x5"])
+def test_a_deadline_is_a_positive_number(value: str) -> None:
+    with pytest.raises(InvalidParameter) as caught:
+        parse(f"deadline_ms={value}".encode())
+
+    assert f"deadline_ms is {value!r}" in caught.value.detail
+    assert "a number over 0" in caught.value.detail
+
+
+@pytest.mark.parametrize("value", ["0", "11", "-1", "2.0", "", "many", "²", "9" * 5000])
+def test_top_k_is_at_most_the_number_of_classes(value: str) -> None:
+    with pytest.raises(InvalidParameter, match="a whole number from 1 to 10"):
+        parse(f"top_k={value}".encode())
+
+
+@pytest.mark.parametrize(
+    ("query", "detail"),
+    [
+        (b"subnetwork=column-9", "subnetwork is 'column-9'; it must be one of column-1, full"),
+        (b"on_miss=give-up", "on_miss is 'give-up'; it must be one of answer, refuse"),
+        (b"deadline=5", "there is no parameter 'deadline'; there are deadline_ms"),
+        (b"top_k=1&top_k=2", "top_k is given more than once"),
+        (b"\xff=1", "there is no parameter"),
+    ],
+)
+def test_a_bad_parameter_is_named_with_what_is_allowed(query: bytes, detail: str) -> None:
+    with pytest.raises(InvalidParameter) as caught:
+        parse(query)
+
+    assert detail in caught.value.detail
