@@ -6,6 +6,7 @@ failed with its run, or cancelled by a client that left.
 
 import asyncio
 import threading
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import ceil
@@ -23,6 +24,7 @@ from service.telemetry import Metrics
 
 RunBatch = Callable[[str, Sequence[Pixels]], NDArray[np.float32]]
 
+OVERHEAD_REQUESTS = 16  # reading the thread's CPU clock costs a microsecond
 SHORTEST_TIMER_S = 0.001  # the event loop's clock counts milliseconds; less would spin
 
 
@@ -81,6 +83,8 @@ class Dispatcher:
         self._on_failure = on_failure
         self._workers = [_Worker(run_batch, self._report, clock) for run_batch in devices]
         self._timer: asyncio.TimerHandle | None = None
+        self._answered = 0
+        self._cpu_s = time.thread_time()
 
     async def classify(
         self,
@@ -149,6 +153,7 @@ class Dispatcher:
                 size, run_s = len(run.batch), finished_at - started_at
                 self._latency.observe(run.subnetwork, size, run_s, run.device)
                 self._act()  # the device first: the replies can be written while it runs
+                self._account(size)
                 self._metrics.run_ended(
                     subnetwork=run.subnetwork, batch_size=size, run_latency_s=run_s
                 )
@@ -161,6 +166,14 @@ class Dispatcher:
                 for request in run.batch:
                     _fail(request, InternalError(f"the run of {run.subnetwork} failed"))
                 self._act()
+
+    def _account(self, answered: int) -> None:
+        """Tell the scheduler what a request costs the event loop: all that this thread does is for requests."""
+        self._answered += answered
+        if self._answered >= OVERHEAD_REQUESTS:
+            cpu_s = time.thread_time()
+            self._scheduler.observe_overhead((cpu_s - self._cpu_s) / self._answered)
+            self._answered, self._cpu_s = 0, cpu_s
 
 
 @dataclass(frozen=True, slots=True)
