@@ -2,17 +2,24 @@
 
 import argparse
 import sys
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
-import torch
-
+from model import cost
 from model.bundle import PRETRAINED_DIR
 from training.checkpoint import load_checkpoint
-from training.config import RECIPES
-from training.data import load_data
+from training.config import RECIPES, Recipe
+from training.data import DataSet, load_data
+from training.distributed import joined_group, own_device
 from training.errors import TrainingError
 
-DATA_HELP = "digits (needs no download), or a folder with train/<class>/* and test/<class>/* images"
+DATA_HELP = (
+    "digits (needs no download), cifar10, cifar100 or svhn (fetched once), or a path: an official archive, or a "
+    "folder with train/<class>/* and test/<class>/* images"
+)
 
 EXAMPLES = """\
 From data to a served model:
@@ -23,12 +30,15 @@ From data to a served model:
 """
 
 
+N = TypeVar("N", int, float)
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; return its exit code."""
     options = _parser().parse_args(arguments)
     try:
         options.command(options)
-    except TrainingError as error:
+    except (TrainingError, OSError) as error:  # an OSError names its file: no space, no permission
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
@@ -57,6 +67,8 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--data", default="digits", help=DATA_HELP + " (default: %(default)s)")
     train.add_argument("--out", required=True, type=Path, help="folder of the run's checkpoint")
     train.add_argument("--seed", type=int, default=0, help="of everything random (default: 0)")
+    train.add_argument("--epochs", type=_positive(int), help="instead of the recipe's")
+    train.add_argument("--learning-rate", type=_positive(float), help="instead of the recipe's")
     train.add_argument("--resume", action="store_true", help="go on from the checkpoint in --out")
     train.set_defaults(command=_train)
 
@@ -93,47 +105,75 @@ def _add_run_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _positive(kind: type[N]) -> Callable[[str], N]:
+    """Return a parser of positive numbers."""
+
+    def parse(text: str) -> N:
+        value = kind(text)
+        if not 0 < value < float("inf"):
+            raise argparse.ArgumentTypeError(f"{text} is not a positive number")
+        return value
+
+    parse.__name__ = kind.__name__  # argparse names it where the text is no number
+    return parse
+
+
 def _recipes_help() -> str:
     """List the recipes with what tells them apart."""
     lines = [
-        f"  {name:<18} {r.epochs} epochs, batch {r.batch_size}, {r.schedule} schedule at {r.learning_rate}, "
-        f"{r.drop_path} drop-path, augmentation {r.augmentation}; C={r.architecture.columns}, "
-        f"channels {r.architecture.channels}"
-        for name, r in sorted(RECIPES.items())
+        f"  {name:<24} {r.architecture.name:<14} {r.epochs:>3} epochs, batch {r.batch_size}, {r.schedule} schedule "
+        f"at {r.learning_rate:g}, {r.drop_path} drop-path, augmentation {r.augmentation}"
+        for name, r in RECIPES.items()
     ]
     return (
-        "Train a network; after each epoch its columns are scored and a checkpoint is written.\n\nrecipes:\n"
-        + "\n".join(lines)
+        "Train a network; after each epoch its columns are scored and a checkpoint is written.\n"
+        "Start several processes with: torchrun --nproc-per-node N -m training train ...\n\n"
+        "recipes, with their networks:\n" + "\n".join(lines)
     )
+
+
+def _load(source: str, recipe: Recipe, seed: int) -> DataSet:
+    """Load the data that a recipe trains on."""
+    return load_data(source, seed=seed, image_size=recipe.architecture.image_size)
 
 
 def _train(options: argparse.Namespace) -> None:
     """Train, or go on training."""
-    from training.distributed import join_group
     from training.trainer import train
 
-    recipe = RECIPES[options.recipe]
-    data = load_data(options.data, seed=options.seed)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    train(
-        recipe,
-        data,
-        options.out,
-        seed=options.seed,
-        device=device,
-        resume=options.resume,
-        group=join_group(),
-    )
+    changes = {"epochs": options.epochs, "learning_rate": options.learning_rate}
+    recipe = replace(RECIPES[options.recipe], **{k: v for k, v in changes.items() if v is not None})
+    with joined_group() as group:
+        train(
+            recipe,
+            _load(options.data, recipe, options.seed),
+            options.out,
+            seed=options.seed,
+            device=own_device(),
+            resume=options.resume,
+            group=group,
+            report=partial(print, flush=True),
+        )
 
 
 def _evaluate(options: argparse.Namespace) -> None:
-    """Print accuracy and loss of the columns and the full network."""
-    from training.evaluate import evaluate_checkpoint
+    """Print what each column alone and the full network cost and are worth."""
+    from training.evaluate import evaluate_checkpoint, reported_subnetworks
 
     checkpoint = load_checkpoint(options.run)
-    data = load_data(options.data, seed=checkpoint.seed)
-    for name, (accuracy, loss) in evaluate_checkpoint(checkpoint, data, options.split).items():
-        print(f"{name:<12} {options.split} accuracy {accuracy:.2%}  loss {loss:.4f}")
+    data = _load(options.data, checkpoint.recipe, checkpoint.seed)
+    scores = evaluate_checkpoint(checkpoint, data, options.split, own_device())
+    architecture = checkpoint.recipe.architecture_for(data)
+    print(
+        f"{options.run}: {checkpoint.recipe.name}, epoch {checkpoint.epoch}, "
+        f"{len(getattr(data, options.split))} {options.split} images of {data.name}"
+    )
+    print(f"{'subnetwork':<14} {'depth':>5} {'MMACs':>9} {'accuracy':>9} {'loss':>7}")
+    for name, active in reported_subnetworks(architecture).items():
+        print(
+            f"{name:<14} {cost.depth(architecture, active):>5} {cost.macs(architecture, active) / 1e6:>9.2f} "
+            f"{scores[name].accuracy:>9.2%} {scores[name].loss:>7.4f}"
+        )
 
 
 def _export(options: argparse.Namespace) -> None:
@@ -141,13 +181,17 @@ def _export(options: argparse.Namespace) -> None:
     from training.export import export_bundle
 
     checkpoint = load_checkpoint(options.run)
-    data = load_data(options.data, seed=checkpoint.seed)
-    manifest = export_bundle(checkpoint, data, options.out, name=options.name or options.out.name)
-    print(f"{'subnetwork':<16} {'MMACs':>8} {'validation':>11} {'test':>8}")
+    data = _load(options.data, checkpoint.recipe, checkpoint.seed)
+    name = options.name or options.out.resolve().name
+    manifest = export_bundle(checkpoint, data, options.out, name=name)
+    print(f"{options.out}: bundle {name}, every file checked and measured through ONNX Runtime")
+    print(
+        f"{'subnetwork':<14} {'depth':>5} {'MMACs':>9} {'validation':>11} {'test':>8} {'calibration error':>18}"
+    )
     for s in manifest.subnetworks:
-        accuracy = s.accuracy
         print(
-            f"{s.name:<16} {s.macs / 1e6:>8.2f} {accuracy.validation.value:>11.2%} {accuracy.test.value:>8.2%}"
+            f"{s.name:<14} {s.depth:>5} {s.macs / 1e6:>9.2f} {s.accuracy.validation.value:>11.2%} "
+            f"{s.accuracy.test.value:>8.2%} {s.calibration.ece_before:>8.3f} -> {s.calibration.ece_after:.3f}"
         )
 
 

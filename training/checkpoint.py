@@ -1,13 +1,14 @@
 """Checkpoints: written whole or not at all, read without running what they hold."""
 
-from dataclasses import asdict, dataclass
+import os
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import TypeAdapter
 
 from model.fractal import FractalNet
-from model.presets import Architecture
 from training.config import Recipe
 from training.data import DataSet
 from training.errors import TrainingError
@@ -28,6 +29,7 @@ class Checkpoint:
         model: the network's state.
         optimizer: the optimiser's state.
         history: one record an epoch, see ``trainer``.
+        averaged: state of the average of the weights, where the recipe keeps one.
     """
 
     recipe: Recipe
@@ -38,6 +40,14 @@ class Checkpoint:
     model: dict[str, Any]
     optimizer: dict[str, Any]
     history: list[dict[str, float]]
+    averaged: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def best_weights(self) -> dict[str, Any]:
+        """The network's state to score and export: the averaged one, where there is one."""
+        prefix = "module."
+        averaged = {k: v for k, v in self.averaged.items() if k.startswith(prefix)}
+        return {k.removeprefix(prefix): v for k, v in averaged.items()} or self.model
 
 
 def save_checkpoint(checkpoint: Checkpoint, folder: Path) -> None:
@@ -48,7 +58,10 @@ def save_checkpoint(checkpoint: Checkpoint, folder: Path) -> None:
     temporary = target.with_suffix(".tmp")
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        torch.save(fields, temporary)
+        with temporary.open("wb") as file:
+            torch.save(fields, file)
+            file.flush()
+            os.fsync(file.fileno())
         temporary.replace(target)
     except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
         temporary.unlink(missing_ok=True)
@@ -68,9 +81,8 @@ def load_checkpoint(folder: Path) -> Checkpoint:
         raise TrainingError(f"{path}: no such checkpoint; train first with --out {folder}")
     try:
         fields = torch.load(path, map_location="cpu", weights_only=True)
-        recipe = fields.pop("recipe")
-        recipe["architecture"] = Architecture(**recipe["architecture"])
-        return Checkpoint(recipe=Recipe(**recipe), **fields)
+        recipe = TypeAdapter(Recipe).validate_python(fields.pop("recipe"))
+        return Checkpoint(recipe=recipe, **fields)
     except Exception as error:  # a damaged file can fail anywhere in unpickling
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise TrainingError(f"{path}: not a readable checkpoint ({reason})") from error
@@ -88,5 +100,5 @@ def restore_network(checkpoint: Checkpoint, data: DataSet) -> FractalNet:
             f"{checkpoint.dataset_sha256[:12]}… ({checkpoint.dataset}); pass that with --data"
         )
     network = FractalNet(checkpoint.recipe.architecture_for(data))
-    network.load_state_dict(checkpoint.model)
+    network.load_state_dict(checkpoint.best_weights)
     return network

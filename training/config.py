@@ -1,13 +1,14 @@
 """Recipes: how a network is trained, by name."""
 
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
-from model.presets import PRESETS, Architecture
+from model.drop_path import DropPath
+from model.presets import PAPER_DROPOUT, PRESETS, Architecture
 from training.data import DataSet
+from training.errors import TrainingError
 
-DropPath = Literal["mixed", "local", "global", "none"]
-Schedule = Literal["paper", "one-cycle"]
+Schedule = Literal["paper", "imagenet", "one-cycle"]
 Augmentation = Literal["none", "+", "++"]
 
 
@@ -21,12 +22,15 @@ class Recipe:
         epochs: passes over the training split.
         batch_size: images a step.
         learning_rate: the highest rate of the schedule.
-        schedule: "paper" divides by 10 whenever the remaining epochs halve; "one-cycle" warms up and anneals to 0.
+        schedule: "paper" divides by 10 whenever the remaining epochs halve, "imagenet" at 5/7 and 13/14 of the run;
+            "one-cycle" warms up and anneals to 0.
         weight_decay: of filters and classifier; batch norm has none.
         nesterov: look-ahead momentum; the paper's is the plain one.
-        drop_path: how each mini-batch's path is drawn.
+        drop_path: how each mini-batch's paths are drawn.
         augmentation: "+" mirrors and shifts by up to 4 pixels with zero padding, "++" with reflection.
         label_smoothing: share of the target spread over all classes.
+        distillation: share of a column's target that is the joint sample's answer; for "tied" drop-path.
+        averaging: decay a step of the average of the weights that is scored and exported; 0 for none.
     """
 
     name: str
@@ -40,36 +44,104 @@ class Recipe:
     drop_path: DropPath = "mixed"
     augmentation: Augmentation = "none"
     label_smoothing: float = 0.0
+    distillation: float = 0.0
+    averaging: float = 0.0
 
     def architecture_for(self, data: DataSet) -> Architecture:
-        """Return the network fitted to the classes and the image size of the data."""
-        return self.architecture.for_data(classes=len(data.classes), image_size=data.image_size)
+        """Return the network fitted to the classes and the image size of the data.
+
+        Raises:
+            TrainingError: the images are too small for it.
+        """
+        try:
+            return self.architecture.for_data(classes=len(data.classes), image_size=data.image_size)
+        except ValueError as error:
+            raise TrainingError(f"{data.name}: does not fit recipe {self.name}: {error}") from error
 
 
-# The paper's narrow networks (Tables 3 and 4): 400 epochs, batch 50, learning rate 0.02, "++" data.
-PAPER_NARROW = Recipe(
-    name="paper-narrow-c4",
-    architecture=PRESETS["narrow-c4"],
-    epochs=400,
-    batch_size=50,
-    learning_rate=0.02,
-    augmentation="++",
+def _paper(name: str, preset: str, **changes: Any) -> Recipe:
+    """Return a recipe of the paper: 400 epochs, batch 100, learning rate 0.02, "++" data (§4.1)."""
+    recipe = Recipe(
+        name=name,
+        architecture=PRESETS[preset],
+        epochs=400,
+        batch_size=100,
+        learning_rate=0.02,
+        augmentation="++",
+    )
+    return replace(recipe, **changes)
+
+
+def _with_dropout(preset: str) -> Architecture:
+    """Return a preset with the paper's dropout in each block."""
+    return replace(PRESETS[preset], dropout=PAPER_DROPOUT)
+
+
+# Small batches for many steps on a few CPU cores, where an epoch takes minutes: one cycle of 32 epochs.
+_SHORT = _paper(
+    "cpu-narrow-c4",
+    "narrow-c4",
+    epochs=32,
+    batch_size=96,
+    learning_rate=0.12,
+    schedule="one-cycle",
+    weight_decay=5e-4,
+    nesterov=True,
 )
 
 RECIPES = {
     recipe.name: recipe
     for recipe in (
-        PAPER_NARROW,
-        # For a few CPU cores, where an epoch takes minutes: small batches for many steps, one cycle of 32 epochs.
+        # Table 3, and the fractal network of Table 4
+        *(_paper(f"paper-narrow-c{c}", f"narrow-c{c}", batch_size=50) for c in range(1, 7)),
+        # Table 4, the plain networks
+        *(
+            _paper(f"paper-plain-{depth}", f"plain-{depth}", batch_size=50, drop_path="none")
+            for depth in (5, 10, 20, 40)
+        ),
+        # Table 1: 20 layers, 40 layers, SVHN
+        _paper("paper-wide-c3", "wide-c3", architecture=_with_dropout("wide-c3")),
+        _paper("paper-thinning-c4", "thinning-c4"),
+        _paper(
+            "paper-svhn",
+            "wide-c3",
+            architecture=_with_dropout("wide-c3"),
+            epochs=20,
+            augmentation="none",
+        ),
+        # Table 2
+        _paper(
+            "paper-imagenet",
+            "fractalnet-34",
+            epochs=70,
+            batch_size=32,
+            learning_rate=0.001,
+            schedule="imagenet",
+            augmentation="+",
+        ),
+        _paper("patches-c4", "patches-c4"),
+        _SHORT,
+        # Every column in every mini-batch, and the joint sample as their teacher
+        replace(_SHORT, name="cpu-narrow-c4-tied", drop_path="tied"),
         replace(
-            PAPER_NARROW,
-            name="cpu-narrow-c4",
-            epochs=32,
-            batch_size=96,
-            learning_rate=0.12,
-            schedule="one-cycle",
-            weight_decay=5e-4,
-            nesterov=True,
+            _SHORT,
+            name="cpu-narrow-c4-distilled",
+            drop_path="tied",
+            distillation=0.5,
+            averaging=0.999,
+        ),
+        # For one GPU: minutes in bf16
+        replace(
+            _SHORT,
+            name="gpu-wide-c3",
+            architecture=PRESETS["wide-c3"],
+            epochs=100,
+            batch_size=256,
+            learning_rate=0.2,
+            drop_path="tied",
+            distillation=0.5,
+            averaging=0.999,
+            label_smoothing=0.1,
         ),
         # Seconds on the bundled digits: to try the whole path, and for the tests.
         Recipe(

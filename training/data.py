@@ -1,33 +1,66 @@
-"""Data sets: read from disk, split by a seed, handed out as tensors.
+"""Data sets: read from disk, split by a seed, handed out in batches.
 
-A data set is named by the path of a folder or by the name of one that needs no folder:
+A data set is named by a path, or by a name that needs none:
 
 - ``digits``: scikit-learn's 1,797 handwritten digits, 8×8, part of the library;
+- ``cifar10``, ``cifar100``, ``svhn``: the official archives, fetched once and verified;
+- a folder or ``.tar.gz`` that holds one of these archives;
 - a folder with ``train/<class>/*`` and ``test/<class>/*``: JPEG or PNG images of any size.
+
+Sets of CIFAR's size are one tensor in memory; larger ones stay on disk and are decoded while the network trains.
 """
 
 import hashlib
-from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Protocol, Self
 
 import numpy as np
+import pooch
 import torch
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps
 from sklearn.datasets import load_digits
 from torch import Tensor
 
+from training.archives import DOWNLOADS, Labelled, download, read_archive
 from training.errors import TrainingError
 
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png"}
 VALIDATION_FRACTION = 0.1  # CIFAR-10: 45,000 to train on, 5,000 to select on
+MAX_TENSOR_BYTES = 2 << 30  # of the training images; SVHN with its extra images still fits
+BATCHES_AHEAD = 2  # decoded while the network works on another
+
+
+class Split(Protocol):
+    """Images and their labels int64 (N,), wherever the images are."""
+
+    @property
+    def labels(self) -> Tensor:
+        """The class of each image."""
+
+    def __len__(self) -> int:
+        """Return the number of images."""
+
+    def take(self, indices: Tensor) -> Self:
+        """Return the images at ``indices``."""
+
+    def to(self, device: torch.device) -> Self:
+        """Return the split with batches and labels on another device."""
+
+    def batches(self, chunks: Iterable[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
+        """Give, for each chunk of indices (n,), the images uint8 (n, H, W, 3) and their labels (n,)."""
+
+    def content(self) -> Iterator[bytes]:
+        """Give what identifies the split, for a hash."""
 
 
 @dataclass(frozen=True, slots=True)
-class Split:
-    """Images uint8 (N, H, W, 3) and their labels int64 (N,)."""
+class TensorSplit:
+    """Images uint8 (N, H, W, 3) in memory, and their labels int64 (N,)."""
 
     images: Tensor
     labels: Tensor
@@ -36,13 +69,71 @@ class Split:
         """Return the number of images."""
         return len(self.labels)
 
-    def take(self, indices: Tensor) -> "Split":
+    def take(self, indices: Tensor) -> "TensorSplit":
         """Return the images at ``indices``."""
-        return Split(self.images[indices], self.labels[indices])
+        return TensorSplit(self.images[indices], self.labels[indices])
 
-    def to(self, device: torch.device) -> "Split":
+    def to(self, device: torch.device) -> "TensorSplit":
         """Return the split on another device."""
-        return Split(self.images.to(device), self.labels.to(device))
+        return TensorSplit(self.images.to(device), self.labels.to(device))
+
+    def batches(self, chunks: Iterable[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
+        """Give the images and labels at each chunk of indices."""
+        for chunk in chunks:
+            indices = chunk.to(self.labels.device)
+            yield self.images[indices], self.labels[indices]
+
+    def content(self) -> Iterator[bytes]:
+        """Give the pixels and the labels."""
+        yield self.images.numpy().tobytes()
+        yield self.labels.numpy().tobytes()
+
+
+@dataclass(frozen=True, slots=True)
+class FileSplit:
+    """Image files and their labels int64 (N,), decoded when a batch is asked for."""
+
+    paths: NDArray[np.object_]
+    labels: Tensor
+    image_size: int
+
+    def __len__(self) -> int:
+        """Return the number of images."""
+        return len(self.labels)
+
+    def take(self, indices: Tensor) -> "FileSplit":
+        """Return the images at ``indices``."""
+        return replace(self, paths=self.paths[indices.numpy()], labels=self.labels[indices.cpu()])
+
+    def to(self, device: torch.device) -> "FileSplit":
+        """Return the split with its labels, and so its batches, on another device."""
+        return replace(self, labels=self.labels.to(device))
+
+    def batches(self, chunks: Iterable[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
+        """Give the images and labels at each chunk of indices, decoding some chunks ahead in threads."""
+        waiting: deque[tuple[Tensor, list[Future[NDArray[np.uint8]]]]] = deque()
+        with ThreadPoolExecutor() as pool:
+            for chunk in chunks:
+                files = self.paths[chunk.numpy()]
+                waiting.append((chunk, [pool.submit(_read, f, self.image_size) for f in files]))
+                if len(waiting) > BATCHES_AHEAD:
+                    yield self._decoded(*waiting.popleft())
+            while waiting:
+                yield self._decoded(*waiting.popleft())
+
+    def content(self) -> Iterator[bytes]:
+        """Give names and sizes of the files, and the labels: to read a large set for a hash would take hours."""
+        for path in self.paths:
+            yield f"{path.parent.name}/{path.name} {path.stat().st_size}\n".encode()
+        yield self.labels.numpy().tobytes()
+
+    def _decoded(
+        self, chunk: Tensor, images: Sequence[Future[NDArray[np.uint8]]]
+    ) -> tuple[Tensor, Tensor]:
+        """Return the batch of a chunk once its images are decoded."""
+        device = self.labels.device
+        stacked = torch.from_numpy(np.stack([image.result() for image in images]))
+        return stacked.to(device), self.labels[chunk.to(device)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,69 +142,111 @@ class DataSet:
 
     name: str
     classes: tuple[str, ...]
+    image_size: int
     train: Split
     validation: Split
     test: Split
     sha256: str
 
-    @property
-    def image_size(self) -> int:
-        """Height and width of the images in pixels."""
-        return int(self.train.images.shape[1])
 
-
-def load_data(source: str, *, seed: int, image_size: int = 32) -> DataSet:
+def load_data(
+    source: str, *, seed: int, image_size: int = 32, max_tensor_bytes: int = MAX_TENSOR_BYTES
+) -> DataSet:
     """Load a data set and split its training images 9:1 into train and validation.
 
     Args:
-        source: ``digits`` or a folder.
+        source: a name or a path, see above.
         seed: decides which images validate.
-        image_size: images of a folder are resized to this height and width.
+        image_size: images of class folders are resized to this height and width.
+        max_tensor_bytes: class folders with larger training images are left on disk.
 
     Raises:
         TrainingError: there is no such data, or it cannot be read.
     """
+    train: Split
+    test: Split
     if source == "digits":
         classes, train, test = _digits()
+        image_size = 8
     else:
-        classes, train, test = _class_folders(Path(source), image_size)
+        is_name = source in DOWNLOADS
+        cache = Path(pooch.os_cache("anytime-inference")) / source
+        path = download(DOWNLOADS[source], cache) if is_name else Path(source)
+        if not path.exists():
+            raise TrainingError(f"{path}: no such data; choose {_choices()}")
+        archive = read_archive(path)
+        if archive:
+            classes, train, test = archive.classes, _split(archive.train), _split(archive.test)
+            image_size = 32
+        else:
+            classes, train, test = _class_folders(path, image_size, max_tensor_bytes)
+    digest = hashlib.sha256()
+    for split in (train, test):
+        for part in split.content():
+            digest.update(part)
     order = torch.randperm(len(train), generator=torch.Generator().manual_seed(seed))
     n_validation = int(len(train) * VALIDATION_FRACTION)
+    if n_validation == 0:
+        raise TrainingError(f"{source}: holds {len(train)} training images; at least 10 are needed")
     return DataSet(
         name=Path(source).name,
         classes=classes,
+        image_size=image_size,
         train=train.take(order[n_validation:]),
         validation=train.take(order[:n_validation]),
         test=test,
-        sha256=_sha256((train, test)),
+        sha256=digest.hexdigest(),
     )
 
 
-def _digits() -> tuple[tuple[str, ...], Split, Split]:
+def _choices() -> str:
+    """Say what a data set can be named by."""
+    return f"digits, {', '.join(DOWNLOADS)}, or a folder with train/<class>/* and test/<class>/*"
+
+
+def _digits() -> tuple[tuple[str, ...], TensorSplit, TensorSplit]:
     """Return the digits as RGB, every fifth one for the test."""
     data = load_digits()
     gray = (data.images * (255 / 16)).astype(np.uint8)
     images = torch.from_numpy(np.repeat(gray[..., None], 3, axis=3))
     labels = torch.from_numpy(data.target.astype(np.int64))
     is_test = torch.arange(len(labels)) % 5 == 0
-    everything = Split(images, labels)
+    everything = TensorSplit(images, labels)
     return tuple(map(str, range(10))), everything.take(~is_test), everything.take(is_test)
 
 
-def _class_folders(root: Path, image_size: int) -> tuple[tuple[str, ...], Split, Split]:
+def _split(part: Labelled) -> TensorSplit:
+    """Return a part of an archive as tensors."""
+    return TensorSplit(torch.from_numpy(part.images), torch.from_numpy(part.labels))
+
+
+def _class_folders(
+    root: Path, image_size: int, max_tensor_bytes: int
+) -> tuple[tuple[str, ...], Split, Split]:
     """Read ``train/<class>/*`` and ``test/<class>/*``."""
-    folders = sorted(p for p in (root / "train").glob("*") if p.is_dir())
-    classes = tuple(p.name for p in folders)
+    classes = _classes(root / "train")
     if len(classes) < 2:
+        raise TrainingError(f"{root}: no data set; expected {_choices()} with at least 2 classes")
+    differing = set(classes) ^ set(_classes(root / "test"))
+    if differing:
         raise TrainingError(
-            f"{root}: no data; expected train/<class>/*.jpg and test/<class>/*.jpg with at least 2 classes"
+            f"{root / 'test'}: its class folders differ from those of train: {', '.join(sorted(differing)[:5])}"
         )
-    splits = [_read_split(root / part, classes, image_size) for part in ("train", "test")]
-    return classes, splits[0], splits[1]
+    train, test = (_files(root / part, classes, image_size) for part in ("train", "test"))
+    if len(train) * image_size**2 * 3 > max_tensor_bytes:
+        return classes, train, test
+    return classes, _in_memory(train), _in_memory(test)
 
 
-def _read_split(folder: Path, classes: Iterable[str], image_size: int) -> Split:
-    """Read the images of one split, class by class in order of their names."""
+def _classes(folder: Path) -> tuple[str, ...]:
+    """Return the names of a folder's class folders, in order."""
+    return tuple(
+        sorted(p.name for p in folder.glob("*") if p.is_dir() and not p.name.startswith("."))
+    )
+
+
+def _files(folder: Path, classes: Iterable[str], image_size: int) -> FileSplit:
+    """List the images of one split, class by class in order of their names."""
     files = [
         (path, label)
         for label, name in enumerate(classes)
@@ -122,28 +255,24 @@ def _read_split(folder: Path, classes: Iterable[str], image_size: int) -> Split:
     ]
     if not files:
         raise TrainingError(f"{folder}: holds no images ({', '.join(sorted(IMAGE_SUFFIXES))})")
-    with ThreadPoolExecutor() as pool:
-        images = list(pool.map(lambda item: _read_image(item[0], image_size), files, chunksize=256))
-    labels = torch.tensor([label for _, label in files])
-    return Split(torch.from_numpy(np.stack(images)), labels)
+    paths = np.empty(len(files), object)
+    paths[:] = [path for path, _ in files]
+    return FileSplit(paths, torch.tensor([label for _, label in files]), image_size)
 
 
-def _read_image(path: Path, image_size: int) -> NDArray[np.uint8]:
+def _in_memory(split: FileSplit) -> TensorSplit:
+    """Decode every image of a split."""
+    batches = split.batches(torch.split(torch.arange(len(split)), 1024))
+    return TensorSplit(torch.cat([images for images, _ in batches]), split.labels)
+
+
+def _read(path: Path, image_size: int) -> NDArray[np.uint8]:
     """Decode one image to (H, W, 3)."""
     try:
         with Image.open(path) as image:
-            rgb = image.convert("RGB")
-    except (OSError, UnidentifiedImageError) as error:
-        raise TrainingError(f"{path}: not a readable image ({error})") from error
+            rgb = ImageOps.exif_transpose(image).convert("RGB")
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise TrainingError(f"{path}: not a readable image ({error}); remove it") from error
     if rgb.size != (image_size, image_size):
         rgb = rgb.resize((image_size, image_size), Image.Resampling.BILINEAR)
     return np.asarray(rgb)
-
-
-def _sha256(splits: Iterable[Split]) -> str:
-    """Hash images and labels as they were read."""
-    digest = hashlib.sha256()
-    for split in splits:
-        digest.update(split.images.numpy().tobytes())
-        digest.update(split.labels.numpy().tobytes())
-    return digest.hexdigest()

@@ -1,105 +1,135 @@
-"""Accuracy and loss of subnetworks, and the batch-norm statistics that each of them needs."""
+"""What subnetworks are worth: accuracy, loss and calibration, with the batch-norm statistics that each needs."""
 
+import math
 from collections.abc import Collection
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
 import torch.nn.functional as F
+from scipy.optimize import minimize_scalar
 from torch import Tensor, nn
 
 from model.fractal import FractalNet
 from model.path import Path, subnetwork_name
 from model.presets import Architecture
+from training.augment import Normalisation, channel_statistics
 from training.checkpoint import Checkpoint, restore_network
 from training.data import DataSet, Split
 
 EVALUATION_BATCH = 500
-NORM_IMAGES = (
-    10_000  # training images that re-estimate batch norm; statistics are stable from some thousands
-)
+NORM_IMAGES = 10_000  # training images that re-estimate batch norm; stable from some thousands
+CALIBRATION_BINS = 15  # of confidence, as in the source
+TEMPERATURE_RANGE = (0.05, 20.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """How a subnetwork did on ``n`` images: fraction of correct answers, mean cross-entropy."""
+
+    accuracy: float
+    loss: float
+    n: int
 
 
 def reported_subnetworks(architecture: Architecture) -> dict[str, frozenset[int]]:
-    """Return the column sets that training reports: every column alone and, for C > 1, the full network."""
-    sets = [frozenset((k,)) for k in range(1, architecture.columns + 1)]
-    if architecture.columns > 1:
+    """Return the column sets that training reports: every column alone and, for several, the full network."""
+    sets = [frozenset((k,)) for k in sorted(architecture.all_columns)]
+    if len(sets) > 1:
         sets.append(architecture.all_columns)
     return {subnetwork_name(active, architecture.columns): active for active in sets}
 
 
-def normalise(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
-    """Turn uint8 (N, H, W, 3) into float32 (N, 3, H, W) with mean 0 and deviation 1 a channel."""
-    x = (images.float() / 255 - mean) / std
-    return x.permute(0, 3, 1, 2)
-
-
-def channel_statistics(split: Split) -> tuple[Tensor, Tensor]:
-    """Return mean and standard deviation of each channel (3,), for images in [0, 1]."""
-    pixels = split.images.flatten(0, 2).double() / 255
-    return pixels.mean(0).float(), pixels.std(0).float()
+def in_order(split: Split) -> tuple[Tensor, ...]:
+    """Return the indices of a split's images, chunked for evaluation."""
+    return torch.split(torch.arange(len(split)), EVALUATION_BATCH)
 
 
 @torch.no_grad()
-def predict(network: FractalNet, images: Tensor, path: Path | None = None) -> Tensor:
-    """Return the logits (N, classes) of normalised images (N, 3, H, W), in evaluation mode."""
+def predict(
+    network: FractalNet, split: Split, normalise: Normalisation, path: Path | None = None
+) -> Tensor:
+    """Return the logits (N, classes) of a split's images, in evaluation mode."""
     was_training = network.training
     network.eval()
-    logits = torch.cat(
-        [network(batch, path).float() for batch in torch.split(images, EVALUATION_BATCH)]
-    )
+    batches = split.batches(in_order(split))
+    logits = torch.cat([network(normalise(images), path).float() for images, _ in batches])
     network.train(was_training)
     return logits
 
 
-def score(logits: Tensor, labels: Tensor) -> tuple[float, float]:
-    """Return accuracy in [0, 1] and mean cross-entropy of logits (N, classes)."""
-    accuracy = (logits.argmax(1) == labels).float().mean().item()
-    return accuracy, F.cross_entropy(logits, labels).item()
+def score(logits: Tensor, labels: Tensor) -> Score:
+    """Score logits (N, classes) against labels (N,)."""
+    accuracy = (logits.argmax(1) == labels).double().mean().item()
+    return Score(accuracy, F.cross_entropy(logits, labels).item(), len(labels))
 
 
 def extract_for_serving(
-    network: FractalNet, active: Collection[int], training_images: Tensor
+    network: FractalNet, active: Collection[int], training: Split, normalise: Normalisation
 ) -> FractalNet:
     """Return a subnetwork with the batch norm that it needs, in evaluation mode.
 
     A column alone has its own from training. Any other set of columns gets statistics of its own, re-estimated on
-    normalised training images (N, 3, H, W): those learnt in training mix every path that drop-path drew.
+    training images: those learnt in training mix every path that drop-path drew.
     """
     subnetwork = network.extract(active)
     if len(active) > 1:
-        _reestimate_norms(subnetwork, training_images)
+        _reestimate_norms(subnetwork, training, normalise)
     return subnetwork.eval()
 
 
 @torch.no_grad()
-def _reestimate_norms(network: FractalNet, images: Tensor) -> None:
-    """Replace the running statistics of every batch norm by a plain average over batches of ``images``."""
+def _reestimate_norms(network: FractalNet, training: Split, normalise: Normalisation) -> None:
+    """Replace the running statistics of every batch norm by a plain average over batches of training images."""
+    network.eval()  # no dropout
     for module in network.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.reset_running_stats()
             module.momentum = None
-    network.train()
-    for batch in torch.split(images, EVALUATION_BATCH):
-        network(batch)
+            module.train()
+    chosen = training.take(torch.arange(min(len(training), NORM_IMAGES)))
+    for images, _ in chosen.batches(in_order(chosen)):
+        network(normalise(images))
 
 
 def evaluate_checkpoint(
-    checkpoint: Checkpoint, data: DataSet, split: Literal["validation", "test"]
-) -> dict[str, tuple[float, float]]:
-    """Return accuracy and loss of every column alone and of the full network on a split.
-
-    The full network is scored as it is exported, with statistics re-estimated on training images.
+    checkpoint: Checkpoint,
+    data: DataSet,
+    split: Literal["validation", "test"],
+    device: torch.device,
+) -> dict[str, Score]:
+    """Score every column alone and the full network on a split, each as it is exported.
 
     Raises:
         TrainingError: the data is not what the network was trained on.
     """
-    network = restore_network(checkpoint, data)
-    mean, std = channel_statistics(data.train)
-    scored: Split = getattr(data, split)
-    images = normalise(scored.images, mean, std)
-    training_images = normalise(data.train.images[:NORM_IMAGES], mean, std)
+    network = restore_network(checkpoint, data).to(device)
+    normalise = channel_statistics(data.train).to(device)
+    chosen: Split = getattr(data, split).to(device)
     scores = {}
     for name, active in reported_subnetworks(network.architecture).items():
-        subnetwork = extract_for_serving(network, active, training_images)
-        scores[name] = score(predict(subnetwork, images), scored.labels)
+        subnetwork = extract_for_serving(network, active, data.train.to(device), normalise)
+        scores[name] = score(predict(subnetwork, chosen, normalise), chosen.labels)
     return scores
+
+
+def fit_temperature(logits: Tensor, labels: Tensor) -> float:
+    """Return the temperature that minimises the cross-entropy of logits (N, classes) divided by it.
+
+    With it, a confidence means the same whichever subnetwork answered (Guo et al., ICML 2017).
+    """
+    result = minimize_scalar(
+        lambda log_t: F.cross_entropy(logits.double() / math.exp(log_t), labels).item(),
+        bounds=tuple(map(math.log, TEMPERATURE_RANGE)),
+        method="bounded",
+    )
+    return math.exp(result.x)
+
+
+def expected_calibration_error(logits: Tensor, labels: Tensor) -> float:
+    """Return the mean gap between confidence and accuracy over equal bins of confidence, weighted by their size."""
+    confidence, predicted = logits.softmax(1).max(1)
+    correct = (predicted == labels).float()
+    bins = (confidence * CALIBRATION_BINS).long().clamp(max=CALIBRATION_BINS - 1)
+    gaps = torch.zeros(CALIBRATION_BINS).index_add(0, bins, correct - confidence)
+    return gaps.abs().sum().item() / len(labels)

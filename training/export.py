@@ -2,6 +2,9 @@
 
 import logging
 import subprocess
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib.metadata import version
 from itertools import combinations
@@ -31,16 +34,15 @@ from model.bundle import (
 )
 from model.fractal import FractalNet
 from model.path import subnetwork_name
-from training.calibration import expected_calibration_error, fit_temperature
+from training.augment import Normalisation, channel_statistics
 from training.checkpoint import Checkpoint, restore_network
 from training.data import DataSet, Split
 from training.errors import TrainingError
 from training.evaluate import (
-    EVALUATION_BATCH,
-    NORM_IMAGES,
-    channel_statistics,
+    expected_calibration_error,
     extract_for_serving,
-    normalise,
+    fit_temperature,
+    in_order,
     predict,
     score,
 )
@@ -55,11 +57,13 @@ PARITY_TOLERANCE = 1e-4  # of a logit between torch and ONNX Runtime, float32
 class ServedNetwork(nn.Module):
     """A subnetwork as clients call it: scaling and normalisation before it, calibrated probabilities behind it."""
 
-    def __init__(self, network: FractalNet, mean: Tensor, std: Tensor, temperature: float) -> None:
+    def __init__(
+        self, network: FractalNet, normalisation: Normalisation, temperature: float
+    ) -> None:
         super().__init__()
         self.network = network
-        self.shift = nn.Buffer(mean * 255)
-        self.scale = nn.Buffer(1 / (std * 255))
+        self.shift = nn.Buffer(normalisation.mean * 255)
+        self.scale = nn.Buffer(1 / (normalisation.std * 255))
         self.temperature = temperature
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
@@ -80,20 +84,23 @@ def export_bundle(checkpoint: Checkpoint, data: DataSet, target: Path, *, name: 
     """
     network = restore_network(checkpoint, data)
     architecture = network.architecture
-    mean, std = channel_statistics(data.train)
-    chosen = _useful_subnetworks(network, data, mean, std)
+    normalise = channel_statistics(data.train)
+    chosen = _useful_subnetworks(network, data, normalise)
+    (parity_images, _) = next(
+        data.validation.batches([torch.arange(len(data.validation))[:PARITY_IMAGES]])
+    )
 
     with staged_folder(target) as folder:
         weights = WeightsFile(folder / WEIGHTS_FILE)
         subnetworks = []
-        for active, (subnetwork, logits) in tqdm(chosen.items(), desc="exporting"):
+        for active, (subnetwork, logits) in tqdm(chosen.items(), desc="exporting", disable=None):
             temperature = fit_temperature(logits, data.validation.labels)
-            served = ServedNetwork(subnetwork, mean, std, temperature).eval()
+            served = ServedNetwork(subnetwork, normalise, temperature).eval()
             graph_name = subnetwork_name(active, architecture.columns)
             path = folder / f"{graph_name}.onnx"
             _write_graph(served, architecture.image_size, path, weights)
             session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-            _check_parity(session, served, data.validation.images[:PARITY_IMAGES], path)
+            _check_parity(session, served, parity_images, path)
             on_validation, on_test = _logits(session, data.validation), _logits(session, data.test)
             subnetworks.append(
                 Subnetwork(
@@ -156,22 +163,20 @@ class WeightsFile:
 
 
 def _useful_subnetworks(
-    network: FractalNet, data: DataSet, mean: Tensor, std: Tensor
+    network: FractalNet, data: DataSet, normalise: Normalisation
 ) -> dict[frozenset[int], tuple[FractalNet, Tensor]]:
     """Return the subnetworks to export, cheapest first, with their logits on the validation images."""
     architecture = network.architecture
-    all_columns = sorted(architecture.all_columns)
-    sets = [frozenset(c) for n in range(len(all_columns)) for c in combinations(all_columns, n + 1)]
+    columns = sorted(architecture.all_columns)
+    sets = [frozenset(c) for n in range(len(columns)) for c in combinations(columns, n + 1)]
     sets.sort(key=lambda active: cost.macs(architecture, active))
-    training_images = normalise(data.train.images[:NORM_IMAGES], mean, std)
-    validation_images = normalise(data.validation.images, mean, std)
 
     useful = {}
     best_accuracy = 0.0
-    for active in tqdm(sets, desc="choosing subnetworks"):
-        subnetwork = extract_for_serving(network, active, training_images)
-        logits = predict(subnetwork, validation_images)
-        accuracy, _ = score(logits, data.validation.labels)
+    for active in tqdm(sets, desc="choosing subnetworks", disable=None):
+        subnetwork = extract_for_serving(network, active, data.train, normalise)
+        logits = predict(subnetwork, data.validation, normalise)
+        accuracy = score(logits, data.validation.labels).accuracy
         if len(active) == 1 or active == architecture.all_columns or accuracy > best_accuracy:
             useful[active] = (subnetwork, logits)
         best_accuracy = max(best_accuracy, accuracy)
@@ -184,20 +189,18 @@ def _write_graph(served: ServedNetwork, image_size: int, path: Path, weights: We
     Batch norm stays apart from the convolutions, whose filters all subnetworks share; ONNX Runtime fuses them when
     it loads the graph.
     """
-    logging.getLogger("torch.onnx").setLevel(
-        logging.ERROR
-    )  # it warns that torchvision is not installed
     example = torch.zeros(2, image_size, image_size, 3, dtype=torch.uint8)
-    program = torch.onnx.export(
-        served,
-        (example,),
-        dynamo=True,
-        optimize=False,  # would fuse batch norm into the filters
-        verbose=False,
-        input_names=["images"],
-        output_names=["logits", "probabilities"],
-        dynamic_shapes={"images": {0: torch.export.Dim("batch")}},
-    )
+    with _quiet_exporter():
+        program = torch.onnx.export(
+            served,
+            (example,),
+            dynamo=True,
+            optimize=False,  # would fuse batch norm into the filters
+            verbose=False,
+            input_names=["images"],
+            output_names=["logits", "probabilities"],
+            dynamic_shapes={"images": {0: torch.export.Dim("batch")}},
+        )
     assert program is not None
     onnxscript.optimizer.inline(program.model)
     onnxscript.optimizer.fold_constants(program.model)
@@ -206,6 +209,21 @@ def _write_graph(served: ServedNetwork, image_size: int, path: Path, weights: We
     weights.store(proto.graph)
     path.write_bytes(proto.SerializeToString())
     onnx.checker.check_model(path)
+
+
+@contextmanager
+def _quiet_exporter() -> Iterator[None]:
+    """Keep to itself what torch's exporter says about torch: no torchvision, its own deprecated names."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)
+            warnings.simplefilter("ignore", DeprecationWarning)
+            yield
+    finally:
+        logger.setLevel(level)
 
 
 def _check_parity(
@@ -223,8 +241,10 @@ def _check_parity(
 
 def _logits(session: onnxruntime.InferenceSession, split: Split) -> Tensor:
     """Return the logits (N, classes) of a split's images, through ONNX Runtime."""
-    batches = torch.split(split.images, EVALUATION_BATCH)
-    return torch.from_numpy(np.concatenate([_run(session, batch.numpy()) for batch in batches]))
+    batches = split.batches(in_order(split))
+    return torch.from_numpy(
+        np.concatenate([_run(session, images.numpy()) for images, _ in batches])
+    )
 
 
 def _run(session: onnxruntime.InferenceSession, images: NDArray[np.uint8]) -> NDArray[np.float32]:

@@ -1,124 +1,213 @@
-"""The training loop: draw a path, forward, step; after each epoch score every column and save."""
+"""The training loop: draw the paths, forward, step; after each epoch score every column and save."""
 
 import math
 import sys
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
-from pathlib import Path as FilePath
+from pathlib import Path
 from random import Random
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 from tqdm import tqdm
 
-from model.drop_path import sample_global, sample_local, sample_mixed
+from model import cost
+from model.drop_path import Pass, draw_passes
 from model.fractal import FractalNet
-from model.path import Path
-from training.augment import augment
+from training.augment import DRAWS, augment, channel_statistics
 from training.checkpoint import CHECKPOINT_FILE, Checkpoint, load_checkpoint, save_checkpoint
 from training.config import Recipe
-from training.data import DataSet, Split
+from training.data import DataSet
 from training.distributed import Group
 from training.errors import TrainingError
-from training.evaluate import channel_statistics, normalise, predict, reported_subnetworks, score
-from training.optim import build_optimizer, rate_factor
-
-SAMPLERS = {"mixed": sample_mixed, "local": sample_local, "global": sample_global}
+from training.evaluate import predict, reported_subnetworks, score
+from training.optim import averaged, build_optimizer, rate_factor
 
 
 def train(
     recipe: Recipe,
     data: DataSet,
-    folder: FilePath,
+    folder: Path,
     *,
     seed: int,
     device: torch.device,
     resume: bool,
     group: Group,
+    report: Callable[[str], None] = lambda line: None,
 ) -> Checkpoint:
     """Train a network by a recipe and leave its checkpoint in ``folder``, written by the group's first process.
 
     Each epoch draws its order, augmentation and paths from the seed and the epoch's number alone, so a resumed run
-    ends as an uninterrupted one would.
+    ends as an uninterrupted one would. ``report`` gets a line that says what is trained, and one after each epoch.
 
     Raises:
         TrainingError: the loss is not finite, the checkpoint cannot be written, or does not belong to this run.
     """
     checkpoint = _start(recipe, data, folder, seed=seed, resume=resume)
-    torch.manual_seed(seed)
-    network = FractalNet(recipe.architecture_for(data)).to(device)
-    optimizer = build_optimizer(network, recipe)
-    if checkpoint.epoch:
-        network.load_state_dict(checkpoint.model)
-        optimizer.load_state_dict(checkpoint.optimizer)
-    mean, std = channel_statistics(data.train)
-
-    train_split, validation = data.train.to(device), data.validation.to(device)
-    validation = Split(group.share(validation.images), group.share(validation.labels))
-    mean, std = mean.to(device), std.to(device)
-    validation_images = normalise(validation.images, mean, std)
-    steps = math.ceil(len(train_split) / recipe.batch_size)
+    run = Run(checkpoint, data, device=device, group=group)
+    if group.rank == 0:
+        report(run.description)
     for epoch in range(checkpoint.epoch, recipe.epochs):
-        torch.manual_seed(seed * 1_000_003 + epoch)  # dropout draws from the global generator
-        generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
-        draw_path = _path_sampler(recipe, network, Random(f"{seed}-{epoch}"))
-        order = torch.randperm(len(train_split), generator=generator).to(device)
         started_at = time.perf_counter()
-        losses = torch.zeros((), device=device)
-        bar = tqdm(
-            torch.split(order, recipe.batch_size),
-            desc=f"epoch {epoch + 1}/{recipe.epochs}",
-            disable=group.rank > 0 or not sys.stderr.isatty(),
-            leave=False,
-        )
-        network.train()
-        for step, indices in enumerate(bar):
-            rate = recipe.learning_rate * rate_factor(
-                recipe.schedule, (epoch + step / steps) / recipe.epochs
-            )
-            for parameters in optimizer.param_groups:
-                parameters["lr"] = rate
-            indices = indices[: len(indices) // group.size * group.size]
-            batch = train_split.take(indices)
-            images = augment(normalise(batch.images, mean, std), recipe.augmentation, generator)
-            with _mixed_precision(device):
-                logits = network(group.share(images), draw_path())
-            loss = F.cross_entropy(
-                logits.float(), group.share(batch.labels), label_smoothing=recipe.label_smoothing
-            )
-            optimizer.zero_grad()
-            torch.autograd.backward(loss)
-            group.average_gradients(network)
-            optimizer.step()
-            losses += loss.detach()
-            if step % 20 == 19:
-                bar.set_postfix(loss=f"{losses.item() / (step + 1):.3f}")
-        (train_loss,) = group.mean([losses.item() / steps])
-        if not math.isfinite(train_loss):
-            raise TrainingError(
-                f"epoch {epoch + 1}: the loss is {train_loss}; lower the learning rate "
-                f"({recipe.learning_rate}) and resume"
-            )
-        images_per_s = len(train_split) / (time.perf_counter() - started_at)
+        train_loss = run.train_epoch(epoch)
+        images_per_s = len(data.train) / (time.perf_counter() - started_at)
         record = {"epoch": epoch + 1.0, "train_loss": train_loss, "images_per_s": images_per_s}
-        with _mixed_precision(device):
-            for name, active in reported_subnetworks(network.architecture).items():
-                logits = predict(network, validation_images, network.path_of(active))
-                accuracy, loss_value = group.mean(score(logits, validation.labels))
-                record |= {f"{name}/accuracy": accuracy, f"{name}/loss": loss_value}
-        checkpoint.epoch = epoch + 1
-        checkpoint.model, checkpoint.optimizer = network.state_dict(), optimizer.state_dict()
-        checkpoint.history.append(record)
+        record |= run.score_subnetworks()
+        run.save_to(checkpoint, record)
         if group.rank == 0:
             save_checkpoint(checkpoint, folder)
-            tqdm.write(_epoch_line(record, recipe.epochs))
+            report(_epoch_line(record, recipe.epochs))
     return checkpoint
 
 
-def _start(
-    recipe: Recipe, data: DataSet, folder: FilePath, *, seed: int, resume: bool
-) -> Checkpoint:
+class Run:
+    """A network in training on one device, as one process of a group.
+
+    Args:
+        checkpoint: where the run stands; its recipe and seed decide the rest.
+        data: what it is trained and scored on.
+        device: where the network is.
+        group: the processes that share every mini-batch.
+    """
+
+    def __init__(
+        self, checkpoint: Checkpoint, data: DataSet, *, device: torch.device, group: Group
+    ) -> None:
+        self.recipe, self.seed = checkpoint.recipe, checkpoint.seed
+        self.device, self.group = device, group
+        self.data = data
+        self.normalise = channel_statistics(data.train).to(device)
+        self.training, self.validation = (
+            split.to(device)
+            for split in (
+                data.train,
+                data.validation.take(group.share(torch.arange(len(data.validation)))),
+            )
+        )
+        torch.manual_seed(self.seed)
+        self.network = FractalNet(self.recipe.architecture_for(data)).to(device)
+        group.prepare(self.network)
+        self.optimizer = build_optimizer(self.network, self.recipe)
+        self.averaged = (
+            averaged(self.network, self.recipe.averaging) if self.recipe.averaging else None
+        )
+        if checkpoint.epoch:
+            self.network.load_state_dict(checkpoint.model)
+            self.optimizer.load_state_dict(checkpoint.optimizer)
+            if self.averaged:
+                self.averaged.load_state_dict(checkpoint.averaged)
+
+    @property
+    def description(self) -> str:
+        """One line: what is trained, and where."""
+        architecture = self.network.architecture
+        n_parameters = cost.parameters(architecture, architecture.all_columns)
+        where = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else "CPU"
+        threads = "" if self.device.type == "cuda" else f", {torch.get_num_threads()} threads"
+        precision = "bf16" if _has_bf16(self.device) else "float32"
+        return (
+            f"training {architecture.name} ({n_parameters / 1e6:.1f}M parameters) on {len(self.data.train)} images "
+            f"of {self.data.name}, device: {where} ({precision}{threads}), processes: {self.group.size}"
+        )
+
+    def train_epoch(self, epoch: int) -> float:
+        """Take the steps of one epoch (0 is the first); return the mean loss of their first passes."""
+        recipe, group = self.recipe, self.group
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
+        paths = Random(f"{self.seed}-{epoch}")
+        torch.manual_seed((self.seed * 1_000_003 + epoch) * group.size + group.rank)  # for dropout
+        order = torch.randperm(len(self.training), generator=generator)
+        chunks = torch.split(order, recipe.batch_size)
+        chunks = tuple(
+            c[: len(c) // group.size * group.size] for c in chunks if len(c) >= group.size
+        )
+        losses = torch.zeros((), device=self.device)
+        self.network.train()
+        with self._progress_bar(epoch) as bar:
+            batches = self.training.batches(map(group.share, chunks))
+            for step, (chunk, (images, labels)) in enumerate(zip(chunks, batches, strict=True)):
+                self._set_rate((epoch + step / len(chunks)) / recipe.epochs)
+                draws = group.share(torch.rand(len(chunk), DRAWS, generator=generator))
+                x = augment(self.normalise(images), recipe.augmentation, draws.to(self.device))
+                passes = draw_passes(recipe.drop_path, paths, self.network.architecture)
+                losses += self._step(x, labels, passes)
+                bar.update(len(chunk))
+                if step % 20 == 0:
+                    bar.set_postfix(loss=f"{losses.item() / (step + 1):.3f}")
+        (total,) = group.sum([losses.item()])
+        mean = total / group.size / len(chunks)
+        if not math.isfinite(mean):
+            raise TrainingError(
+                f"epoch {epoch + 1}: the loss is {mean}; train anew with a lower --learning-rate "
+                f"(it is {recipe.learning_rate})"
+            )
+        return mean
+
+    def _step(self, x: Tensor, labels: Tensor, passes: tuple[Pass, ...]) -> Tensor:
+        """Take one step on a mini-batch and return the loss of the first pass.
+
+        The first pass learns from the labels, and its answers teach the others where the recipe distils.
+        """
+        recipe = self.recipe
+        first_loss = teacher = None
+        self.optimizer.zero_grad()
+        for sample in passes:
+            with _mixed_precision(self.device):
+                logits = self.network(x, sample.path).float()
+            loss = F.cross_entropy(logits, labels, label_smoothing=recipe.label_smoothing)
+            if teacher is None or first_loss is None:
+                first_loss, teacher = loss.detach(), logits.detach().softmax(1)
+            elif recipe.distillation:
+                loss = torch.lerp(loss, F.cross_entropy(logits, teacher), recipe.distillation)
+            torch.autograd.backward(loss * sample.weight)
+        self.group.average_gradients(self.network)
+        self.optimizer.step()
+        if self.averaged:
+            self.averaged.update_parameters(self.network)
+        assert first_loss is not None
+        return first_loss
+
+    def score_subnetworks(self) -> dict[str, float]:
+        """Return validation accuracy and loss of every column alone and of the full network, as trained."""
+        network = self.averaged.module if self.averaged else self.network
+        assert isinstance(network, FractalNet)
+        record: dict[str, float] = {}
+        for name, active in reported_subnetworks(network.architecture).items():
+            with _mixed_precision(self.device):
+                logits = predict(network, self.validation, self.normalise, network.path_of(active))
+            own = score(logits, self.validation.labels)
+            correct, loss, n = self.group.sum([own.accuracy * own.n, own.loss * own.n, own.n])
+            record |= {f"{name}/accuracy": correct / n, f"{name}/loss": loss / n}
+        return record
+
+    def save_to(self, checkpoint: Checkpoint, record: dict[str, float]) -> None:
+        """Bring the checkpoint to where the run stands."""
+        checkpoint.epoch += 1
+        checkpoint.model = self.network.state_dict()
+        checkpoint.optimizer = self.optimizer.state_dict()
+        checkpoint.averaged = self.averaged.state_dict() if self.averaged else {}
+        checkpoint.history.append(record)
+
+    def _set_rate(self, progress: float) -> None:
+        """Set the learning rate for ``progress`` in [0, 1) of the run."""
+        rate = self.recipe.learning_rate * rate_factor(self.recipe.schedule, progress)
+        for parameters in self.optimizer.param_groups:
+            parameters["lr"] = rate
+
+    def _progress_bar(self, epoch: int) -> "tqdm[None]":
+        """Return the bar of an epoch: images done, images/s, time left; on a terminal, in the first process."""
+        return tqdm(
+            total=len(self.training),
+            desc=f"epoch {epoch + 1}/{self.recipe.epochs}",
+            unit=" images",
+            disable=self.group.rank > 0 or not sys.stderr.isatty(),
+            leave=False,
+        )
+
+
+def _start(recipe: Recipe, data: DataSet, folder: Path, *, seed: int, resume: bool) -> Checkpoint:
     """Return the checkpoint to go on from: the one in ``folder``, or that of a run not begun."""
     exists = (folder / CHECKPOINT_FILE).exists()
     if not resume:
@@ -149,20 +238,14 @@ def _start(
     return checkpoint
 
 
-def _path_sampler(recipe: Recipe, network: FractalNet, rng: Random) -> Callable[[], Path]:
-    """Return a function that draws the path of the next mini-batch."""
-    if recipe.drop_path == "none":
-        return lambda: network.full_path
-    sample = SAMPLERS[recipe.drop_path]
-    blocks, columns = network.architecture.blocks, network.architecture.columns
-    return lambda: sample(rng, blocks=blocks, columns=columns)
+def _has_bf16(device: torch.device) -> bool:
+    """Say whether the device computes bf16 in hardware."""
+    return device.type == "cuda" or torch.cpu._is_avx512_bf16_supported()
 
 
 def _mixed_precision(device: torch.device) -> torch.autocast | nullcontext[None]:
     """Return bf16 autocast where the device computes it in hardware, else float32."""
-    if device.type == "cuda" or torch.cpu._is_avx512_bf16_supported():
-        return torch.autocast(device.type, dtype=torch.bfloat16)
-    return nullcontext()
+    return torch.autocast(device.type, dtype=torch.bfloat16) if _has_bf16(device) else nullcontext()
 
 
 def _epoch_line(record: dict[str, float], epochs: int) -> str:

@@ -1,0 +1,225 @@
+"""The official archives: CIFAR-10 and CIFAR-100 as pickles, SVHN as MATLAB files.
+
+The pickles of CIFAR are read by an unpickler that builds NumPy arrays and nothing else: a malicious file is refused
+before it can run code. Archives are read in place, never unpacked.
+"""
+
+import io
+import pickle
+import tarfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pooch
+from numpy.typing import NDArray
+from scipy.io import loadmat
+
+from training.errors import TrainingError
+
+CIFAR_10_TRAIN = tuple(f"data_batch_{n}" for n in range(1, 6))
+CIFAR_10 = {*CIFAR_10_TRAIN, "test_batch", "batches.meta"}
+CIFAR_100 = {"train", "test", "meta"}
+SVHN = {"train_32x32.mat", "test_32x32.mat"}
+SVHN_EXTRA = "extra_32x32.mat"  # the paper trains on train and extra
+
+
+@dataclass(frozen=True, slots=True)
+class Download:
+    """A file on the web, and the sha256 that it must have."""
+
+    url: str
+    sha256: str
+
+
+DOWNLOADS = {
+    "cifar10": (
+        Download(
+            "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz",
+            "6d958be074577803d12ecdefd02955f39262c83c16fe9348329d7fe0b5c001ce",
+        ),
+    ),
+    "cifar100": (
+        Download(
+            "https://www.cs.toronto.edu/~kriz/cifar-100-python.tar.gz",
+            "85cd44d02ba6437773c5bbd22e183051d648de2e7d6b014e1ef29b855ba677a7",
+        ),
+    ),
+    "svhn": (
+        Download(
+            "http://ufldl.stanford.edu/housenumbers/train_32x32.mat",
+            "435e94d69a87fde4fd4d7f3dd208dfc32cb6ae8af2240d066de1df7508d083b8",
+        ),
+        Download(
+            "http://ufldl.stanford.edu/housenumbers/extra_32x32.mat",
+            "a133a4beb38a00fcdda90c9489e0c04f900b660ce8a316a5e854838379a71eb3",
+        ),
+        Download(
+            "http://ufldl.stanford.edu/housenumbers/test_32x32.mat",
+            "cdce80dfb2a2c4c6160906d0bd7c68ec5a99d7ca4831afa54f09182025b6a75b",
+        ),
+    ),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Labelled:
+    """Images uint8 (N, H, W, 3) and their labels int64 (N,)."""
+
+    images: NDArray[np.uint8]
+    labels: NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class Archive:
+    """What an official archive holds."""
+
+    classes: tuple[str, ...]
+    train: Labelled
+    test: Labelled
+
+
+def download(files: tuple[Download, ...], folder: Path) -> Path:
+    """Fetch files into ``folder``, where they are not there yet, and return it.
+
+    Raises:
+        TrainingError: a file cannot be fetched, or is not the one that was published.
+    """
+    for file in files:
+        try:
+            pooch.retrieve(
+                file.url,
+                known_hash=f"sha256:{file.sha256}",
+                fname=file.url.rpartition("/")[2],
+                path=folder,
+                progressbar=True,
+            )
+        except (OSError, ValueError) as error:  # requests' errors are OSErrors
+            reason = str(error).splitlines()[0]
+            raise TrainingError(
+                f"{file.url}: cannot be fetched ({reason}); fetch it elsewhere and pass its folder with --data"
+            ) from error
+    return folder
+
+
+def read_archive(path: Path) -> Archive | None:
+    """Read an official archive: a ``.tar.gz``, or a folder that holds it or its files; ``None`` if there is none.
+
+    Raises:
+        TrainingError: a file of it is missing, damaged, or holds what a data set does not.
+    """
+    archives = [path] if path.is_file() else sorted(path.glob("cifar-*-python.tar.gz"))
+    if archives:
+        return _cifar(path, _unpack(archives[0]))
+    for folder in (path, *sorted(path.glob("cifar-*-py*"))):
+        files = {p.name: p for p in folder.glob("*") if p.is_file()}
+        if files.keys() >= SVHN:
+            return _svhn(files)
+        if files.keys() & (CIFAR_10 | CIFAR_100):
+            wanted = files.keys() & (CIFAR_10 | CIFAR_100)
+            return _cifar(folder, {name: files[name].read_bytes() for name in wanted})
+    return None
+
+
+def _unpack(path: Path) -> dict[str, bytes]:
+    """Return the contents of the archive's files that are part of a CIFAR, by name."""
+    try:
+        with tarfile.open(path, "r:gz") as archive:
+            return dict(_members(archive))
+    except (OSError, EOFError, tarfile.TarError) as error:
+        raise TrainingError(f"{path}: not a readable .tar.gz ({error}); fetch it again") from error
+
+
+def _members(archive: tarfile.TarFile) -> Iterator[tuple[str, bytes]]:
+    """Give the files that are part of a CIFAR."""
+    for member in archive:
+        name = member.name.rpartition("/")[2]
+        file = archive.extractfile(member) if name in CIFAR_10 | CIFAR_100 else None
+        if file:
+            yield name, file.read()
+
+
+def _cifar(source: Path, files: Mapping[str, bytes]) -> Archive:
+    """Read CIFAR-10 or CIFAR-100, whichever the files are."""
+    is_cifar_10 = "batches.meta" in files
+    missing = (CIFAR_10 if is_cifar_10 else CIFAR_100) - files.keys()
+    if missing:
+        raise TrainingError(
+            f"{source}: {', '.join(sorted(missing))} missing; fetch the archive again"
+        )
+    meta = "batches.meta" if is_cifar_10 else "meta"
+    labels_key = "labels" if is_cifar_10 else "fine_labels"
+    try:
+        names = _unpickle(files[meta])["label_names" if is_cifar_10 else "fine_label_names"]
+        train, test = (
+            [_pickled_images(files[part], labels_key) for part in parts]
+            for parts in (
+                (CIFAR_10_TRAIN, ("test_batch",)) if is_cifar_10 else (("train",), ("test",))
+            )
+        )
+        return Archive(tuple(map(str, names)), _concatenate(train), _concatenate(test))
+    except (pickle.UnpicklingError, EOFError, KeyError, ValueError, TypeError) as error:
+        raise TrainingError(f"{source}: not an official CIFAR archive ({error})") from error
+
+
+def _pickled_images(content: bytes, labels_key: str) -> Labelled:
+    """Read one pickled batch: rows of 3,072 bytes, channel by channel."""
+    batch = _unpickle(content)
+    images = np.asarray(batch["data"], np.uint8).reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
+    labels = np.asarray(batch[labels_key], np.int64)
+    if len(images) != len(labels):
+        raise ValueError(f"{len(images)} images, {len(labels)} labels")
+    return Labelled(np.ascontiguousarray(images), labels)
+
+
+def _svhn(files: Mapping[str, Path]) -> Archive:
+    """Read SVHN's cropped digits; "extra" is trained on where it is there."""
+
+    def read(path: Path) -> Labelled:
+        try:
+            content = loadmat(path, variable_names=("X", "y"))
+            images = content["X"].transpose(3, 0, 1, 2).astype(np.uint8)
+            labels = content["y"].ravel().astype(np.int64) % 10  # the digit 0 is labelled 10
+        except Exception as error:  # a damaged file can fail anywhere in the reader
+            raise TrainingError(f"{path}: not a readable SVHN file ({error})") from error
+        return Labelled(np.ascontiguousarray(images), labels)
+
+    train = [read(files[name]) for name in ("train_32x32.mat", SVHN_EXTRA) if name in files]
+    return Archive(tuple("0123456789"), _concatenate(train), read(files["test_32x32.mat"]))
+
+
+def _concatenate(parts: list[Labelled]) -> Labelled:
+    """Return several parts as one."""
+    return Labelled(
+        np.concatenate([part.images for part in parts]),
+        np.concatenate([part.labels for part in parts]),
+    )
+
+
+class _ArrayUnpickler(pickle.Unpickler):
+    """Builds plain values and NumPy arrays; anything else named by the file is refused."""
+
+    ALLOWED = frozenset(
+        {
+            ("numpy", "ndarray"),
+            ("numpy", "dtype"),
+            ("numpy.core.multiarray", "_reconstruct"),
+            ("numpy._core.multiarray", "_reconstruct"),
+        }
+    )
+
+    def find_class(self, module: str, name: str) -> Any:
+        """Return one of the allowed names."""
+        if (module, name) not in self.ALLOWED:
+            raise pickle.UnpicklingError(f"it asks for {module}.{name}, which no data set needs")
+        return super().find_class(module.replace("numpy.core", "numpy._core"), name)
+
+
+def _unpickle(content: bytes) -> dict[str, Any]:
+    """Read a pickle as Python 2 wrote it."""
+    value = _ArrayUnpickler(io.BytesIO(content), encoding="latin1").load()
+    if not isinstance(value, dict):
+        raise TypeError(f"a {type(value).__name__} where a dictionary was expected")
+    return value
