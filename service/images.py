@@ -125,10 +125,10 @@ class ImageDecoder:
                 image = ImageOps.exif_transpose(image)
         except Exception as error:  # as above
             raise DamagedImage(f"the image cannot be decoded: {error}") from error
-        image = to_rgb(image)
+        image = to_continuous(image)
         if image.size != size:
             image = image.resize(size, Image.Resampling.BILINEAR, reducing_gap=2.0)
-        return np.asarray(image)
+        return np.asarray(to_rgb(image))  # after the resize: it is slow at full size
 
 
 def image_content(content_type: bytes, body: bytes) -> bytes:
@@ -166,15 +166,21 @@ def _content(file: File) -> bytes:
     return file.file_object.read()
 
 
-def to_rgb(image: Image.Image) -> Image.Image:
-    """Return the image in mode RGB; transparency shows white, 16 bits a channel become 8."""
-    if image.mode == "RGB" and "transparency" not in image.info:
-        return image
+def to_continuous(image: Image.Image) -> Image.Image:
+    """Return the image with 8 bits a channel that can be averaged: no palette, no single transparent colour."""
     if image.mode.startswith("I"):  # Pillow would clip 16 bits at 255 rather than scale them
-        wide: NDArray[Any] = np.asarray(image).astype(np.uint32)
-        image = Image.fromarray((wide >> 8).clip(0, 255).astype(np.uint8))
-    if image.has_transparency_data:
+        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    if "transparency" in image.info or image.mode == "PA":
+        return image.convert("RGBA")
+    if image.mode in ("P", "1"):
+        return image.convert("RGB")
+    return image
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Return the image in mode RGB, laid on white where it is transparent."""
+    if image.mode in ("RGBA", "LA"):
         layer = image.convert("RGBA")
         white = Image.new("RGBA", layer.size, "white")
         return Image.alpha_composite(white, layer).convert("RGB")
-    return image.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")

@@ -63,7 +63,7 @@ class Settings(BaseSettings):
         default=10 * 2**20, ge=1, description="Largest request body in bytes."
     )
     max_pixels: int = Field(
-        default=40_000_000,
+        default=25_000_000,
         ge=1,
         description="Largest image in pixels; larger ones are never decoded.",
     )
