@@ -1,0 +1,68 @@
+#!/bin/sh
+# Build the CPU image and try it, on a Debian machine without a container engine's daemon:
+#
+#   apt-get install --no-install-recommends buildah podman runc debootstrap netavark aardvark-dns iptables prometheus
+#   pip install podman-compose
+#   deploy/try-image.sh                    builds, then runs tests/deploy/test_image.py against the image
+#
+# The base is made by debootstrap, so no registry is needed; every other line of the Dockerfile is the real one.
+# WORK=DIR keeps the base, the images and the settings; PYTHON is one that has the dev extra.
+set -eu
+cd "$(dirname "$0")/.."
+WORK=${WORK:-/var/tmp/anytime-image}
+PYTHON=${PYTHON:-python3}
+BASE=localhost/anytime-base:bookworm
+IMAGE=localhost/anytime:cpu
+PROMETHEUS=localhost/anytime-prometheus:bookworm
+
+for tool in buildah podman runc debootstrap prometheus; do
+  command -v "$tool" >/dev/null || { echo "try-image: $tool is not installed" >&2; exit 1; }
+done
+
+# A machine that is itself a container or a small virtual one: no systemd, no CAP_SYS_RESOURCE to raise limits.
+mkdir -p "$WORK"
+cat >"$WORK/containers.conf" <<CONF
+[containers]
+default_ulimits = ["nofile=1024:1024", "nproc=1024:1024"]
+[engine]
+runtime = "runc"
+cgroup_manager = "cgroupfs"
+events_logger = "file"
+[network]
+network_backend = "netavark"
+CONF
+cat >"$WORK/storage.conf" <<CONF
+[storage]
+driver = "overlay"
+graphroot = "$WORK/storage"
+runroot = "/run/anytime-image"
+CONF
+export CONTAINERS_CONF="$WORK/containers.conf" CONTAINERS_STORAGE_CONF="$WORK/storage.conf"
+
+if ! buildah inspect --type image "$BASE" >/dev/null 2>&1; then
+  [ -x "$WORK/base/usr/bin/python3" ] ||
+    debootstrap --variant=minbase --include=python3,python3-venv,ca-certificates bookworm "$WORK/base"
+  for part in var/cache/apt var/lib/apt/lists usr/share/doc usr/share/man usr/share/locale; do
+    find "$WORK/base/$part" -mindepth 1 -delete
+  done
+  container=$(buildah from scratch)
+  buildah add --quiet "$container" "$WORK/base" /
+  buildah commit --quiet --rm --format docker "$container" "$BASE"
+fi
+
+# The way to the package index is the machine's own: mounted for the build, never in the image.
+set --
+for file in /etc/pip.conf /etc/ssl/certs/ca-certificates.crt; do
+  if [ -f "$file" ]; then set -- "$@" --volume "$file:$file:ro"; fi
+done
+buildah build --isolation chroot --format docker --layers --target cpu --build-arg "BASE=$BASE" \
+  --build-arg "REVISION=$(git rev-parse HEAD)" "$@" --tag "$IMAGE" .
+
+if ! buildah inspect --type image "$PROMETHEUS" >/dev/null 2>&1; then
+  container=$(buildah from "$BASE")
+  buildah copy --quiet "$container" "$(command -v prometheus)" /bin/prometheus
+  buildah config --entrypoint '["/bin/prometheus"]' --user 65534 "$container"
+  buildah commit --quiet --rm --format docker "$container" "$PROMETHEUS"
+fi
+
+IMAGE_UNDER_TEST=$IMAGE PROMETHEUS_IMAGE=$PROMETHEUS "$PYTHON" -m pytest tests/deploy/test_image.py

@@ -1,0 +1,79 @@
+"""What can be said of the container files without building them."""
+
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from packaging.requirements import Requirement
+
+ROOT = Path(__file__).parents[2]
+COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
+SERVERS = ("server", "server-gpu")
+
+
+def locked(file: str) -> dict[str, list[Requirement]]:
+    """Return what a lock file pins, by name; some packages have a version for each Python."""
+    pins: dict[str, list[Requirement]] = {}
+    for line in (ROOT / "deploy" / "requirements" / file).read_text().splitlines():
+        if "==" in line and not line.startswith((" ", "#")):
+            requirement = Requirement(line.removesuffix("\\").strip())
+            pins.setdefault(requirement.name, []).append(requirement)
+    return pins
+
+
+def test_dockerfile_is_clean() -> None:
+    hadolint = Path(sys.executable).parent / "hadolint"
+
+    result = subprocess.run([hadolint, ROOT / "Dockerfile"], capture_output=True, text=True)
+
+    assert result.stdout + result.stderr == ""
+
+
+@pytest.mark.parametrize("runtime", ["cpu", "gpu"])
+def test_lock_holds_what_the_project_asks_for(runtime: str) -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    pins = locked(f"{runtime}.txt")
+
+    for text in project["dependencies"] + project["optional-dependencies"][runtime]:
+        wanted = Requirement(text)
+        for pin in pins[wanted.name]:
+            (version,) = [each.version for each in pin.specifier]
+            assert wanted.specifier.contains(version), f"{pin} is not {wanted}: run deploy/lock.sh"
+
+
+def test_only_one_onnx_runtime_and_no_torch_is_locked() -> None:
+    assert {name for name in locked("cpu.txt") if name.startswith(("onnx", "torch"))} == {
+        "onnxruntime"
+    }
+    assert {name for name in locked("gpu.txt") if name.startswith(("onnx", "torch"))} == {
+        "onnxruntime-gpu"
+    }
+
+
+@pytest.mark.parametrize("name", SERVERS)
+def test_composed_server_is_restricted(name: str) -> None:
+    server = COMPOSE["services"][name]
+
+    assert server["read_only"]
+    assert server["cap_drop"] == ["ALL"]
+    assert server["security_opt"] == ["no-new-privileges:true"]
+
+
+@pytest.mark.parametrize("name", SERVERS)
+def test_composed_server_may_drain_before_it_is_killed(name: str) -> None:
+    server = COMPOSE["services"][name]
+
+    grace_s = float(server["stop_grace_period"].removesuffix("s"))
+    assert grace_s > float(server["environment"]["ANYTIME_DRAIN_S"])
+
+
+def test_composed_images_have_a_version_and_mounted_files_exist() -> None:
+    for service in COMPOSE["services"].values():
+        assert not service["image"].rstrip("}").endswith(":latest")
+        for volume in service.get("volumes", []):
+            source = volume.partition(":")[0]
+            assert source in COMPOSE["volumes"] or (ROOT / source).exists(), source
