@@ -76,7 +76,7 @@ def main() -> int:
     config = uvicorn.Config(
         app,
         http=Protocol,
-        loop="uvloop",
+        loop="auto",
         ws="none",
         access_log=False,
         log_level="warning",

@@ -152,6 +152,7 @@ class Service:
                 metrics=self.metrics,
                 clock=self.clock,
                 on_failure=lambda error: self.log.error("run_failed", exc_info=error),
+                shares_cores=device.shares_cores,
             ),
             decoder=ImageDecoder(
                 size=manifest.architecture.image_size,

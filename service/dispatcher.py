@@ -63,6 +63,7 @@ class Dispatcher:
         metrics: is told of every run.
         clock: seconds, monotonic; that of the requests' ``arrived_at``.
         on_failure: is given the exception of a run that failed.
+        shares_cores: whether the event loop takes its time from the runs.
     """
 
     def __init__(
@@ -74,6 +75,7 @@ class Dispatcher:
         metrics: Metrics,
         clock: Callable[[], float],
         on_failure: Callable[[Exception], None],
+        shares_cores: bool,
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._scheduler = scheduler
@@ -81,6 +83,7 @@ class Dispatcher:
         self._metrics = metrics
         self._clock = clock
         self._on_failure = on_failure
+        self._shares_cores = shares_cores
         self._workers = [_Worker(run_batch, self._report, clock) for run_batch in devices]
         self._timer: asyncio.TimerHandle | None = None
         self._answered = 0
@@ -153,7 +156,8 @@ class Dispatcher:
                 size, run_s = len(run.batch), finished_at - started_at
                 self._latency.observe(run.subnetwork, size, run_s, run.device)
                 self._act()  # the device first: the replies can be written while it runs
-                self._account(size)
+                if self._shares_cores:
+                    self._account(size)
                 self._metrics.run_ended(
                     subnetwork=run.subnetwork, batch_size=size, run_latency_s=run_s
                 )

@@ -30,10 +30,14 @@ class Device:
     Args:
         name: ``cpu`` or ``cuda:0``.
         sessions: by the subnetwork's name.
+        shares_cores: whether its runs leave no core to the event loop.
     """
 
-    def __init__(self, name: str, sessions: dict[str, ort.InferenceSession]) -> None:
+    def __init__(
+        self, name: str, sessions: dict[str, ort.InferenceSession], *, shares_cores: bool
+    ) -> None:
         self.name = name
+        self.shares_cores = shares_cores
         self._sessions = sessions
 
     def run(self, subnetwork: str, batch: Sequence[Pixels]) -> NDArray[np.float32]:
@@ -56,8 +60,9 @@ def open_device(bundle: Bundle, *, device: Literal["auto", "cpu", "cuda"], threa
         RuntimeUnavailable: ``cuda`` was asked for and ONNX Runtime cannot use it, or a graph does not load.
     """
     # All sessions share one pool, and the process has one: an earlier call's stays.
+    run_threads = threads or default_threads()
     with suppress(Fail):
-        ort.set_global_thread_pool_sizes(threads or default_threads(), 1)
+        ort.set_global_thread_pool_sizes(run_threads, 1)
     wants_cuda = device != "cpu" and "CUDAExecutionProvider" in ort.get_available_providers()
     if device == "cuda" and not wants_cuda:
         raise RuntimeUnavailable(
@@ -80,12 +85,21 @@ def open_device(bundle: Bundle, *, device: Literal["auto", "cpu", "cuda"], threa
                 )
             return open_device(bundle, device="cpu", threads=threads)
         sessions[subnetwork.name] = session
-    return Device("cuda:0" if wants_cuda else "cpu", sessions)
+    if wants_cuda:
+        return Device("cuda:0", sessions, shares_cores=False)
+    return Device("cpu", sessions, shares_cores=run_threads >= cores())
+
+
+def cores() -> int:
+    """Return how many CPU cores this process may use."""
+    if hasattr(os, "sched_getaffinity"):  # Linux, where a process may be kept to some of them
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def default_threads() -> int:
     """Return the CPU threads of one run: one core is left to the event loop and the decoding."""
-    return min(max(len(os.sched_getaffinity(0)) - 1, 1), MAX_THREADS)
+    return min(max(cores() - 1, 1), MAX_THREADS)
 
 
 def measure_run_latency(

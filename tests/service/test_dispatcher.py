@@ -52,6 +52,7 @@ async def dispatching(machine: Machine, max_queue: int = 100) -> AsyncIterator[D
         metrics=Metrics(CollectorRegistry()),
         clock=time.monotonic,
         on_failure=lambda error: None,
+        shares_cores=True,
     )
     try:
         yield dispatcher
