@@ -2,6 +2,7 @@
 
 from array import array
 from bisect import bisect_right
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -33,7 +34,7 @@ class Request:
 class DeadlineQueue:
     """Requests in deadline order; ties in order of arrival.
 
-    The deadlines live in an array of their own: insertion moves bytes, and a policy sees them as one vector.
+    The deadlines lie in an array of their own: to insert is to move bytes, and all are seen as one vector.
     """
 
     def __init__(self) -> None:
@@ -44,14 +45,22 @@ class DeadlineQueue:
         """Return how many requests wait."""
         return len(self._requests)
 
+    def __iter__(self) -> Iterator[Request]:
+        """Iterate over the requests, the most urgent first."""
+        return iter(self._requests)
+
     @property
     def head(self) -> Request:
         """The most urgent request."""
         return self._requests[0]
 
+    def place_of(self, deadline_at: float) -> int:
+        """Return how many requests go before a new one with this deadline."""
+        return bisect_right(self._deadlines, deadline_at)
+
     def add(self, request: Request) -> None:
         """Put a request in its place."""
-        place = bisect_right(self._deadlines, request.deadline_at)
+        place = self.place_of(request.deadline_at)
         self._deadlines.insert(place, request.deadline_at)
         self._requests.insert(place, request)
 
@@ -63,8 +72,7 @@ class DeadlineQueue:
 
     def remove(self, request: Request) -> bool:
         """Remove one request; False if it is not here."""
-        end = bisect_right(self._deadlines, request.deadline_at)
-        for place in range(end - 1, -1, -1):
+        for place in range(self.place_of(request.deadline_at) - 1, -1, -1):
             if self._requests[place] is request:
                 del self._requests[place], self._deadlines[place]
                 return True
@@ -72,9 +80,15 @@ class DeadlineQueue:
                 break
         return False
 
-    def due_by(self, deadline_at: float) -> int:
-        """Return how many requests are due no later than an instant."""
-        return bisect_right(self._deadlines, deadline_at)
+    def alike(self, limit: int) -> int:
+        """Return how many of the most urgent requests, up to a limit, ask for the same subnetwork."""
+        wanted = self._requests[0].subnetwork
+        count = 0
+        for request in self._requests[:limit]:
+            if request.subnetwork != wanted:
+                break
+            count += 1
+        return count
 
     def slack_s(self, now: float) -> NDArray[np.float64]:
         """Return (n,) the seconds left to each request, ascending."""

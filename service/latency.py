@@ -14,7 +14,8 @@ from math import exp, log
 
 QUANTILE = 0.95  # of runs that end within the prediction
 QUANTILE_STEP = 0.02  # of the value, a run: forgets in some fifty runs
-SLOWDOWN_GAIN = 0.3  # of the way in log space, a run: five runs cover 83 % of a change
+NOISE_GAIN = 0.05  # of the way in log space, a run, while runs end as predicted
+SURPRISE_GAIN = 0.35  # where they do not: five runs cover 88 % of a change
 LARGEST_JUMP = log(4.0)  # one stall of 100 ms is no evidence of a machine a thousand times slower
 INITIAL_SPREAD = 1.1
 LARGEST_SPREAD = 3.0
@@ -79,11 +80,12 @@ class LatencyModel:
         self, subnetwork: str, batch_size: int, run_latency_s: float, device: int = 0
     ) -> None:
         """Learn from a run that ended."""
-        surprise = run_latency_s / self.typical_s(subnetwork, batch_size, device)
+        surprise = max(run_latency_s / self.typical_s(subnetwork, batch_size, device), 1e-3)
         spreads, cell = self._spread[subnetwork], self._cell(subnetwork, batch_size)
+        is_noise = 1 / spreads[cell] <= surprise <= spreads[cell]
         spreads[cell] = min(max(_track(spreads[cell], surprise), 1.0), LARGEST_SPREAD)
-        jump = min(max(log(surprise), -LARGEST_JUMP), LARGEST_JUMP) if surprise > 0 else 0.0
-        self._log_slowdown[device] += SLOWDOWN_GAIN * jump
+        jump = min(max(log(surprise), -LARGEST_JUMP), LARGEST_JUMP)
+        self._log_slowdown[device] += (NOISE_GAIN if is_noise else SURPRISE_GAIN) * jump
 
     def observe_reply(self, cost_s: float) -> None:
         """Learn what a reply took, from the end of its run to the last byte."""

@@ -1,7 +1,8 @@
 """PURE: the policies that choose how many waiting requests to run next, and in which subnetwork.
 
-A policy sees only time: how long each waiting request may still take, the most urgent first. It always chooses
-something; the scheduler has already given up requests that nothing can meet, so the fastest subnetwork fits the head.
+A policy sees only time: how long each waiting request may still take, the most urgent first, and what is to be
+expected. It always chooses something: the scheduler has given up what nothing can meet, so that the fastest subnetwork
+fits the first request.
 """
 
 from collections.abc import Sequence
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 from service.latency import LatencyModel
 
 PAYS = (
-    0.95  # a larger batch is worth its delay if it takes at most this share of the time per request
+    1.05  # a batch grows while that takes 5 % off the time per request; below that it only delays
 )
 
 
@@ -27,68 +28,158 @@ class Candidate:
 
 
 @dataclass(frozen=True, slots=True)
+class Outlook:
+    """What a policy knows of the load.
+
+    Args:
+        slack_s: (n,) seconds until each waiting request's run must have ended, ascending; n >= 1.
+        rivals: (n,) how many requests, it included and those expected to come, are due by each one's deadline.
+        runnable: how many of the most urgent may run together; at least 1.
+        busy_s: seconds of work that the other devices still have before them.
+        outside_s: seconds each waiting request will cost outside its run.
+        free: the fraction of the machine's time that arrivals leave for waiting requests.
+        rate: arrivals to expect, per second.
+        device: the device that is free.
+    """
+
+    slack_s: NDArray[np.float64]
+    rivals: NDArray[np.float64]
+    runnable: int
+    busy_s: float
+    outside_s: float
+    free: float
+    rate: float
+    device: int
+
+
+@dataclass(frozen=True, slots=True)
 class Choice:
-    """Run the ``batch_size`` most urgent requests in ``subnetwork``."""
+    """Give up the ``skip`` most urgent requests and run the next ``batch_size`` in ``subnetwork``."""
 
     subnetwork: str
     batch_size: int
+    skip: int = 0
+
+
+class Option:
+    """A candidate as a policy sees it: accuracy, best time per request, and the batch sizes that pay."""
+
+    def __init__(self, candidate: Candidate, latency: LatencyModel, max_batch: int) -> None:
+        self.name = candidate.name
+        self.accuracy = candidate.accuracy
+        self._latency = latency
+        self._paying = [0]
+        best_s = float("inf")
+        paces_s: list[float] = []
+        for size in range(1, max_batch + 1):
+            paces_s.append(latency.profile_s(candidate.name, size) / size)
+            best_s = min(best_s, paces_s[-1])
+            first = next(k for k, pace_s in enumerate(paces_s) if pace_s <= PAYS * best_s)
+            self._paying.append(first + 1)
+        self.pace_s = best_s  # on an idle machine
+
+    @property
+    def best_size(self) -> int:
+        """The smallest batch with about the least time per request."""
+        return self._paying[-1]
+
+    def fitting(self, most: int, limit_s: float, device: int) -> int:
+        """Return the largest batch size, at most ``most``, within a limit; 0 if none fits."""
+        size = min(most, len(self._paying) - 1)
+        while size and self._latency.predict_s(self.name, size, device) > limit_s:
+            guess = int(size * limit_s / self._latency.predict_s(self.name, size, device))
+            size = max(min(guess, size - 1), 0) if size > 8 else size - 1
+        return size
+
+    def paying(self, size: int) -> int:
+        """Return the smallest batch size that, of those up to ``size``, has about the least time per request."""
+        return self._paying[size]
 
 
 class Policy(Protocol):
     """Chooses the next run."""
 
     @property
-    def front(self) -> Sequence[Candidate]:
-        """The subnetworks it chooses from, fastest first."""
+    def options(self) -> Sequence[Option]:
+        """What it chooses from, fastest first."""
 
-    def choose(self, slack_s: NDArray[np.float64], device: int) -> Choice:
-        """Return the next run of a free device.
-
-        Args:
-            slack_s: (n,) seconds until each waiting request's run must have ended, ascending; n >= 1.
-            device: the device that is free.
-        """
+    def choose(self, outlook: Outlook) -> Choice:
+        """Return the next run of a free device."""
 
 
 class Anytime:
-    """The most accurate subnetwork within an equal share of the slack.
+    """The most accurate subnetwork within an equal share of the slack; see docs/scheduling.md.
 
-    With the queue in deadline order, k requests must be done by the k-th deadline, so each may take
-    the minimum over k of slack_k / k. Accuracy is concave in time, so equal shares lose least.
+    By the k-th deadline k requests must be done, so each may take the minimum over k of slack_k / k. Accuracy is
+    concave in time, so equal shares lose least.
     """
 
-    def __init__(self, front: Sequence[Candidate], latency: LatencyModel, max_batch: int) -> None:
-        self.front = front
+    def __init__(self, options: Sequence[Option], latency: LatencyModel) -> None:
+        self.options = options
         self._latency = latency
-        self._sizes = _sizes(max_batch)
-        self._counts = np.arange(1.0, 1025.0)
 
-    def choose(self, slack_s: NDArray[np.float64], device: int) -> Choice:
+    def choose(self, outlook: Outlook) -> Choice:
         """Return the deepest subnetwork whose time per request is within the share."""
-        if len(slack_s) > len(self._counts):
-            self._counts = np.arange(1.0, 2.0 * len(slack_s))
-        waiting = len(slack_s)
-        share_s = self._latency.devices * float((slack_s / self._counts[:waiting]).min())
-        head_s = float(slack_s[0])
-        for candidate in reversed(self.front):
-            size = self._paying_size(candidate.name, waiting, head_s, device)
-            if size and self._latency.predict_s(candidate.name, size, device) / size <= share_s:
-                return Choice(candidate.name, size)
-        fastest = self.front[0].name
-        return Choice(fastest, max(self._paying_size(fastest, waiting, head_s, device), 1))
+        device, slowdown = outlook.device, self._latency.slowdown(outlook.device)
+        head_s = float(outlook.slack_s[0])
+        share_s = self._share_s(outlook)
+        fastest = self.options[0]
+        rivals_fit = (
+            outlook.rate * (fastest.pace_s * slowdown) < self._latency.devices * outlook.free
+        )
+        for option in reversed(self.options if rivals_fit else self.options[:1]):
+            size = option.paying(option.fitting(outlook.runnable, head_s, device))
+            if size and self._latency.typical_s(option.name, size, device) <= size * share_s:
+                return Choice(option.name, size)
+        return self._press(outlook, head_s, share_s, slowdown)
 
-    def _paying_size(self, subnetwork: str, waiting: int, limit_s: float, device: int) -> int:
-        """Return the batch size that gives least time per request within a limit; 0 if not even one fits."""
-        best, best_s = 0, float("inf")
-        for size in self._sizes:
-            if size > waiting:
-                break
-            latency_s = self._latency.predict_s(subnetwork, size, device)
-            if latency_s > limit_s:
-                break
-            if latency_s / size < PAYS * best_s:
-                best, best_s = size, latency_s / size
-        return best
+    def _share_s(self, outlook: Outlook) -> float:
+        """Return the run time that each waiting request may take for all to be met."""
+        machine_s = outlook.slack_s * (outlook.free * self._latency.devices) - outlook.busy_s
+        return float((machine_s / outlook.rivals).min()) - outlook.outside_s
+
+    def _press(self, outlook: Outlook, head_s: float, share_s: float, slowdown: float) -> Choice:
+        """Choose where not all can be met at their best: serve the head in a small batch, or let it go?
+
+        Time has a price: the accuracy that a second adds where the share now lies. A run is worth its answers, less
+        the price of its time, less what its requests would earn in a batch of the best size.
+        """
+        fastest = self.options[0]
+        small = max(fastest.fitting(outlook.runnable, head_s, outlook.device), 1)
+        best = min(fastest.best_size, outlook.runnable)
+        if small >= best:
+            return Choice(fastest.name, small)
+        price, earned = self._price(max(share_s, 0.0) / slowdown)
+        need_s = self._latency.predict_s(fastest.name, best, outlook.device)
+        skip = int(np.searchsorted(outlook.slack_s, need_s))
+        large = min(outlook.runnable - skip, best)
+        if large <= small:
+            return Choice(fastest.name, small)
+
+        def worth(size: int) -> float:
+            run_s = self._latency.profile_s(fastest.name, size)
+            return size * (fastest.accuracy - earned) - price * run_s
+
+        if worth(large) - skip * earned > worth(small):
+            return Choice(fastest.name, large, skip)
+        return Choice(fastest.name, small)
+
+    def _price(self, share_s: float) -> tuple[float, float]:
+        """Return accuracy per second at a share, and what a request then earns over the price of its time."""
+        time_s, accuracy, price = 0.0, 0.0, 0.0
+        while steeper := [
+            (
+                (option.accuracy - accuracy) / (option.pace_s - time_s),
+                option.pace_s,
+                option.accuracy,
+            )
+            for option in self.options
+            if option.pace_s > time_s and option.accuracy > accuracy
+        ]:
+            price, time_s, accuracy = max(steeper)
+            if time_s > share_s:
+                return price, accuracy - price * time_s
+        return 0.0, accuracy
 
 
 class SlackFit:
@@ -97,24 +188,17 @@ class SlackFit:
     The policy of SuperServe (NSDI 2025, arXiv 2312.16733).
     """
 
-    def __init__(self, front: Sequence[Candidate], latency: LatencyModel, max_batch: int) -> None:
-        self.front = front
-        self._latency = latency
-        self._sizes = _sizes(max_batch)
+    def __init__(self, options: Sequence[Option]) -> None:
+        self.options = options
 
-    def choose(self, slack_s: NDArray[np.float64], device: int) -> Choice:
+    def choose(self, outlook: Outlook) -> Choice:
         """Return the run that uses most of the head's slack."""
-        head_s = float(slack_s[0])
-        for candidate in reversed(self.front):
-            fitting = [
-                size
-                for size in self._sizes
-                if size <= len(slack_s)
-                and self._latency.predict_s(candidate.name, size, device) <= head_s
-            ]
-            if fitting:
-                return Choice(candidate.name, fitting[-1])
-        return Choice(self.front[0].name, 1)
+        head_s = float(outlook.slack_s[0])
+        for option in reversed(self.options):
+            size = option.fitting(outlook.runnable, head_s, outlook.device)
+            if size:
+                return Choice(option.name, size)
+        return Choice(self.options[0].name, 1)
 
 
 def policy_named(
@@ -126,17 +210,17 @@ def policy_named(
         ValueError: no policy or subnetwork has that name.
     """
     kind, _, only = name.partition(":")
-    if kind == "static" and only:
-        chosen = [candidate for candidate in subnetworks if candidate.name == only]
+    if kind == "static":
+        chosen: Sequence[Candidate] = [each for each in subnetworks if each.name == only]
         if not chosen:
             names = ", ".join(candidate.name for candidate in subnetworks)
             raise ValueError(f"policy {name!r}: no such subnetwork; there are {names}")
-        return Anytime(chosen, latency, max_batch)
-    if name == "anytime":
-        return Anytime(accuracy_front(subnetworks, latency), latency, max_batch)
-    if name == "slackfit":
-        return SlackFit(accuracy_front(subnetworks, latency), latency, max_batch)
-    raise ValueError(f"policy {name!r}: use anytime, slackfit or static:<subnetwork>")
+    elif name in ("anytime", "slackfit"):
+        chosen = accuracy_front(subnetworks, latency)
+    else:
+        raise ValueError(f"policy {name!r}: use anytime, slackfit or static:<subnetwork>")
+    options = [Option(candidate, latency, max_batch) for candidate in chosen]
+    return SlackFit(options) if name == "slackfit" else Anytime(options, latency)
 
 
 def accuracy_front(
@@ -150,9 +234,3 @@ def accuracy_front(
         if not front or candidate.accuracy > front[-1].accuracy:
             front.append(candidate)
     return tuple(front)
-
-
-def _sizes(max_batch: int) -> tuple[int, ...]:
-    """Return the batch sizes considered: powers of two, and the largest."""
-    powers = [2**k for k in range(max_batch.bit_length()) if 2**k <= max_batch]
-    return tuple(sorted({*powers, max_batch}))

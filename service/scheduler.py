@@ -3,18 +3,21 @@
 The rules:
 
 1. A request is due at ``deadline_at``; its run must end ``latency.reserve_s`` earlier, for the reply.
-2. On arrival: a full queue refuses it. A request that cannot be met behind the work already accepted is refused if it
-   asks for that (``on_miss="refuse"``), and else becomes *best effort*.
+2. On arrival: a full queue refuses it. A request that cannot be met, or only in place of one accepted before, is
+   refused if it asks for that (``on_miss="refuse"``), and else becomes *best effort*.
 3. Requests that can be met run in the order of their deadlines (EDF); the policy chooses how many, and the subnetwork.
-   A request that names its subnetwork runs in it, with others that name the same.
-4. A waiting request that not even the fastest subnetwork can meet any more is expired or becomes best effort.
+   A request that names its subnetwork runs in it; a batch is of neighbours in the queue that name the same or none.
+4. A waiting request that not even the fastest subnetwork can meet any more, or that the policy gives up so that more
+   others are met, is expired or becomes best effort.
 5. Best-effort requests run in the fastest subnetwork (or the one they name), first come first served: when nothing
    else waits, and at most once in ``BEST_EFFORT_EVERY`` runs where every waiting request can still be met after it.
    Admission keeps time for that run, so they neither delay others past their deadlines nor starve.
 
 How an adapter drives it: ``admit`` each request as it arrives; then, and after each ``finished``, carry out
 ``next_action`` until it returns ``Wait``, and call again at ``Wait.until`` at the latest. ``observe`` and
-``observe_reply`` of the latency model, and ``observe_overhead`` here, are told what was measured.
+``observe_reply`` of the latency model, and ``observe_overhead`` here, are told what was measured: how long a run took,
+how long from its end to its replies, and the time a request costs, outside its run, the cores that also run it (zero
+where runs are elsewhere, on a GPU).
 Every admitted request leaves exactly once: in a ``Run``, in an ``Expire``, or by ``cancel``.
 """
 
@@ -23,9 +26,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
+from numpy.typing import NDArray
+
 from service.deadline_queue import DeadlineQueue, OnMiss, Request
+from service.forecast import Forecast
 from service.latency import LatencyModel
-from service.policies import Candidate, policy_named
+from service.policies import Candidate, Outlook, policy_named
 
 __all__ = [
     "Action",
@@ -39,7 +46,10 @@ __all__ = [
     "Wait",
 ]
 
-BEST_EFFORT_EVERY = 32  # of the runs under load at most 3 % answer requests that are late already
+BEST_EFFORT_EVERY = (
+    128  # of the runs under load less than 1 % answer requests that are late already
+)
+LEAST_FREE = 0.05  # arrivals that cost more time than there is still leave a little to decide with
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,28 +122,31 @@ class Scheduler:
     ) -> None:
         self._latency = latency
         self._policy = policy_named(policy, subnetworks, latency, max_batch=max_batch)
-        self._fastest = self._policy.front[0].name
+        self._fastest = self._policy.options[0]
         self._max_queue = max_queue
         self._max_batch = max_batch
-        self._free = DeadlineQueue()  # the policy chooses their subnetwork
-        self._forced: dict[str, DeadlineQueue] = {}
+        self._forecast = Forecast()
+        self._queue = DeadlineQueue()
         self._best_effort: OrderedDict[Request, None] = OrderedDict()
         self._in_flight: dict[int, float] = {}  # device -> when it should be free
         self._runs_since_best_effort = 0
+        self._counts = np.arange(1.0, max_queue + 1.0)
 
     def __len__(self) -> int:
         """Return how many requests wait."""
-        return len(self._free) + sum(map(len, self._forced.values())) + len(self._best_effort)
+        return len(self._queue) + len(self._best_effort)
 
     def admit(self, request: Request, now: float) -> Refusal | None:
         """Accept a request, or say why not."""
+        self._forecast.arrived(now, request.deadline_at - now)
         if len(self) >= self._max_queue:
             return Refusal("queue_full", 0.0, self._max_queue, self._drain_s(now))
-        name = request.subnetwork or self._fastest
+        name = request.subnetwork or self._fastest.name
         reserve_s = self._latency.reserve_s
-        work_s = self._work_ahead_s(request, now) + self._latency.predict_s(name, 1)
-        if now + work_s + reserve_s <= request.deadline_at:
-            self._queue_of(request).add(request)
+        own_s = self._latency.predict_s(name, self._company(request))
+        start_s = self._start_s(request, now)
+        if now + start_s + own_s + reserve_s <= request.deadline_at:
+            self._queue.add(request)
         elif request.on_miss == "answer":
             self._best_effort[request] = None
         else:
@@ -141,35 +154,36 @@ class Scheduler:
             alone_s = self._latency.profile_s(name, 1) + reserve_s
             if alone_s > allowed_s:
                 return Refusal("impossible", alone_s, allowed_s, 0.0)
-            needed_s = now - request.arrived_at + work_s + reserve_s
+            needed_s = now - request.arrived_at + start_s + own_s + reserve_s
             return Refusal("overloaded", needed_s, allowed_s, self._drain_s(now))
         return None
 
     def next_action(self, now: float) -> Action:
         """Return what to do now; call again until it is ``Wait``."""
-        expired = self._give_up(now)
+        device = self._free_device()
+        expired = self._give_up(self._hopeless(now, can_start=device is not None))
         if expired:
             return Expire(expired)
-        device = self._free_device()
         if device is None:
             return Wait(self._next_expiry_at())
-        queue = min(
-            (queue for queue in self._queues() if queue),
-            key=lambda each: each.head.deadline_at,
-            default=None,
-        )
-        if self._best_effort and (queue is None or self._has_room_for_best_effort(now)):
+        if self._best_effort and (not self._queue or self._has_room_for_best_effort(now)):
             return self._run_best_effort(device, now)
-        if queue is None:
+        if not self._queue:
             return Wait()
         self._runs_since_best_effort += 1
-        slack_s = queue.slack_s(now + self._latency.reserve_s)
-        forced = queue.head.subnetwork
-        if forced is None:
-            choice = self._policy.choose(slack_s, device)
-            return self._start(device, queue.take(choice.batch_size), choice.subnetwork, now)
-        size = self._largest_fitting(forced, len(queue), float(slack_s[0]), device)
-        return self._start(device, queue.take(size), forced, now)
+        outlook = self._outlook(device, now)
+        forced = self._queue.head.subnetwork
+        if forced is not None:
+            head_s = float(outlook.slack_s[0])
+            size = outlook.runnable
+            while size > 1 and self._latency.predict_s(forced, size, device) > head_s:
+                size -= 1
+            return self._start(device, self._queue.take(size), forced, now)
+        choice = self._policy.choose(outlook)
+        expired = self._give_up(choice.skip)
+        if expired:
+            return Expire(expired)
+        return self._start(device, self._queue.take(choice.batch_size), choice.subnetwork, now)
 
     def finished(self, run: Run, now: float) -> None:
         """Note that a run ended: its device is free."""
@@ -180,34 +194,69 @@ class Scheduler:
         if request in self._best_effort:
             del self._best_effort[request]
             return True
-        return self._queue_of(request).remove(request)
+        return self._queue.remove(request)
 
     def observe_overhead(self, cost_s: float) -> None:
-        """Learn what a request cost this machine outside its run: reading, decoding, replying."""
+        """Learn what a request cost, outside its run, the cores that run it."""
+        self._forecast.observe_overhead(cost_s)
 
-    def _queue_of(self, request: Request) -> DeadlineQueue:
-        """Return the queue of those that run together with a request."""
-        if request.subnetwork is None:
-            return self._free
-        return self._forced.setdefault(request.subnetwork, DeadlineQueue())
+    def _outlook(self, device: int, now: float) -> Outlook:
+        """Return what the policy may know."""
+        slack_s = self._queue.slack_s(now + self._latency.reserve_s)
+        rate = self._forecast.rate(now)
+        rivals = self._counts[: len(slack_s)] + rate * self._forecast.overtaking_s(slack_s)
+        return Outlook(
+            slack_s=slack_s,
+            rivals=rivals,
+            runnable=self._queue.alike(self._max_batch),
+            busy_s=sum(max(end_at - now, 0.0) for end_at in self._in_flight.values()),
+            outside_s=self._forecast.overhead_s / 2,
+            free=self._free_fraction(now),
+            rate=rate,
+            device=device,
+        )
 
-    def _queues(self) -> tuple[DeadlineQueue, ...]:
-        return (self._free, *self._forced.values())
+    def _free_fraction(self, now: float) -> float:
+        """Return the fraction of time that reading and replying to arrivals leave."""
+        busy = self._forecast.rate(now) * self._forecast.overhead_s / self._latency.devices
+        return max(1.0 - busy, LEAST_FREE)
 
     def _free_device(self) -> int | None:
         """Return the fastest device without a run."""
         free = [each for each in range(self._latency.devices) if each not in self._in_flight]
         return min(free, key=self._latency.slowdown, default=None)
 
-    def _work_ahead_s(self, request: Request, now: float) -> float:
-        """Return when a request could start, in seconds from now, were all before it run as fast as can be."""
-        work_s = sum(
-            queue.due_by(request.deadline_at) * self._pace_s(name)
-            for name, queue in ((self._fastest, self._free), *self._forced.items())
-        )
-        if self._best_effort:
-            work_s += self._latency.typical_s(self._fastest, 1)
-        return work_s / self._latency.devices + self._until_free_s(now)
+    def _spare_s(self, now: float) -> NDArray[np.float64]:
+        """Return (n,) how long each waiting request's run could be put off, were all run as fast as can be."""
+        slack_s = self._queue.slack_s(now + self._latency.reserve_s + self._until_free_s(now))
+        return slack_s - self._counts[: len(slack_s)] * self._pace_s(now)
+
+    def _start_s(self, request: Request, now: float) -> float:
+        """Return when a new request could start, in seconds from now; never, if only in another's place."""
+        pace_s = self._pace_s(now)
+        kept_s = pace_s if self._best_effort else 0.0
+        start_s = self._until_free_s(now) + kept_s
+        if not self._queue:
+            return start_s
+        place = self._queue.place_of(request.deadline_at)
+        spare_s = self._spare_s(now) - kept_s
+        if place < len(spare_s) and spare_s[place:].min() < pace_s:
+            return float("inf")
+        if place:  # of those before it, some may be lost already and take no time
+            start_s += place * pace_s + min(float(spare_s[:place].min()), 0.0)
+        return start_s
+
+    def _company(self, request: Request) -> int:
+        """Return the size of the batch a new request will run in, were all run as fast as can be."""
+        if request.subnetwork is not None:
+            return 1
+        return min(len(self._queue) + 1, self._fastest.best_size)
+
+    def _pace_s(self, now: float) -> float:
+        """Return the least time between the requests answered, all work counted."""
+        run_s = self._fastest.pace_s * self._latency.slowdown()
+        outside_s = self._forecast.overhead_s / 2
+        return (run_s + outside_s) / (self._latency.devices * self._free_fraction(now))
 
     def _until_free_s(self, now: float) -> float:
         """Return how long until the next device is free."""
@@ -215,74 +264,55 @@ class Scheduler:
             return 0.0
         return max(min(self._in_flight.values()) - now, 0.0)
 
-    def _pace_s(self, subnetwork: str) -> float:
-        """Return the least time per request of a subnetwork, in the largest batch."""
-        alone_s = self._latency.typical_s(subnetwork, 1)
-        return min(alone_s, self._latency.typical_s(subnetwork, self._max_batch) / self._max_batch)
-
     def _drain_s(self, now: float) -> float:
         """Return when the requests that wait should be done, in seconds from now."""
-        return len(self) * self._pace_s(self._fastest) / self._latency.devices + self._until_free_s(
-            now
-        )
+        return len(self) * self._pace_s(now) + self._until_free_s(now)
 
-    def _give_up(self, now: float) -> tuple[Request, ...]:
-        """Take out the requests that can no longer be met; return those to be refused."""
-        expired: list[Request] = []
-        for queue in self._queues():
-            while queue and self._latest_start_at(queue.head) < now:
-                (request,) = queue.take(1)
-                if request.on_miss == "refuse":
-                    expired.append(request)
-                else:
-                    self._best_effort[request] = None
-        return tuple(expired)
+    def _hopeless(self, now: float, *, can_start: bool) -> int:
+        """Return how many of the most urgent requests can no longer be met."""
+        count = 0
+        for request in self._queue:
+            spare_s = self._latest_start_at(request) - now
+            if spare_s > 0 or (spare_s == 0 and can_start):
+                break
+            count += 1
+        return count
+
+    def _give_up(self, count: int) -> tuple[Request, ...]:
+        """Take out the most urgent requests; those to be answered late become best effort, the others return."""
+        gone = self._queue.take(count) if count else ()
+        self._best_effort.update((each, None) for each in gone if each.on_miss == "answer")
+        return tuple(each for each in gone if each.on_miss == "refuse")
 
     def _latest_start_at(self, request: Request) -> float:
         """Return the last instant at which a run of its own would still meet a request."""
-        name = request.subnetwork or self._fastest
+        name = request.subnetwork or self._fastest.name
         return request.deadline_at - self._latency.reserve_s - self._latency.predict_s(name, 1)
 
     def _next_expiry_at(self) -> float | None:
-        """Return when the first of the most urgent requests must be refused, if it asks for that."""
-        heads = (queue.head for queue in self._queues() if queue)
-        return min(
-            (self._latest_start_at(head) for head in heads if head.on_miss == "refuse"),
-            default=None,
-        )
-
-    def _largest_fitting(self, subnetwork: str, waiting: int, limit_s: float, device: int) -> int:
-        """Return the largest batch whose predicted latency is within a limit, and at least 1."""
-        size = min(waiting, self._max_batch)
-        while size > 1 and self._latency.predict_s(subnetwork, size, device) > limit_s:
-            size -= 1
-        return size
+        """Return when the most urgent request must be refused, if it asks for that."""
+        if self._queue and self._queue.head.on_miss == "refuse":
+            return self._latest_start_at(self._queue.head)
+        return None
 
     def _has_room_for_best_effort(self, now: float) -> bool:
         """Return whether a late request may go first: seldom, and only if no other misses by it."""
         if self._runs_since_best_effort < BEST_EFFORT_EVERY:
             return False
-        name = next(iter(self._best_effort)).subnetwork or self._fastest
-        start_at = now + self._latency.predict_s(name, 1) + self._latency.reserve_s
-        for queue in self._queues():
-            if queue:
-                pace_s = self._latency.predict_s(queue.head.subnetwork or self._fastest, 1)
-                spare_s = queue.slack_s(start_at)
-                if min(spare - (k + 1) * pace_s for k, spare in enumerate(spare_s)) < 0:
-                    return False
-        return True
+        name = next(iter(self._best_effort)).subnetwork or self._fastest.name
+        return bool(self._spare_s(now).min() >= self._latency.predict_s(name, 1))
 
     def _run_best_effort(self, device: int, now: float) -> Run:
-        """Run the oldest best-effort requests that go together."""
+        """Run the oldest best-effort requests that go together, in no larger a batch than pays."""
         self._runs_since_best_effort = 0
         forced = next(iter(self._best_effort)).subnetwork
+        limit = 1 if self._queue else self._fastest.best_size
         batch: list[Request] = []
-        limit = 1 if any(self._queues()) else self._max_batch
         while self._best_effort and len(batch) < limit:
             if next(iter(self._best_effort)).subnetwork != forced:
                 break
             batch.append(self._best_effort.popitem(last=False)[0])
-        return self._start(device, tuple(batch), forced or self._fastest, now)
+        return self._start(device, tuple(batch), forced or self._fastest.name, now)
 
     def _start(self, device: int, batch: tuple[Request, ...], subnetwork: str, now: float) -> Run:
         predicted_s = self._latency.predict_s(subnetwork, len(batch), device)

@@ -50,7 +50,7 @@ def test_one_stall_is_no_evidence_of_a_slow_machine() -> None:
 
     model.observe("column-1", 1, 0.1)
 
-    assert model.slowdown() < 1.6
+    assert model.slowdown() < 1.7
 
 
 def test_the_reserve_is_a_high_quantile_of_the_reply_cost() -> None:

@@ -1,0 +1,82 @@
+"""PURE: what a queue does not show: the requests yet to arrive, and the work outside the runs.
+
+On one core a request costs more outside its run than in the shallowest subnetwork, and while a run is under way
+arrivals wait unseen in sockets. Each expected arrival therefore takes time from those that wait.
+"""
+
+from collections import deque
+from math import exp
+
+import numpy as np
+from numpy.typing import NDArray
+
+RECENT_S = (
+    0.025  # time constant of the current rate: shorter is noise, longer misses the start of a burst
+)
+HERALD_GAIN = 1 / 256  # an arrival: what follows an arrival is learned over several bursts
+HERALD_MEMORY_S = (
+    0.5  # bursts further apart are a surprise each time; a load that has ended is forgotten
+)
+GAPS_IN_A_BURST = 10.0  # after so many expected gaps without an arrival a burst is over
+DEADLINES_KEPT = 64  # the latest deadlines stand for the coming ones
+OVERHEAD_GAIN = 0.05  # a request: a mean over some twenty
+
+
+class Forecast:
+    """The rate and deadlines of the requests to come, and what a request costs outside its run."""
+
+    def __init__(self) -> None:
+        self._recent = 0.0  # arrivals a second at the last arrival; decays from there
+        self._heralded = 0.0  # the recent rate as arrivals found it: what one arrival lets expect
+        self._last_at = 0.0
+        self._deadlines_s: deque[float] = deque(maxlen=DEADLINES_KEPT)
+        self._seen = 0
+        self._sorted_s: NDArray[np.float64] = np.zeros(0)
+        self._sums_s: NDArray[np.float64] = np.zeros(1)
+        self._overhead_s = 0.0
+
+    @property
+    def overhead_s(self) -> float:
+        """The mean cost of a request outside its run, on the machine that runs it."""
+        return self._overhead_s
+
+    def arrived(self, now: float, deadline_s: float) -> None:
+        """Count an arrival that is due in ``deadline_s``."""
+        silence_s = max(now - self._last_at, 0.0)
+        self._last_at = now
+        self._recent *= exp(-silence_s / RECENT_S)
+        self._heralded *= exp(-silence_s / HERALD_MEMORY_S)
+        self._heralded += HERALD_GAIN * (self._recent - self._heralded)
+        self._recent += 1 / RECENT_S
+        self._deadlines_s.append(max(deadline_s, 0.0))
+        self._seen += 1
+        if self._seen < DEADLINES_KEPT or self._seen % (DEADLINES_KEPT // 4) == 0:
+            self._sorted_s = np.sort(np.array(self._deadlines_s))
+            self._sums_s = np.concatenate(([0.0], np.cumsum(self._sorted_s)))
+
+    def observe_overhead(self, cost_s: float) -> None:
+        """Learn what a request cost outside its run."""
+        self._overhead_s += OVERHEAD_GAIN * (cost_s - self._overhead_s)
+
+    def rate(self, now: float) -> float:
+        """Return the arrivals to expect, per second, soon after ``now``."""
+        silence_s = max(now - self._last_at, 0.0)
+        recent = self._recent * exp(-silence_s / RECENT_S)
+        if self._heralded <= recent:
+            return recent
+        goes_on = exp(-silence_s * self._heralded / GAPS_IN_A_BURST)
+        return recent + (self._heralded - recent) * goes_on
+
+    def overtaking_s(self, slack_s: NDArray[np.float64]) -> NDArray[np.float64] | float:
+        """Return for how long arrivals go before each waiting request: E[max(slack - deadline, 0)].
+
+        Times the rate, it is how many requests will come to be due before it.
+
+        Args:
+            slack_s: (n,) ascending.
+        """
+        if not len(self._sorted_s) or slack_s[-1] <= self._sorted_s[0]:
+            return 0.0  # as long as all deadlines are alike
+        sooner = np.searchsorted(self._sorted_s, slack_s)
+        means_s: NDArray[np.float64] = sooner * slack_s - self._sums_s[sooner]
+        return means_s / len(self._sorted_s)
