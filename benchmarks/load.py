@@ -1,0 +1,155 @@
+"""``python -m benchmarks.load``: a load generator, in a process and on a core of its own; its report is JSON.
+
+Requests leave when a seeded schedule says so, whatever the server does, and latency counts from that instant: a slow
+server cannot hide its queue. What they post are real labelled images, so that the answers in time can be marked.
+"""
+
+import argparse
+import gc
+import json
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from random import Random
+
+from benchmarks.dialects import DIALECTS
+from benchmarks.recording import Planned, Record, summarise
+from benchmarks.wire import send_in_turn, send_when_due
+from benchmarks.workloads import ARRIVALS, arrival_times, deadlines
+from model.bundle import BundleError, read_bundle
+
+MOST_REQUESTS = 1_500_000
+LONGEST_S = 300.0
+IMAGES = 2000  # so many different ones are sent
+
+
+@dataclass(frozen=True, slots=True)
+class Phase:
+    """A stretch of the load: so many requests a second for so long."""
+
+    rate: float
+    seconds: float
+
+
+def plan(
+    phases: Sequence[Phase], *, arrivals: str, deadlines_s: Sequence[float], images: int, seed: int
+) -> list[Planned]:
+    """Return every request of a load, in order; equal arguments give equal requests.
+
+    Args:
+        phases: one after another.
+        arrivals: of what kind, see ``workloads``.
+        deadlines_s: each as likely.
+        images: how many there are to choose from.
+        seed: of everything random.
+
+    Raises:
+        ValueError: the load is longer or larger than a benchmark should be, or a phase gets no request.
+    """
+    if sum(phase.seconds for phase in phases) > LONGEST_S:
+        raise ValueError(f"a load may last {LONGEST_S:g} s at most")
+    if sum(phase.rate * phase.seconds for phase in phases) > MOST_REQUESTS:
+        raise ValueError(f"a load may have {MOST_REQUESTS} requests at most")
+    planned: list[Planned] = []
+    begin_at = 0.0
+    rng = Random(f"images {seed}")  # apart from the generators of the instants
+    for index, phase in enumerate(phases):
+        # More than the mean, for bursts; those past the end of the phase are left out.
+        count = int(2 * phase.rate * phase.seconds) + 100
+        times = arrival_times(arrivals, rate=phase.rate, count=count, seed=seed + index)
+        times = times[times < phase.seconds]
+        if not len(times):
+            raise ValueError(f"no request falls into {phase.seconds:g} s at {phase.rate:g}/s")
+        due_s = deadlines(deadlines_s, count=len(times), seed=seed + index)
+        planned += [
+            Planned(begin_at + at, deadline_s, rng.randrange(images), index)
+            for at, deadline_s in zip(times.tolist(), due_s, strict=True)
+        ]
+        begin_at += phase.seconds
+    return planned
+
+
+def read_images(
+    folder: Path, classes: Sequence[str], *, count: int, seed: int
+) -> tuple[list[bytes], list[int]]:
+    """Return the files and classes of some of the JPEG images in a folder of class folders.
+
+    Raises:
+        ValueError: there are none, or they have another class than the bundle knows.
+    """
+    paths = sorted(folder.glob("*/*.jp*g"))
+    if not paths:
+        raise ValueError(f"{folder}: has no <class>/*.jpg")
+    chosen = Random(f"files {seed}").sample(paths, min(count, len(paths)))
+    unknown = {path.parent.name for path in chosen} - set(classes)
+    if unknown:
+        raise ValueError(f"{folder}: the bundle knows no class {', '.join(sorted(unknown))}")
+    class_ids = {name: index for index, name in enumerate(classes)}
+    return [path.read_bytes() for path in chosen], [class_ids[path.parent.name] for path in chosen]
+
+
+def main() -> int:
+    """Send a load and print what became of it, one entry a phase; a closed loop is one phase."""
+    options = _parser().parse_args()
+    if options.core is not None:
+        os.sched_setaffinity(0, {options.core})
+    dialect = DIALECTS[options.dialect]
+    deadlines_s = [deadline_ms / 1e3 for deadline_ms in options.deadline_ms]
+    try:
+        classes = read_bundle(options.bundle).manifest.labels
+        images, labels = read_images(options.images, classes, count=IMAGES, seed=0)
+        # Of a closed loop the instants do not count, only that there are enough.
+        phases = [Phase(2.0 * options.in_turn, 1.0)] if options.in_turn else options.phase
+        planned = plan(
+            phases,
+            arrivals=options.arrivals,
+            deadlines_s=deadlines_s,
+            images=len(images),
+            seed=options.seed,
+        )[: options.in_turn]
+    except (ValueError, BundleError) as error:
+        sys.stderr.write(f"load: {error}\n")
+        return 2
+    wires = {(d, i): dialect.request(images[i], d) for d in deadlines_s for i in range(len(images))}
+    requests = [wires[each.deadline_s, each.image] for each in planned]
+    gc.disable()  # a collection would stall the generator for longer than a deadline
+    to = {"port": options.port, "connections": options.connections}
+    if options.in_turn:
+        records = send_in_turn(requests, **to)
+    else:
+        records = send_when_due(planned, requests, **to)
+    rows: list[list[tuple[Planned, Record]]] = [[] for _ in phases]
+    for row in zip(planned, records, strict=True):
+        rows[row[0].phase].append(row)
+    print(json.dumps([summarise(each, labels=labels, read=dialect.read) for each in rows]))
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.load", description=__doc__)
+    parser.add_argument("--port", type=int, required=True, help="of a server on this machine")
+    parser.add_argument("--dialect", choices=DIALECTS, default="anytime", help="of the server")
+    parser.add_argument("--bundle", type=Path, required=True, help="gives the names of the classes")
+    parser.add_argument("--images", type=Path, required=True, help="folder of <class>/*.jpg")
+    load = parser.add_mutually_exclusive_group(required=True)
+    load.add_argument("--phase", type=_phase, action="append", metavar="RATE:SECONDS")
+    load.add_argument(
+        "--in-turn", type=int, metavar="COUNT", help="a closed loop: as fast as replies come"
+    )
+    parser.add_argument("--arrivals", choices=ARRIVALS, default="poisson")
+    parser.add_argument("--deadline-ms", type=float, nargs="+", default=[25.0])
+    parser.add_argument("--connections", type=int, default=512)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--core", type=int, help="to run on")
+    return parser
+
+
+def _phase(text: str) -> Phase:
+    rate, seconds = text.split(":")
+    return Phase(float(rate), float(seconds))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,45 @@
+"""Triton, as PyTriton brings it: its own HTTP and dynamic batching in front of a Python function."""
+
+import signal
+
+import numpy as np
+from pytriton.decorators import batch
+from pytriton.model_config import DynamicBatcher, ModelConfig, Tensor
+from pytriton.triton import Triton, TritonConfig
+
+from benchmarks.peers.graph import Graph, read_options
+
+
+def main() -> None:
+    """Serve until a signal."""
+    options = read_options()
+    graph = Graph(options.graph)
+
+    @batch
+    def classify(jpeg: np.ndarray) -> dict[str, np.ndarray]:
+        classes = [[graph.classify(content)] for content in jpeg[:, 0]]
+        return {"class_id": np.array(classes, np.int64)}
+
+    config = TritonConfig(
+        http_address="127.0.0.1",
+        http_port=options.port,
+        grpc_address="127.0.0.1",
+        grpc_port=options.port + 1,
+        allow_metrics=False,
+        log_verbose=0,
+    )
+    with Triton(config=config) as triton:
+        triton.bind(
+            model_name="fractalnet",
+            infer_func=classify,
+            inputs=[Tensor(name="jpeg", dtype=np.bytes_, shape=(1,))],
+            outputs=[Tensor(name="class_id", dtype=np.int64, shape=(1,))],
+            config=ModelConfig(max_batch_size=16, batcher=DynamicBatcher()),
+            strict=False,
+        )
+        triton.run()
+        signal.sigwait({signal.SIGTERM, signal.SIGINT})
+
+
+if __name__ == "__main__":
+    main()

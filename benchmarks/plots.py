@@ -1,0 +1,60 @@
+"""Plots of what ``benchmarks.serve`` found, against the rate of the requests."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from matplotlib.figure import Figure
+
+PLOTS = "plots"  # folder beside the documents
+SHOWN = (
+    ("in_time", "in time"),
+    ("accuracy", "accuracy of the answers in time"),
+    ("correct_in_time", "correct in time"),
+)
+
+Point = Mapping[str, Any]
+Curves = Mapping[str, Mapping[float, Sequence[Point]]]  # by system and rate
+
+
+def file_name(name: str, key: str) -> str:
+    """Return the file of a plot."""
+    return f"{name}-{key.replace('_', '-')}.png"
+
+
+def median_of(points: Sequence[Point], key: str) -> Any:
+    """Return the median of a figure; None where no point has it."""
+    values = [point[key] for point in points if point[key] is not None]
+    return median(values) if values else None
+
+
+def draw(name: str, curves: Curves, docs: Path) -> None:
+    """Write one plot for each figure shown.
+
+    Args:
+        name: begins the files' names.
+        curves: what to draw; ``anytime`` is the thick one.
+        docs: the folder of documents.
+    """
+    (docs / PLOTS).mkdir(exist_ok=True)
+    for key, title in SHOWN:
+        figure = Figure(figsize=(7, 4), layout="constrained")
+        axes = figure.subplots()
+        for system, curve in curves.items():
+            points = [(rate, median_of(each, key)) for rate, each in sorted(curve.items())]
+            points = [(rate, value) for rate, value in points if value is not None]
+            ours = system == "anytime"
+            axes.plot(
+                [rate for rate, _ in points],
+                [value for _, value in points],
+                marker=".",
+                label=system,
+                linewidth=2.5 if ours else 1.0,
+                color="black" if ours else None,
+                linestyle="--" if system.endswith("full") else "-",
+            )
+        axes.set(xscale="log", xlabel="requests offered a second", ylabel=title)
+        axes.grid(alpha=0.3)
+        axes.legend(fontsize="x-small", ncols=2)
+        figure.savefig(docs / PLOTS / file_name(name, key), dpi=120)

@@ -1,0 +1,270 @@
+"""``python -m benchmarks.serve``: measure the real server, alone and beside others, and write the tables and plots.
+
+The server runs on one core and the load generator on another. Nothing else should run on the machine. The parts, in
+order: the floor (a bare handler), deadlines without load, capacity, a long overload, the peers, and rounds of a sweep
+over the rates for as long as the budget lasts.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from benchmarks.conditions import describe_conditions
+from benchmarks.report import publish
+from benchmarks.servers import (
+    PEER_DIALECTS,
+    ROOT,
+    Server,
+    ServerFailed,
+    System,
+    anytime,
+    bare,
+    peer,
+    running,
+)
+from model.bundle import Bundle, read_bundle
+
+SERVER_CORE, LOAD_CORE = 0, 1
+FIRST_PORT = 9100  # a peer takes up to three
+DEADLINE_MS = 25.0
+RATES = (50, 100, 200, 300, 500, 700, 900, 1100, 1300, 1600, 2000, 3000)
+IN_TIME = 0.99  # of all requests offered: the server holds the rate
+COLLAPSED = 0.02  # no more is to be seen at higher rates
+SETTLE_S = 0.5  # at the same rate before what is counted
+TRIES = 3  # of a point whose generator lagged
+ROUNDS = 5  # more would only take time
+FLOOR_ROUNDS = 7
+
+
+@dataclass(slots=True)
+class Session:
+    """What the parts share: where things are, how long a point lasts, and what was found.
+
+    Args:
+        bundle: what is served.
+        images: folder of labelled images.
+        environments: folder of the peers' virtual environments.
+        seconds: of a point.
+        end_at: when the budget is spent, on the monotonic clock.
+    """
+
+    bundle: Bundle
+    images: Path
+    environments: Path
+    scratch: Path
+    seconds: float
+    end_at: float
+    found: dict[str, Any] = field(default_factory=dict)
+    started: int = 0
+
+    @property
+    def policies(self) -> list[str]:
+        """Ours, and each subnetwork alone."""
+        names = [each.name for each in self.bundle.manifest.subnetworks]
+        return ["anytime", *(f"static:{name}" for name in names)]
+
+    def graph(self, name: str) -> Path:
+        """Return the file of a subnetwork."""
+        return (self.bundle.folder / f"{name}.onnx").resolve()
+
+    @contextmanager
+    def serving(self, system: System) -> Iterator[Server]:
+        """Run a server; each gets ports of its own."""
+        self.started += 1
+        image = next(self.images.glob("*/*.jp*g")).read_bytes()
+        log = self.scratch / f"{system.name.replace(' ', '-').replace(':', '-')}.log"
+        port = FIRST_PORT + 10 * self.started
+        with running(system, core=SERVER_CORE, port=port, image=image, log=log) as server:
+            yield server
+
+    def load(self, server: Server, *arguments: object) -> subprocess.Popen[str]:
+        """Start the load generator on a server."""
+        command = [sys.executable, "-m", "benchmarks.load", "--core", LOAD_CORE]
+        command += ["--port", server.port, "--dialect", server.system.dialect]
+        command += ["--bundle", self.bundle.folder, "--images", self.images, *arguments]
+        return subprocess.Popen(
+            [str(word) for word in command], cwd=ROOT, stdout=subprocess.PIPE, text=True
+        )
+
+    def measure(self, server: Server, *arguments: object) -> list[dict[str, Any]]:
+        """Return the load generator's figures of each phase.
+
+        Raises:
+            ServerFailed: there are none.
+        """
+        load = self.load(server, *arguments)
+        output, _ = load.communicate()
+        if load.returncode:
+            raise ServerFailed(f"{server.system.name}: no load could be sent ({arguments})")
+        phases: list[dict[str, Any]] = json.loads(output)
+        return phases
+
+    def point(self, server: Server, rate: float, seed: int) -> dict[str, Any] | None:
+        """Return the figures at a rate; None if the generator lagged at every try."""
+        for attempt in range(TRIES):
+            arguments = ("--deadline-ms", DEADLINE_MS, "--seed", 100 * seed + attempt)
+            phases = ("--phase", f"{rate}:{SETTLE_S}", "--phase", f"{rate}:{self.seconds}")
+            _, figures = self.measure(server, *phases, *arguments)
+            if not figures["lagging"]:
+                return {"system": server.system.name, "rate": rate, "seed": seed, **figures}
+        print(f"  {server.system.name} at {rate}/s: thrown out, the generator lagged")
+        return None
+
+
+def measure_floor(session: Session) -> None:
+    """Compare ``/classify`` on column 1 with a bare handler, both up at once and asked by turns."""
+    systems = (anytime(session.bundle.folder, "static:column-1"), bare(session.graph("column-1")))
+    alone: dict[str, list[float]] = {}
+    saturated: dict[str, list[float]] = {}
+    with ExitStack() as stack:
+        servers = [stack.enter_context(session.serving(system)) for system in systems]
+        for seed in range(FLOOR_ROUNDS):
+            for server in servers:
+                common = ("--seed", seed, "--deadline-ms", 2000)
+                (one,) = session.measure(server, "--in-turn", 300, "--connections", 1, *common)
+                (many,) = session.measure(server, "--in-turn", 1500, "--connections", 16, *common)
+                alone.setdefault(server.system.name, []).append(one["answered_ms"]["p50"])
+                saturated.setdefault(server.system.name, []).append(many["answers_per_s"])
+    session.found["floor"] = {"p50_ms": alone, "per_s": saturated}
+
+
+def measure_deadlines(session: Session) -> None:
+    """Ask one after the other, each with a deadline."""
+    with session.serving(anytime(session.bundle.folder, "anytime")) as server:
+        for deadline_ms in (5, 10, 25):
+            arguments = ("--in-turn", 1000, "--connections", 1, "--deadline-ms", deadline_ms)
+            (figures,) = session.measure(server, *arguments)
+            session.found.setdefault("deadlines", []).append(
+                {"deadline_ms": deadline_ms, **figures}
+            )
+
+
+def measure_capacity(session: Session) -> None:
+    """Find the highest rate that column 1 alone holds, to 5 %; then ask ours for 85 % of it."""
+    with session.serving(anytime(session.bundle.folder, "static:column-1")) as server:
+
+        def holds(rate: float) -> bool:
+            # Twice, since one stall of the machine fails a rate that the server holds.
+            points = (session.point(server, rate, seed) for seed in range(2))
+            return any(point is not None and point["in_time"] >= IN_TIME for point in points)
+
+        low, high = 200.0, 400.0
+        while high < RATES[-1] and holds(high):
+            low, high = high, 1.5 * high
+        while high > 1.05 * low:
+            middle = round((low * high) ** 0.5)
+            low, high = (middle, high) if holds(middle) else (low, middle)
+    session.found["capacity_per_s"] = low
+    with session.serving(anytime(session.bundle.folder, "anytime")) as server:
+        points = [session.point(server, round(0.85 * low), seed) for seed in range(3)]
+        session.found["at_85"] = [point for point in points if point is not None]
+
+
+def measure_overload(session: Session, seconds: float) -> None:
+    """Offer ten times the capacity; watch the memory, the requests admitted, and how soon all is well again."""
+    rate = 10 * session.found["capacity_per_s"]
+    phases = ("--phase", "50:2", "--phase", f"{rate}:{seconds}", "--phase", "50:5")
+    with session.serving(anytime(session.bundle.folder, "anytime")) as server:
+        load = session.load(server, *phases, "--deadline-ms", DEADLINE_MS)
+        memory_mib = []
+        while load.poll() is None:
+            memory_mib.append(round(server.memory_mib(), 1))
+            time.sleep(1.0)
+        assert load.stdout is not None
+        before, during, after = json.loads(load.stdout.read())
+    session.found["overload"] = {
+        "rate": rate,
+        "seconds": seconds,
+        "memory_mib": memory_mib,
+        "before": before,
+        "during": during,
+        "after": after,
+    }
+
+
+def sweep(session: Session, systems: Sequence[System], seed: int, part: str) -> None:
+    """Measure each system at rising rates until it collapses."""
+    points = session.found.setdefault(part, [])
+    for system in systems:
+        if time.monotonic() > session.end_at:
+            return
+        print(f"  {system.name}, seed {seed}", flush=True)
+        try:
+            with session.serving(system) as server:
+                for rate in RATES:
+                    point = session.point(server, rate, seed)
+                    if point is not None:
+                        points.append(point | {"memory_mib": round(server.memory_mib())})
+                        if point["in_time"] < COLLAPSED:
+                            break
+        except ServerFailed as error:
+            session.found.setdefault("failures", []).append(str(error))
+            print(f"  {error}", flush=True)
+
+
+def main() -> int:
+    """Measure, and write what was found."""
+    options = _parser().parse_args()
+    started_at = time.monotonic()
+    out: Path = options.out
+    out.mkdir(parents=True, exist_ok=True)
+    session = Session(
+        read_bundle(options.bundle),
+        options.images.resolve(),
+        ROOT / "build" / "peers",
+        out,
+        options.seconds,
+        started_at + options.budget_s,
+    )
+    session.found["conditions"] = describe_conditions(session.bundle) | {
+        "seconds": options.seconds,
+        "deadline_ms": DEADLINE_MS,
+        "started": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
+    }
+    graphs = [session.graph(name) for name in ("column-1", "full")]
+    peers = [peer(name, graph, session.environments) for name in options.peers for graph in graphs]
+    parts: dict[str, Callable[[], None]] = {
+        "floor": lambda: measure_floor(session),
+        "deadlines": lambda: measure_deadlines(session),
+        "capacity": lambda: measure_capacity(session),
+        "overload": lambda: measure_overload(session, options.overload_s),
+        "peers": lambda: sweep(session, [*map(bare, graphs), *peers], 0, "peers"),
+        "sweep": lambda: _sweep_in_rounds(session),
+    }
+    for name, part in parts.items():
+        print(f"{time.monotonic() - started_at:5.0f} s: {name}", flush=True)
+        part()
+        (out / "serving.json").write_text(json.dumps(session.found, indent=1))
+    publish(session.found, ROOT / "docs")
+    return 0
+
+
+def _sweep_in_rounds(session: Session) -> None:
+    for seed in range(ROUNDS):
+        if seed and time.monotonic() > session.end_at:
+            return
+        systems = [anytime(session.bundle.folder, policy) for policy in session.policies]
+        sweep(session, systems, seed, "sweep")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.serve", description=__doc__)
+    parser.add_argument("--bundle", type=Path, required=True)
+    parser.add_argument("--images", type=Path, required=True, help="folder of <class>/*.jpg")
+    parser.add_argument("--budget-s", type=float, default=1200.0, help="no part begins after it")
+    parser.add_argument("--seconds", type=float, default=4.0, help="of a point")
+    parser.add_argument("--overload-s", type=float, default=60.0)
+    parser.add_argument("--peers", nargs="*", choices=PEER_DIALECTS, default=list(PEER_DIALECTS))
+    parser.add_argument("--out", type=Path, default=ROOT / "build" / "bench")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

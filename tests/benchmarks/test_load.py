@@ -1,0 +1,60 @@
+from pathlib import Path
+
+import pytest
+
+from benchmarks.load import Phase, plan, read_images
+
+
+def test_equal_seeds_give_equal_loads_and_others_do_not() -> None:
+    first, again, other = (
+        plan([Phase(500, 2.0)], arrivals="gamma", deadlines_s=[0.005, 0.1], images=10, seed=seed)
+        for seed in (1, 1, 2)
+    )
+
+    assert first == again
+    assert first != other
+
+
+def test_phases_follow_one_another_in_order_of_time() -> None:
+    planned = plan(
+        [Phase(100, 1.0), Phase(1000, 0.5)],
+        arrivals="poisson",
+        deadlines_s=[0.025],
+        images=5,
+        seed=0,
+    )
+
+    assert [each.at for each in planned] == sorted(each.at for each in planned)
+    assert all(each.phase == (each.at >= 1.0) for each in planned)
+    assert planned[-1].at < 1.5
+
+
+@pytest.mark.parametrize(
+    ("phase", "said"),
+    [
+        (Phase(1.0, 1e6), "at most"),
+        (Phase(1e7, 1.0), "at most"),
+        (Phase(1e-9, 1.0), "no request falls"),
+    ],
+)
+def test_loads_without_measure_are_refused(phase: Phase, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        plan([phase], arrivals="poisson", deadlines_s=[0.1], images=1, seed=0)
+
+
+def test_an_image_has_the_class_of_its_folder(tmp_path: Path) -> None:
+    for name in ("cat", "dog"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "0.jpg").write_bytes(name.encode())
+
+    images, labels = read_images(tmp_path, ["bird", "dog", "cat"], count=10, seed=0)
+
+    assert dict(zip(images, labels, strict=True)) == {b"dog": 1, b"cat": 2}
+
+
+def test_images_of_a_class_that_the_bundle_does_not_know_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "cat").mkdir()
+    (tmp_path / "cat" / "0.jpg").touch()
+
+    with pytest.raises(ValueError, match="knows no class cat"):
+        read_images(tmp_path, ["dog"], count=1, seed=0)

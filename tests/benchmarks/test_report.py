@@ -1,0 +1,53 @@
+from pathlib import Path
+from typing import Any
+
+from benchmarks.report import write_tables
+
+CONDITIONS = {
+    "machine": "a machine",
+    "system": "Linux",
+    "versions": {"onnxruntime": "1"},
+    "commit": "abc",
+    "bundle": "digits",
+    "digest": "0123",
+    "started": "today",
+    "seconds": 4.0,
+    "deadline_ms": 25.0,
+}
+
+
+def point(system: str, rate: float, correct: float) -> dict[str, Any]:
+    return {
+        "system": system,
+        "rate": rate,
+        "seed": 0,
+        "in_time": 1.0,
+        "accuracy": correct,
+        "correct_in_time": correct,
+        "answered_ms": {"p50": 1.0, "p99": 2.0, "max": 3.0},
+        "memory_mib": 100,
+    }
+
+
+def test_a_second_report_takes_the_place_of_the_first(tmp_path: Path) -> None:
+    (tmp_path / "results.md").write_text("# Results\n\n## Accuracy\n\nGood.\n")
+    found = {"conditions": CONDITIONS, "capacity_per_s": 1000.0}
+
+    write_tables(found, tmp_path)
+    once = (tmp_path / "results.md").read_text()
+    write_tables(found, tmp_path)
+
+    assert (tmp_path / "results.md").read_text() == once
+    assert once.startswith("# Results\n\n## Accuracy\n\nGood.\n")
+
+
+def test_ours_is_compared_with_the_best_of_the_others_at_each_rate(tmp_path: Path) -> None:
+    own = [point("anytime", 100, 0.9), point("static:full", 100, 0.85)]
+    own += [point("anytime", 900, 0.8)]
+    peers = [point("bare handler: full", 100, 0.88), point("bare handler: full", 900, 0.1)]
+
+    write_tables({"conditions": CONDITIONS, "sweep": own, "peers": peers}, tmp_path)
+
+    text = (tmp_path / "results.md").read_text()
+    assert "| 100 | 90.0 % (90.0 %–90.0 %) | 88.0 % | bare handler: full | +2.0 |" in text
+    assert "| 900 | 80.0 % (80.0 %–80.0 %) | 10.0 % | bare handler: full | +70.0 |" in text
