@@ -59,16 +59,16 @@ class ImageDecoder:
         # Pillow's own limit is one for the process and only warns; ours is checked for each image.
         Image.MAX_IMAGE_PIXELS = None
 
-    async def decode(self, content: bytes) -> Pixels:
-        """Return the image as uint8 (size, size, 3).
+    async def decode(self, body: bytes, content_type: bytes = b"") -> Pixels:
+        """Return the image in a request's body as uint8 (size, size, 3).
 
         Raises:
-            NotAnImage, DamagedImage, TooManyPixels: it cannot be.
+            InvalidUpload, NotAnImage, DamagedImage, TooManyPixels: it cannot be.
             Overloaded: too many large images wait.
         """
-        if len(content) > INLINE_BYTES:
-            return await self._in_thread(self._open_and_load, content)
-        image = self._open(content)
+        if len(body) > INLINE_BYTES:
+            return await self._in_thread(self._open_and_load, body, content_type)
+        image = self._open(image_content(body, content_type))
         if image.width * image.height > INLINE_PIXELS:
             return await self._in_thread(self._load, image)
         return self._load(image)
@@ -77,7 +77,7 @@ class ImageDecoder:
         """End the threads."""
         self._threads.shutdown()
 
-    async def _in_thread(self, decode: Callable[[Any], Pixels], argument: Any) -> Pixels:
+    async def _in_thread(self, decode: Callable[..., Pixels], *arguments: Any) -> Pixels:
         if self._waiting >= self._max_waiting:
             raise Overloaded(
                 f"{self._waiting} large images wait to be decoded already, the most that may",
@@ -86,12 +86,14 @@ class ImageDecoder:
             )
         self._waiting += 1
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._threads, decode, argument)
+            return await asyncio.get_running_loop().run_in_executor(
+                self._threads, decode, *arguments
+            )
         finally:
             self._waiting -= 1
 
-    def _open_and_load(self, content: bytes) -> Pixels:
-        return self._load(self._open(content))
+    def _open_and_load(self, body: bytes, content_type: bytes) -> Pixels:
+        return self._load(self._open(image_content(body, content_type)))
 
     def _open(self, content: bytes) -> Image.Image:
         """Read the header alone and check the size that it claims."""
@@ -131,7 +133,7 @@ class ImageDecoder:
         return np.asarray(to_rgb(image))  # after the resize: it is slow at full size
 
 
-def image_content(content_type: bytes, body: bytes) -> bytes:
+def image_content(body: bytes, content_type: bytes) -> bytes:
     """Return the image in a request's body: the body itself, or the one file of a multipart form.
 
     Raises:

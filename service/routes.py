@@ -13,7 +13,6 @@ from pydantic_core import to_json
 from starlette.requests import ClientDisconnect
 from starlette.responses import PlainTextResponse, RedirectResponse, Response
 
-from service.images import image_content
 from service.problems import (
     CATALOGUE,
     BodyTooLarge,
@@ -61,8 +60,7 @@ async def classify(request: Request) -> Response:
         serving = _serving(service)
         query = serving.parse_query(request.scope["query_string"])
         body = await _read_body(request, headers, service.settings.max_body_bytes)
-        content = image_content(headers.get(b"content-type", b""), body)
-        pixels = await serving.decoder.decode(content)
+        pixels = await serving.decoder.decode(body, headers.get(b"content-type", b""))
         answered = await serving.dispatcher.classify(
             pixels,
             arrived_at=arrived_at,
@@ -179,14 +177,16 @@ async def _read_body(request: Request, headers: Mapping[bytes, bytes], limit: in
     announced = headers.get(b"content-length", b"0")
     if int(announced) > limit:
         raise _too_large(f"the body is {int(announced)} bytes", limit)
-    body = b""
+    chunks: list[bytes] = []
+    size = 0
     async for chunk in request.stream():
-        body = body + chunk if body else chunk
-        if len(body) > limit:
-            raise _too_large(f"{len(body)} bytes of the body have come", limit)
-    if not body:
+        chunks.append(chunk)
+        size += len(chunk)
+        if size > limit:
+            raise _too_large(f"{size} bytes of the body have come", limit)
+    if not size:
         raise EmptyBody("the body is empty; send the bytes of an image")
-    return body
+    return b"".join(chunks)
 
 
 def _too_large(what: str, limit: int) -> BodyTooLarge:

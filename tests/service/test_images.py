@@ -205,12 +205,12 @@ FORM = b"multipart/form-data; boundary=edge"
 def test_the_file_of_a_form_is_the_image() -> None:
     content = b"\xff\xd8 any bytes \r\n--edg \x00" * 1000
 
-    assert image_content(FORM, form(content)) == content
+    assert image_content(form(content), FORM) == content
 
 
 @pytest.mark.parametrize("content_type", [b"", b"image/jpeg", b"application/x-www-form-urlencoded"])
 def test_any_other_body_is_the_image(content_type: bytes) -> None:
-    assert image_content(content_type, b"bytes") == b"bytes"
+    assert image_content(b"bytes", content_type) == b"bytes"
 
 
 @pytest.mark.parametrize(
@@ -225,4 +225,4 @@ def test_any_other_body_is_the_image(content_type: bytes) -> None:
 )
 def test_a_form_holds_exactly_one_file(content_type: bytes, body: bytes, detail: str) -> None:
     with pytest.raises(InvalidUpload, match=detail):
-        image_content(content_type, body)
+        image_content(body, content_type)

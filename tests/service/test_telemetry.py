@@ -7,7 +7,6 @@ from prometheus_client import CollectorRegistry
 
 from service.telemetry import Metrics, Outcome, RequestLog, open_log
 
-
 Capture = pytest.CaptureFixture[str]
 
 
