@@ -25,11 +25,11 @@ from service.problems import (
 )
 from service.schemas import (
     CLASSIFY_DOCUMENTATION,
+    PROBLEM_DOCUMENTATION,
     Answer,
     BundleName,
     ClassifyQuery,
     Health,
-    ProblemDocument,
     SubnetworkEntry,
     SubnetworkList,
 )
@@ -46,7 +46,12 @@ LOGGED = ("request_id", "subnetwork", "deadline_ms", "latency_ms", "queue_ms", "
 router = APIRouter()
 
 
-@router.post("/classify", response_model=Answer, openapi_extra=CLASSIFY_DOCUMENTATION)
+@router.post(
+    "/classify",
+    response_model=Answer,
+    responses={"4XX": PROBLEM_DOCUMENTATION, "5XX": PROBLEM_DOCUMENTATION},
+    openapi_extra=CLASSIFY_DOCUMENTATION,
+)
 async def classify(request: Request) -> Response:
     """Give the most accurate answer that fits in the deadline, which counts from the arrival of the request."""
     service = _service(request)
@@ -86,7 +91,7 @@ async def classify(request: Request) -> Response:
         watch(None)
 
 
-@router.get("/subnetworks")
+@router.get("/subnetworks", responses={503: PROBLEM_DOCUMENTATION})
 async def subnetworks(request: Request) -> SubnetworkList:
     """List the subnetworks with their accuracy, cost, and the run latency predicted now; cheapest first."""
     service = _service(request)
@@ -115,7 +120,7 @@ async def live() -> Health:
     return Health(status="live")
 
 
-@router.get("/health/ready", responses={503: {"model": ProblemDocument}})
+@router.get("/health/ready", responses={503: PROBLEM_DOCUMENTATION})
 async def ready(request: Request) -> Health:
     """Answer 200 while requests should be sent here, 503 while the server starts or stops."""
     service = _service(request)

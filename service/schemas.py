@@ -218,3 +218,8 @@ CLASSIFY_DOCUMENTATION: dict[str, Any] = {
         },
     },
 }
+
+PROBLEM_DOCUMENTATION: dict[str, Any] = {
+    "description": "A problem; its `type` leads to its page.",
+    "content": {"application/problem+json": {"schema": ProblemDocument.model_json_schema()}},
+}

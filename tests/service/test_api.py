@@ -217,6 +217,7 @@ def test_the_documentation_describes_classify(server: ServerProcess) -> None:
     parameters = {each["name"] for each in described["parameters"]}
     assert parameters == {"deadline_ms", "on_miss", "subnetwork", "top_k"}
     assert "$ref" in json.dumps(described["responses"]["200"])
+    assert list(described["responses"]["4XX"]["content"]) == ["application/problem+json"]
 
 
 def assert_problem(response: httpx.Response, status: int, slug: str) -> None:
