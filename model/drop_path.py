@@ -1,14 +1,28 @@
 """Drop-path: random paths through the network during training (§3.1).
 
-Every function draws one path for a whole mini-batch from the generator it is given, so that every process of a
-distributed run that seeds it alike trains the same path.
+Every function draws the paths of one whole mini-batch from the generator it is given, so that every process of a
+distributed run that seeds it alike trains the same paths.
 """
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from random import Random
+from typing import Literal
 
 from model.path import Path, column_path, columns_ending_at
+from model.presets import Architecture
 
 LOCAL_DROP_PROBABILITY = 0.15  # §4.1
+
+DropPath = Literal["mixed", "local", "global", "tied", "none"]
+
+
+@dataclass(frozen=True, slots=True)
+class Pass:
+    """One forward pass of a mini-batch: its path, and the weight of its loss."""
+
+    path: Path
+    weight: float = 1.0
 
 
 def sample_local(
@@ -39,3 +53,26 @@ def sample_mixed(rng: Random, *, blocks: int, columns: int) -> Path:
     """Draw a local or a global sample, each half of the time (§4.1)."""
     sample = sample_local if rng.random() < 0.5 else sample_global
     return sample(rng, blocks=blocks, columns=columns)
+
+
+def draw_passes(kind: DropPath, rng: Random, architecture: Architecture) -> tuple[Pass, ...]:
+    """Draw the passes of one mini-batch.
+
+    "tied" is one local sample with weight 1, then each of C columns alone with weight 1/C; the others are one pass,
+    "none" of every column that is built.
+    """
+    blocks, columns = architecture.blocks, architecture.columns
+    if kind == "none":
+        return (Pass(column_path(architecture.all_columns, blocks=blocks, columns=columns)),)
+    if kind == "tied":
+        alone = (column_path((k,), blocks=blocks, columns=columns) for k in range(1, columns + 1))
+        local = sample_local(rng, blocks=blocks, columns=columns)
+        return (Pass(local), *(Pass(path, 1 / columns) for path in alone))
+    return (Pass(_SAMPLERS[kind](rng, blocks=blocks, columns=columns)),)
+
+
+_SAMPLERS: dict[DropPath, Callable[..., Path]] = {
+    "mixed": sample_mixed,
+    "local": sample_local,
+    "global": sample_global,
+}

@@ -132,7 +132,7 @@ class Run:
                 draws = group.share(torch.rand(len(chunk), DRAWS, generator=generator))
                 x = augment(self.normalise(images), recipe.augmentation, draws.to(self.device))
                 passes = draw_passes(recipe.drop_path, paths, self.network.architecture)
-                losses += self._step(x, labels, passes)
+                losses += self.step(x, labels, passes)
                 bar.update(len(chunk))
                 if step % 20 == 0:
                     bar.set_postfix(loss=f"{losses.item() / (step + 1):.3f}")
@@ -145,7 +145,7 @@ class Run:
             )
         return mean
 
-    def _step(self, x: Tensor, labels: Tensor, passes: tuple[Pass, ...]) -> Tensor:
+    def step(self, x: Tensor, labels: Tensor, passes: tuple[Pass, ...]) -> Tensor:
         """Take one step on a mini-batch and return the loss of the first pass.
 
         The first pass learns from the labels, and its answers teach the others where the recipe distils.

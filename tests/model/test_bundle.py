@@ -1,0 +1,201 @@
+"""A bundle is whole, or stops with one line that names the file and the fault."""
+
+import hashlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from model.bundle import (
+    Accuracy,
+    BundleError,
+    Calibration,
+    Manifest,
+    Measured,
+    Provenance,
+    Subnetwork,
+    file_record,
+    read_bundle,
+    staged_folder,
+    write_manifest,
+)
+from model.presets import PRESETS
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A bundle whose graphs are any bytes: nothing here looks inside them."""
+    (tmp_path / "weights.bin").write_bytes(b"weights" * 100)
+    (tmp_path / "column-1.onnx").write_bytes(b"graph")
+    measured = Measured(value=0.5, n=100)
+    subnetwork = Subnetwork(
+        name="column-1",
+        columns=(1,),
+        depth=3,
+        parameters=1000,
+        macs=10_000,
+        accuracy=Accuracy(validation=measured, test=measured),
+        calibration=Calibration(temperature=1.5, ece_before=0.1, ece_after=0.02, n=100),
+        graph=file_record(tmp_path / "column-1.onnx"),
+    )
+    manifest = Manifest(
+        format_version=1,
+        name="digits",
+        architecture=PRESETS["tiny"],
+        labels=tuple("0123456789"),
+        weights=file_record(tmp_path / "weights.bin"),
+        subnetworks=(subnetwork,),
+        provenance=Provenance(
+            recipe="tiny",
+            seed=0,
+            epochs=1,
+            dataset="digits",
+            dataset_sha256="0" * 64,
+            commit="unknown",
+            created="2026-01-01T00:00:00+00:00",
+            versions={"torch": "2"},
+        ),
+    )
+    write_manifest(tmp_path, manifest)
+    return tmp_path
+
+
+def edit_manifest(folder: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    path = folder / "manifest.json"
+    fields = json.loads(path.read_text())
+    change(fields)
+    path.write_text(json.dumps(fields))
+
+
+def test_a_whole_bundle_is_read_as_it_was_written(folder: Path) -> None:
+    bundle = read_bundle(folder)
+
+    assert bundle.manifest.architecture == PRESETS["tiny"]
+    (subnetwork,) = bundle.manifest.subnetworks
+    assert bundle.graph_path(subnetwork) == folder / "column-1.onnx"
+    assert bundle.digest == hashlib.sha256((folder / "manifest.json").read_bytes()).hexdigest()
+
+
+def test_a_manifest_from_before_newer_architecture_fields_is_still_read(folder: Path) -> None:
+    def drop(fields: dict[str, Any]) -> None:
+        for name in ("divisors", "convolution", "stem", "is_plain"):
+            del fields["architecture"][name]
+
+    edit_manifest(folder, drop)
+
+    assert read_bundle(folder).manifest.architecture == PRESETS["tiny"]
+
+
+def delete_weights(folder: Path) -> None:
+    (folder / "weights.bin").unlink()
+
+
+def delete_graph(folder: Path) -> None:
+    (folder / "column-1.onnx").unlink()
+
+
+def delete_manifest(folder: Path) -> None:
+    (folder / "manifest.json").unlink()
+
+
+def truncate_weights(folder: Path) -> None:
+    (folder / "weights.bin").write_bytes(b"weights" * 99)
+
+
+def alter_graph(folder: Path) -> None:
+    (folder / "column-1.onnx").write_bytes(b"grapH")
+
+
+def truncate_manifest(folder: Path) -> None:
+    path = folder / "manifest.json"
+    path.write_text(path.read_text()[:-20])
+
+
+def hold_a_list(folder: Path) -> None:
+    (folder / "manifest.json").write_text("[]")
+
+
+def be_newer(folder: Path) -> None:
+    edit_manifest(folder, lambda m: m.update(format_version=2, quantisation="int8"))
+
+
+def lose_the_labels(folder: Path) -> None:
+    edit_manifest(folder, lambda m: m.pop("labels"))
+
+
+def hold_no_subnetworks(folder: Path) -> None:
+    edit_manifest(folder, lambda m: m.update(subnetworks=[]))
+
+
+def point_outside(folder: Path) -> None:
+    edit_manifest(folder, lambda m: m["weights"].update(name="../weights.bin"))
+
+
+def claim_impossible_accuracy(folder: Path) -> None:
+    edit_manifest(folder, lambda m: m["subnetworks"][0]["accuracy"]["test"].update(value=1.5))
+
+
+@pytest.mark.parametrize(
+    ("damage", "file", "fault"),
+    [
+        (delete_weights, "weights.bin", "No such file"),
+        (delete_graph, "column-1.onnx", "No such file"),
+        (delete_manifest, "manifest.json", "No such file"),
+        (truncate_weights, "weights.bin", "is 693 bytes, the manifest says 700"),
+        (alter_graph, "column-1.onnx", "differs from the manifest's sha256"),
+        (truncate_manifest, "manifest.json", "not valid JSON"),
+        (hold_a_list, "manifest.json", "no format_version"),
+        (be_newer, "manifest.json", "format_version is 2, this server reads 1"),
+        (lose_the_labels, "manifest.json", "labels: Field required"),
+        (hold_no_subnetworks, "manifest.json", "subnetworks"),
+        (point_outside, "manifest.json", "weights.name"),
+        (claim_impossible_accuracy, "manifest.json", "subnetworks.0.accuracy.test.value"),
+    ],
+)
+def test_a_damaged_bundle_is_named_with_its_fault_in_one_line(
+    folder: Path, damage: Callable[[Path], None], file: str, fault: str
+) -> None:
+    damage(folder)
+
+    with pytest.raises(BundleError) as raised:
+        read_bundle(folder)
+
+    message = str(raised.value)
+    assert message.startswith(f"{folder / file}: ")
+    assert fault in message
+    assert "\n" not in message
+
+
+def test_a_staged_folder_appears_whole(tmp_path: Path) -> None:
+    target = tmp_path / "bundles" / "digits"
+    with staged_folder(target) as staged:
+        (staged / "file").write_text("new")
+        assert not target.exists()
+
+    assert (target / "file").read_text() == "new"
+    assert list(target.parent.iterdir()) == [target]
+
+
+def test_a_staged_folder_replaces_the_one_before(tmp_path: Path) -> None:
+    target = tmp_path / "digits"
+    for content in ("old", "new"):
+        with staged_folder(target) as staged:
+            (staged / content).write_text(content)
+
+    assert [p.name for p in target.iterdir()] == ["new"]
+    assert list(tmp_path.iterdir()) == [target]
+
+
+def test_a_failure_leaves_the_folder_before_and_nothing_else(tmp_path: Path) -> None:
+    target = tmp_path / "digits"
+    with staged_folder(target) as staged:
+        (staged / "file").write_text("old")
+
+    with pytest.raises(RuntimeError, match="crash"), staged_folder(target) as staged:
+        (staged / "file").write_text("half")
+        raise RuntimeError("crash")
+
+    assert (target / "file").read_text() == "old"
+    assert list(tmp_path.iterdir()) == [target]

@@ -1,0 +1,74 @@
+"""Images are normalised over the training set; "+" and "++" mirror and shift them."""
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+from training.augment import DRAWS, augment, channel_statistics
+from training.data import TensorSplit
+
+GENERATOR = torch.Generator().manual_seed(0)
+IMAGES = torch.randn(6, 3, 8, 8, generator=GENERATOR)
+
+
+def draws(mirrored: float, down: float, right: float) -> torch.Tensor:
+    return torch.tensor([[mirrored, down, right]]).expand(len(IMAGES), DRAWS)
+
+
+CENTRE = 0.5  # of [0, 1): a shift by 0 of -4..4
+
+
+def test_normalised_images_have_mean_0_and_deviation_1() -> None:
+    pixels = torch.randint(0, 256, (50, 8, 8, 3), generator=GENERATOR, dtype=torch.uint8)
+    normalise = channel_statistics(TensorSplit(pixels, torch.zeros(50, dtype=torch.long)))
+
+    x = normalise(pixels)
+
+    assert x.shape == (50, 3, 8, 8)
+    assert_close(x.mean((0, 2, 3)), torch.zeros(3), atol=1e-5, rtol=0)
+    assert_close(x.std((0, 2, 3)), torch.ones(3), atol=1e-3, rtol=0)  # n or n - 1: 3e-4 apart
+
+
+def test_no_augmentation_leaves_images_as_they_are() -> None:
+    assert augment(IMAGES, "none", draws(0, 0, 0)) is IMAGES
+
+
+@pytest.mark.parametrize("kind", ["+", "++"])
+def test_a_centred_image_is_itself_or_its_mirror(kind: str) -> None:
+    assert kind in ("+", "++")
+    same = augment(IMAGES, kind, draws(0.9, CENTRE, CENTRE))  # type: ignore[arg-type]
+    mirrored = augment(IMAGES, kind, draws(0.1, CENTRE, CENTRE))  # type: ignore[arg-type]
+
+    assert torch.equal(same, IMAGES)
+    assert torch.equal(mirrored, IMAGES.flip(3))
+
+
+def test_plus_pads_with_the_mean_colour() -> None:
+    shifted = augment(IMAGES, "+", draws(0.9, 0.0, CENTRE))
+
+    assert torch.equal(shifted[:, :, 4:], IMAGES[:, :, :4])
+    assert shifted[:, :, :4].abs().max() == 0
+
+
+def test_plus_plus_pads_with_the_reflected_image() -> None:
+    shifted = augment(IMAGES, "++", draws(0.9, CENTRE, 0.999))
+
+    assert torch.equal(shifted[..., :4], IMAGES[..., 4:])
+    assert torch.equal(shifted[..., 4:], IMAGES[..., 3:7].flip(3))
+
+
+def test_each_image_is_shifted_by_its_own_draw_within_4_pixels() -> None:
+    marked = torch.zeros(2000, 1, 16, 16)
+    marked[:, :, 8, 8] = 1
+    u = torch.rand(2000, DRAWS, generator=torch.Generator().manual_seed(1))
+    u[:, 0] = 0.9
+
+    positions = augment(marked, "+", u).nonzero()[:, 2:]
+
+    assert len(positions) == 2000
+    assert positions.min() == 4
+    assert positions.max() == 12
+    # Nine shifts a direction, each 1/9: within 4.5 deviations sqrt(n/9 · 8/9) ≈ 14 of 222.
+    for direction in (0, 1):
+        counts = torch.bincount(positions[:, direction] - 4, minlength=9)
+        assert (counts - 2000 / 9).abs().max() < 4.5 * (2000 / 9 * 8 / 9) ** 0.5

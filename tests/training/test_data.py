@@ -1,0 +1,143 @@
+"""Data sets are split by a seed, read whatever their form, and refused in one line where they are wrong."""
+
+from pathlib import Path
+from shutil import rmtree
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from training.data import DataSet, FileSplit, Split, TensorSplit, load_data
+from training.errors import TrainingError
+
+
+def images_of(split: Split) -> torch.Tensor:
+    (batch,) = split.batches([torch.arange(len(split))])
+    return batch[0]
+
+
+def test_digits_need_no_download(digits: DataSet) -> None:
+    assert digits.classes == tuple("0123456789")
+    assert digits.image_size == 8
+    assert images_of(digits.train).dtype == torch.uint8
+    assert len(digits.train) + len(digits.validation) + len(digits.test) == 1797
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_train_and_validation_are_a_partition_by_the_seed(seed: int) -> None:
+    first, again = load_data("digits", seed=seed), load_data("digits", seed=seed)
+
+    assert len(first.validation) == (len(first.train) + len(first.validation)) // 10
+    assert torch.equal(images_of(first.validation), images_of(again.validation))
+    pixels = torch.cat([images_of(first.train), images_of(first.validation)]).double().sum()
+    everything = load_data("digits", seed=0)
+    assert pixels == sum(
+        images_of(s).double().sum() for s in (everything.train, everything.validation)
+    )
+
+
+def test_another_seed_validates_on_other_images_of_the_same_data() -> None:
+    first, second = load_data("digits", seed=1), load_data("digits", seed=2)
+
+    assert not torch.equal(images_of(first.validation), images_of(second.validation))
+    assert torch.equal(images_of(first.test), images_of(second.test))
+    assert first.sha256 == second.sha256
+
+
+def test_class_folders_are_read_whatever_size_and_format(class_folders: Path) -> None:
+    data = load_data(str(class_folders), seed=0, image_size=16)
+
+    assert data.classes == ("dark", "light")
+    assert isinstance(data.train, TensorSplit)
+    assert images_of(data.train).shape == (36, 16, 16, 3)
+    brightness = images_of(data.test).float().mean((1, 2, 3))
+    assert torch.equal(brightness > 120, data.test.labels == 1)
+
+
+def test_large_sets_stay_on_disk_and_give_the_same_batches(class_folders: Path) -> None:
+    small = load_data(str(class_folders), seed=3, image_size=16)
+    large = load_data(str(class_folders), seed=3, image_size=16, max_tensor_bytes=1000)
+
+    assert isinstance(large.train, FileSplit)
+    chunks = torch.split(torch.randperm(36), 5)
+    for ours, theirs in zip(large.train.batches(chunks), small.train.batches(chunks), strict=True):
+        assert torch.equal(ours[0], theirs[0])
+        assert torch.equal(ours[1], theirs[1])
+
+
+def test_a_turned_photo_is_upright(class_folders: Path) -> None:
+    half_white = np.zeros((16, 16, 3), np.uint8)
+    half_white[:8] = 255
+    exif = Image.Exif()
+    exif[0x0112] = 3  # turned by 180°
+    for path in (class_folders / "test" / "dark").iterdir():
+        path.unlink()
+    Image.fromarray(half_white).save(class_folders / "test" / "dark" / "turned.png", exif=exif)
+
+    data = load_data(str(class_folders), seed=0, image_size=16)
+
+    assert images_of(data.test)[0, :8].max() == 0
+
+
+def lose_test(root: Path) -> None:
+    rmtree(root / "test")
+
+
+def lose_a_class(root: Path) -> None:
+    rmtree(root / "test" / "dark")
+
+
+def add_a_class(root: Path) -> None:
+    (root / "test" / "grey").mkdir()
+
+
+def empty_the_test(root: Path) -> None:
+    for path in (root / "test").glob("*/*"):
+        path.unlink()
+
+
+def corrupt_an_image(root: Path) -> None:
+    (root / "train" / "dark" / "000.jpg").write_bytes(b"no image")
+
+
+def truncate_an_image(root: Path) -> None:
+    path = root / "train" / "dark" / "001.png"
+    path.write_bytes(path.read_bytes()[:200])
+
+
+def keep_one_class(root: Path) -> None:
+    rmtree(root / "train" / "dark")
+
+
+def keep_few_images(root: Path) -> None:
+    for path in (root / "train").glob("*/0[01]*"):
+        path.unlink(missing_ok=path.name != "000.jpg")
+    for name in ("dark", "light"):
+        Image.new("RGB", (8, 8)).save(root / "train" / name / "only.png")
+
+
+@pytest.mark.parametrize(
+    ("damage", "fault"),
+    [
+        (lose_test, "test: its class folders differ from those of train: dark, light"),
+        (lose_a_class, "test: its class folders differ from those of train: dark"),
+        (add_a_class, "test: its class folders differ from those of train: grey"),
+        (empty_the_test, "test: holds no images"),
+        (corrupt_an_image, "000.jpg: not a readable image"),
+        (truncate_an_image, "001.png: not a readable image"),
+        (keep_one_class, "expected digits, cifar10, cifar100, svhn, or a folder with"),
+        (keep_few_images, "holds 2 training images; at least 10 are needed"),
+        (rmtree, "no such data; choose digits, cifar10, cifar100, svhn, or a folder with"),
+    ],
+)
+def test_wrong_data_is_one_clear_line(class_folders: Path, damage: object, fault: str) -> None:
+    assert callable(damage)
+    damage(class_folders)
+
+    with pytest.raises(TrainingError) as raised:
+        load_data(str(class_folders), seed=0)
+
+    assert fault in str(raised.value)
+    assert str(class_folders) in str(raised.value)
+    assert "\n" not in str(raised.value)

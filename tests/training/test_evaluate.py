@@ -1,0 +1,107 @@
+"""Scores, re-estimated batch norm, and calibration."""
+
+import torch
+from torch import nn
+from torch.testing import assert_close
+
+from model.fractal import FractalNet
+from tests.training.conftest import TrainedRun
+from training.augment import channel_statistics
+from training.checkpoint import restore_network
+from training.data import DataSet, TensorSplit
+from training.evaluate import (
+    evaluate_checkpoint,
+    expected_calibration_error,
+    extract_for_serving,
+    fit_temperature,
+    predict,
+    score,
+)
+
+CPU = torch.device("cpu")
+
+
+def test_a_score_is_the_fraction_of_correct_answers_and_the_cross_entropy() -> None:
+    logits = torch.tensor([[2.0, 0.0], [0.0, 2.0], [2.0, 0.0]])
+
+    scored = score(logits, torch.tensor([0, 1, 1]))
+
+    assert_close(scored.accuracy, 2 / 3)
+    assert_close(scored.loss, float(torch.tensor([0.126928, 0.126928, 2.126928]).mean()))
+    assert scored.n == 3
+
+
+def test_prediction_leaves_the_network_training(digits: DataSet, trained: TrainedRun) -> None:
+    network = restore_network(trained.checkpoint, digits).train()
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+
+    predict(network, digits.validation, channel_statistics(digits.train))
+
+    assert network.training
+    assert all(torch.equal(before[name], value) for name, value in network.state_dict().items())
+
+
+def test_a_column_alone_keeps_its_statistics_from_training(
+    digits: DataSet, trained: TrainedRun
+) -> None:
+    network = restore_network(trained.checkpoint, digits)
+    normalise = channel_statistics(digits.train)
+
+    subnetwork = extract_for_serving(network, (1,), digits.train, normalise)
+
+    trained_norm = network.get_submodule("blocks.0.conv.norms.alone")
+    served_norm = subnetwork.get_submodule("blocks.0.conv.norms.alone")
+    assert isinstance(trained_norm, nn.BatchNorm2d)
+    assert isinstance(served_norm, nn.BatchNorm2d)
+    assert trained_norm.running_mean is not None
+    assert served_norm.running_mean is not None
+    assert torch.equal(served_norm.running_mean, trained_norm.running_mean)
+    assert not subnetwork.training
+
+
+def test_columns_together_get_the_statistics_of_training_images(
+    digits: DataSet, trained: TrainedRun
+) -> None:
+    assert isinstance(digits.train, TensorSplit)
+    network = restore_network(trained.checkpoint, digits)
+    normalise = channel_statistics(digits.train)
+
+    subnetwork = extract_for_serving(network, (1, 2), digits.train, normalise)
+
+    batches = [normalise(images) for images in torch.split(digits.train.images, 500)]
+    layer = subnetwork.get_submodule("blocks.0.conv")
+    means = torch.stack([layer.get_submodule("conv")(x).mean((0, 2, 3)) for x in batches])
+    norm = layer.get_submodule("norms.joint")
+    assert isinstance(norm, nn.BatchNorm2d)
+    assert norm.running_mean is not None
+    assert_close(norm.running_mean, means.mean(0), atol=1e-5, rtol=1e-4)  # float32 sums
+    assert isinstance(subnetwork, FractalNet)
+    assert not any(module.training for module in subnetwork.modules())
+
+
+def test_the_full_network_of_a_trained_run_recognises_digits(trained: TrainedRun) -> None:
+    scores = evaluate_checkpoint(trained.checkpoint, trained.data, "validation", CPU)
+
+    assert set(scores) == {"column-1", "column-2", "full"}
+    assert scores["full"].accuracy > 0.7  # 0.1 by chance
+    assert scores["full"].n == len(trained.data.validation)
+
+
+def test_the_temperature_undoes_a_scale() -> None:
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(5000, 4, generator=generator)
+    labels = torch.multinomial(logits.softmax(1), 1, generator=generator)[:, 0]
+
+    temperature = fit_temperature(3 * logits, labels)
+
+    # Its standard error at n = 5,000 is about 3 %.
+    assert abs(temperature / 3 - 1) < 0.1
+    before = expected_calibration_error(3 * logits, labels)
+    after = expected_calibration_error(3 * logits / temperature, labels)
+    assert after < 0.03 < before
+
+
+def test_calibration_error_is_the_gap_between_confidence_and_accuracy() -> None:
+    logits = torch.tensor([[0.0, 0.0]] * 4)  # confidence 1/2; three of four right
+
+    assert_close(expected_calibration_error(logits, torch.tensor([0, 0, 0, 1])), 0.25)

@@ -1,0 +1,214 @@
+"""A run learns, goes on where it stopped, and stops with one line when it cannot."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from random import Random
+
+import pytest
+import torch
+
+from model.drop_path import draw_passes
+from tests.training.conftest import CPU, TrainedRun
+from training.checkpoint import CHECKPOINT_FILE, Checkpoint, load_checkpoint
+from training.config import Recipe
+from training.data import DataSet, FileSplit, load_data
+from training.distributed import Group
+from training.errors import TrainingError
+from training.trainer import Run, train
+
+TrainSmall = Callable[..., Checkpoint]
+
+
+def are_equal(first: Checkpoint, second: Checkpoint) -> bool:
+    """The same weights, statistics and momenta, bit for bit."""
+    momenta = [c.optimizer["state"] for c in (first, second)]
+    return all(torch.equal(first.model[k], v) for k, v in second.model.items()) and all(
+        torch.equal(momenta[0][k]["momentum_buffer"], v["momentum_buffer"])
+        for k, v in momenta[1].items()
+    )
+
+
+def test_training_says_what_is_trained_where_and_scores_every_epoch(trained: TrainedRun) -> None:
+    first, *epochs = trained.lines
+
+    assert "training small" in first
+    assert "1294 images of digits" in first
+    assert "device: CPU" in first
+    assert len(epochs) == trained.checkpoint.recipe.epochs
+    assert all(
+        word in epochs[-1]
+        for word in ("epoch 3/3", "loss", "column-1", "column-2", "full", "images/s")
+    )
+
+
+def test_training_lowers_the_loss(trained: TrainedRun) -> None:
+    losses = [record["train_loss"] for record in trained.checkpoint.history]
+
+    assert losses[-1] < 0.6 * losses[0]
+
+
+def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(
+    tmp_path: Path, few_digits: DataSet, small_recipe: Recipe
+) -> None:
+    recipe = replace(
+        small_recipe, epochs=2, batch_size=32, drop_path="tied", averaging=0.9, augmentation="++"
+    )
+    recipe = replace(recipe, architecture=replace(recipe.architecture, dropout=(0.1, 0.2)))
+
+    def run(folder: Path, *, resume: bool, stop_after: int | None = None) -> Checkpoint:
+        def report(line: str) -> None:
+            if stop_after is not None and line.startswith(f"epoch {stop_after}/"):
+                raise KeyboardInterrupt
+
+        return train(
+            recipe,
+            few_digits,
+            folder,
+            seed=5,
+            device=CPU,
+            resume=resume,
+            group=Group(),
+            report=report,
+        )
+
+    whole = run(tmp_path / "whole", resume=False)
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "parts", resume=False, stop_after=1)
+    resumed = run(tmp_path / "parts", resume=True)
+
+    assert are_equal(whole, resumed)
+    assert all(torch.equal(whole.averaged[k], v) for k, v in resumed.averaged.items())
+    assert [r["train_loss"] for r in whole.history] == [r["train_loss"] for r in resumed.history]
+
+
+def test_the_same_seed_trains_the_same_network_and_another_seed_another(
+    tmp_path: Path, train_small: TrainSmall
+) -> None:
+    first, again, other = (
+        train_small(tmp_path / name, seed=seed, epochs=1)
+        for name, seed in (("first", 1), ("again", 1), ("other", 2))
+    )
+
+    assert are_equal(first, again)
+    assert not are_equal(first, other)
+
+
+def test_a_finished_run_resumes_to_nothing(tmp_path: Path, train_small: TrainSmall) -> None:
+    first = train_small(tmp_path)
+
+    assert are_equal(first, train_small(tmp_path, resume=True))
+
+
+def test_a_run_does_not_overwrite_another(tmp_path: Path, train_small: TrainSmall) -> None:
+    train_small(tmp_path)
+
+    with pytest.raises(TrainingError, match="continue it with --resume or choose another --out"):
+        train_small(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "what"),
+    [({"learning_rate": 0.5}, "recipe"), ({"seed": 9}, "seed"), ({"data": None}, "data sha256")],
+)
+def test_a_checkpoint_of_another_run_is_one_clear_line(
+    tmp_path: Path,
+    few_digits: DataSet,
+    train_small: TrainSmall,
+    changes: dict[str, object],
+    what: str,
+) -> None:
+    train_small(tmp_path, epochs=1)
+    if "data" in changes:
+        changes = {"data": replace(few_digits, sha256="0" * 64)}
+
+    with pytest.raises(TrainingError, match=f"its checkpoint has {what}") as raised:
+        train_small(tmp_path, resume=True, **{"epochs": 1, **changes})
+
+    assert "\n" not in str(raised.value)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_checkpoint_before(
+    tmp_path: Path, train_small: TrainSmall
+) -> None:
+    with pytest.raises(TrainingError, match=r"the loss is .*lower --learning-rate") as raised:
+        train_small(tmp_path, learning_rate=1e30, schedule="paper")
+
+    assert "\n" not in str(raised.value)
+    assert not (tmp_path / CHECKPOINT_FILE).exists()
+
+
+def test_a_full_disk_stops_the_run_in_one_clear_line(
+    tmp_path: Path, train_small: TrainSmall
+) -> None:
+    (tmp_path / "checkpoint.tmp").symlink_to("/dev/full")
+
+    with pytest.raises(TrainingError, match=r"cannot be written .*free some space and resume"):
+        train_small(tmp_path)
+
+
+@pytest.mark.parametrize("drop_path", ["mixed", "local", "global", "tied", "none"])
+def test_every_drop_path_trains(drop_path: str, train_small: TrainSmall) -> None:
+    checkpoint = train_small(drop_path=drop_path, epochs=1)
+
+    assert checkpoint.history[0]["train_loss"] > 0
+
+
+def run_of(recipe: Recipe, data: DataSet) -> Run:
+    checkpoint = Checkpoint(
+        recipe=recipe,
+        seed=0,
+        epoch=0,
+        dataset="digits",
+        dataset_sha256="",
+        model={},
+        optimizer={},
+        history=[],
+    )
+    return Run(checkpoint, data, device=CPU, group=Group())
+
+
+def gradient_of_tied_passes(recipe: Recipe, data: DataSet) -> torch.Tensor:
+    """The gradient of the deep column's own filters after one step."""
+    run = run_of(recipe, data)
+    images, labels = next(iter(data.train.batches([torch.arange(32)])))
+    passes = draw_passes("tied", Random(0), run.network.architecture)
+    run.step(run.normalise(images), labels, passes)
+    gradient = run.network.get_parameter("blocks.0.first.conv.conv.weight").grad
+    assert gradient is not None
+    return gradient
+
+
+def test_distillation_changes_what_columns_learn(few_digits: DataSet, small_recipe: Recipe) -> None:
+    plain = gradient_of_tied_passes(small_recipe, few_digits)
+    distilled = gradient_of_tied_passes(replace(small_recipe, distillation=0.5), few_digits)
+
+    assert not torch.allclose(plain, distilled)
+
+
+def test_averaged_weights_are_what_is_scored_and_exported(train_small: TrainSmall) -> None:
+    checkpoint = train_small(averaging=0.9)
+
+    name = "classifier.weight"
+    assert not torch.equal(checkpoint.best_weights[name], checkpoint.model[name])
+    assert torch.equal(checkpoint.best_weights[name], checkpoint.averaged[f"module.{name}"])
+    assert checkpoint.best_weights.keys() == checkpoint.model.keys()
+
+
+def test_images_on_disk_train_the_same_network_as_in_memory(
+    class_folders: Path, tmp_path: Path, train_small: TrainSmall
+) -> None:
+    in_memory = load_data(str(class_folders), seed=0, image_size=16)
+    on_disk = load_data(str(class_folders), seed=0, image_size=16, max_tensor_bytes=0)
+    assert isinstance(on_disk.train, FileSplit)
+
+    first = train_small(tmp_path / "memory", data=in_memory, epochs=1, batch_size=8)
+    second = train_small(tmp_path / "disk", data=on_disk, epochs=1, batch_size=8)
+
+    assert are_equal(first, second)
+
+
+def test_a_checkpoint_on_disk_is_the_one_returned(tmp_path: Path, train_small: TrainSmall) -> None:
+    checkpoint = train_small(tmp_path)
+
+    assert are_equal(load_checkpoint(tmp_path), checkpoint)
