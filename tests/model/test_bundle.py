@@ -193,9 +193,13 @@ def test_a_failure_leaves_the_folder_before_and_nothing_else(tmp_path: Path) -> 
     with staged_folder(target) as staged:
         (staged / "file").write_text("old")
 
-    with pytest.raises(RuntimeError, match="crash"), staged_folder(target) as staged:
-        (staged / "file").write_text("half")
-        raise RuntimeError("crash")
+    def crash_half_way() -> None:
+        with staged_folder(target) as staged:
+            (staged / "file").write_text("half")
+            raise RuntimeError("crash")
+
+    with pytest.raises(RuntimeError, match="crash"):
+        crash_half_way()
 
     assert (target / "file").read_text() == "old"
     assert list(tmp_path.iterdir()) == [target]

@@ -19,7 +19,7 @@ def test_neighbouring_joins_are_one_join_of_all_columns_that_end_there() -> None
 
 @pytest.mark.parametrize("active", [(), (0,), (1, 5)])
 def test_columns_outside_the_network_are_refused(active: tuple[int, ...]) -> None:
-    with pytest.raises(ValueError, match="choose at least one of 1..4"):
+    with pytest.raises(ValueError, match="choose at least one of"):
         column_path(active, blocks=1, columns=4)
 
 

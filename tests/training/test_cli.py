@@ -1,0 +1,111 @@
+"""``python -m training`` teaches, answers in tables, and fails in one line."""
+
+from pathlib import Path
+
+import pytest
+
+from model.bundle import read_bundle
+from tests.training.conftest import TrainedRun
+from training.__main__ import main
+from training.config import RECIPES
+
+
+def test_help_shows_the_way_from_data_to_a_served_model(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with pytest.raises(SystemExit, match="0"):
+        main(["--help"])
+
+    text = capsys.readouterr().out
+    for command in ("training train", "training evaluate", "training export", "python -m service"):
+        assert command in text
+
+
+def test_help_of_train_lists_every_recipe_and_every_kind_of_data(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with pytest.raises(SystemExit, match="0"):
+        main(["train", "--help"])
+
+    text = " ".join(capsys.readouterr().out.split())
+    assert all(name in text for name in RECIPES)
+    assert all(word in text for word in ("digits", "cifar10", "svhn", "train/<class>", "torchrun"))
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["fly"],
+        ["train", "--recipe", "unknown", "--out", "x"],
+        ["train", "--recipe", "tiny"],
+        ["train", "--recipe", "tiny", "--out", "x", "--epochs", "0"],
+        ["train", "--recipe", "tiny", "--out", "x", "--learning-rate", "nan"],
+        ["evaluate", "--run", "x", "--split", "train"],
+    ],
+)
+def test_wrong_usage_exits_with_2(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(arguments)
+
+    assert "error:" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "fault"),
+    [
+        (["evaluate", "--run", "{tmp}/none"], "no such checkpoint; train first"),
+        (["export", "--run", "{tmp}/none", "--out", "{tmp}/bundle"], "no such checkpoint"),
+        (
+            ["train", "--recipe", "tiny", "--data", "{tmp}/none", "--out", "{tmp}/run"],
+            "no such data",
+        ),
+        (["train", "--recipe", "tiny", "--out", "{tmp}/run", "--resume"], "no such checkpoint"),
+        (["train", "--recipe", "tiny", "--out", "/dev/null/run"], "Not a directory"),
+    ],
+)
+def test_failures_are_one_line_and_exit_1(
+    arguments: list[str], fault: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code = main([a.replace("{tmp}", str(tmp_path)) for a in arguments] + one_epoch(arguments))
+
+    captured = capsys.readouterr()
+    assert code == 1
+    assert captured.err.startswith("error: ")
+    assert fault in captured.err
+    assert captured.err.count("\n") == 1
+
+
+def one_epoch(arguments: list[str]) -> list[str]:
+    return ["--epochs", "1"] if arguments[0] == "train" else []
+
+
+def test_train_then_evaluate_by_the_command_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = str(tmp_path / "run")
+
+    assert main(["train", "--recipe", "tiny", "--epochs", "1", "--out", run]) == 0
+    trained = capsys.readouterr()
+    assert "device: CPU" in trained.out
+    assert "epoch 1/1" in trained.out
+    assert trained.err == ""  # no progress bar where there is no terminal
+
+    assert main(["evaluate", "--run", run, "--split", "test"]) == 0
+    table = capsys.readouterr().out.splitlines()
+    assert "360 test images of digits" in table[0]
+    assert table[1].split() == ["subnetwork", "depth", "MMACs", "accuracy", "loss"]
+    assert [row.split()[0] for row in table[2:]] == ["column-1", "column-2", "column-3", "full"]
+
+
+def test_export_prints_what_the_bundle_holds(
+    trained: TrainedRun, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "bundle"
+
+    assert main(["export", "--run", str(trained.folder), "--out", str(out)]) == 0
+
+    captured = capfd.readouterr()
+    assert captured.err == ""  # no warnings of the exporter's libraries reach users
+    assert "calibration error" in captured.out
+    assert f"{read_bundle(out).manifest.subnetworks[-1].accuracy.test.value:.2%}" in captured.out

@@ -1,0 +1,112 @@
+"""Two processes with half a mini-batch each step as one does with all of it."""
+
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+from tests.training.conftest import CPU
+from training.checkpoint import Checkpoint, load_checkpoint
+from training.config import RECIPES, Recipe
+from training.data import DataSet, TensorSplit, load_data
+from training.distributed import Group
+from training.trainer import train
+
+ROOT = Path(__file__).parents[2]
+
+
+def recipe() -> Recipe:
+    """Two steps of every pass there is; no dropout, whose masks belong to a process."""
+    tiny = RECIPES["tiny"]
+    architecture = replace(tiny.architecture, columns=2, divisors=(), channels=(8, 16), dropout=())
+    return replace(
+        tiny,
+        name="pair",
+        architecture=architecture,
+        epochs=1,
+        batch_size=64,
+        drop_path="tied",
+        distillation=0.5,
+        averaging=0.9,
+        augmentation="++",
+        schedule="paper",
+    )
+
+
+WORKER = """
+import sys
+from pathlib import Path
+
+import torch
+
+from tests.training.test_distributed import train_in_float32
+from training.distributed import joined_group
+
+torch.set_num_threads(1)
+with joined_group() as group:
+    train_in_float32(Path(sys.argv[1]), group)
+"""
+
+
+def few() -> DataSet:
+    """128 digits to train on: two steps."""
+    digits = load_data("digits", seed=0)
+    assert isinstance(digits.train, TensorSplit)
+    assert isinstance(digits.validation, TensorSplit)
+    return replace(
+        digits,
+        train=digits.train.take(torch.arange(128)),
+        validation=digits.validation.take(torch.arange(33)),
+    )
+
+
+def train_in_float32(folder: Path, group: Group) -> Checkpoint:
+    """Train without bf16, whose rounding would hide every other difference."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
+        return train(recipe(), few(), folder, seed=0, device=CPU, resume=False, group=group)
+
+
+def train_in_two_processes(folder: Path) -> Checkpoint:
+    """Train in two processes started by torchrun."""
+    script = folder / "worker.py"
+    folder.mkdir()
+    script.write_text(WORKER)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    process = subprocess.Popen(
+        [*command, str(script), str(folder)],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+    )
+    try:
+        assert process.wait(timeout=280) == 0
+    finally:
+        process.terminate()  # torchrun takes its workers along
+        process.wait()
+    return load_checkpoint(folder)
+
+
+@pytest.mark.timeout(300)  # three interpreters import torch, on whatever else the machine does
+def test_two_processes_take_the_steps_of_one(tmp_path: Path) -> None:
+    one = train_in_float32(tmp_path / "one", Group())
+    two = train_in_two_processes(tmp_path / "two")
+
+    # float32 sums in another order, through two steps: 1e-6 seen.
+    for name, value in one.model.items():
+        assert_close(two.model[name], value, atol=2e-5, rtol=1e-4)
+    for name, value in one.averaged.items():
+        assert_close(two.averaged[name], value, atol=2e-5, rtol=1e-4)
+    for key in ("train_loss", "full/accuracy", "full/loss", "column-1/loss"):
+        assert_close(two.history[0][key], one.history[0][key], atol=1e-4, rtol=1e-4)
+
+
+def test_a_process_alone_shares_with_nobody() -> None:
+    group = Group()
+
+    assert torch.equal(group.share(torch.arange(5)), torch.arange(5))
+    assert group.sum([1.5, 2.0]) == [1.5, 2.0]

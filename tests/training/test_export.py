@@ -1,0 +1,153 @@
+"""A bundle answers as torch does, says what it holds, and appears whole or not at all."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+
+from model import cost
+from model.bundle import Bundle, read_bundle
+from tests.training.conftest import TrainedRun
+from training import export
+from training.augment import channel_statistics
+from training.checkpoint import restore_network
+from training.data import TensorSplit
+from training.errors import TrainingError
+from training.evaluate import extract_for_serving
+
+NAMES = {"column-1", "column-2", "full"}
+
+
+@pytest.fixture(scope="module")
+def bundle(bundle_folder: Path) -> Bundle:
+    return read_bundle(bundle_folder)
+
+
+def answers(path: Path, images: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    logits, probabilities = session.run(["logits", "probabilities"], {"images": images.numpy()})
+    return logits, probabilities
+
+
+def test_every_column_and_the_full_network_are_exported(bundle: Bundle) -> None:
+    assert {s.name for s in bundle.manifest.subnetworks} == NAMES
+    macs = [s.macs for s in bundle.manifest.subnetworks]
+    assert macs == sorted(macs)
+
+
+def test_graphs_answer_real_images_as_torch_does(bundle: Bundle, trained: TrainedRun) -> None:
+    assert isinstance(trained.data.test, TensorSplit)
+    images = trained.data.test.images[:50]
+    network = restore_network(trained.checkpoint, trained.data)
+    normalise = channel_statistics(trained.data.train)
+
+    for subnetwork in bundle.manifest.subnetworks:
+        extracted = extract_for_serving(network, subnetwork.columns, trained.data.train, normalise)
+        with torch.no_grad():
+            expected = extracted(normalise(images)).numpy()
+        logits, probabilities = answers(bundle.graph_path(subnetwork), images)
+
+        np.testing.assert_allclose(logits, expected, atol=1e-4)  # float32; 5e-6 seen
+        scaled = torch.from_numpy(logits) / subnetwork.calibration.temperature
+        np.testing.assert_allclose(probabilities, scaled.softmax(1).numpy(), atol=1e-5)
+
+
+@pytest.mark.parametrize("n", [1, 3])
+def test_graphs_take_batches_of_any_size(bundle: Bundle, trained: TrainedRun, n: int) -> None:
+    assert isinstance(trained.data.test, TensorSplit)
+
+    logits, _ = answers(
+        bundle.graph_path(bundle.manifest.subnetworks[0]), trained.data.test.images[:n]
+    )
+
+    assert logits.shape == (n, 10)
+
+
+def test_graphs_pass_the_checker_and_share_one_weights_file(bundle: Bundle) -> None:
+    used = set()
+    for subnetwork in bundle.manifest.subnetworks:
+        path = bundle.graph_path(subnetwork)
+        onnx.checker.check_model(path, full_check=True)
+        graph = onnx.load(path, load_external_data=False).graph
+        used |= {
+            entry.value
+            for tensor in graph.initializer
+            for entry in tensor.external_data
+            if entry.key == "location"
+        }
+    assert used == {bundle.manifest.weights.name}
+    assert {p.name for p in bundle.folder.iterdir()} == {
+        "manifest.json",
+        "weights.bin",
+        *(f"{name}.onnx" for name in NAMES),
+    }
+
+
+def test_filters_shared_by_subnetworks_are_stored_once(bundle: Bundle, trained: TrainedRun) -> None:
+    filters = sum(
+        value.numel() * 4
+        for name, value in trained.checkpoint.model.items()
+        if name.endswith("conv.weight")
+    )
+
+    # Every filter once and not once a subnetwork: the rest are norms and the classifier, small here.
+    assert bundle.manifest.weights.size_bytes < 1.25 * filters
+
+
+def test_accuracies_are_those_of_the_files(bundle: Bundle, trained: TrainedRun) -> None:
+    assert isinstance(trained.data.test, TensorSplit)
+    for subnetwork in bundle.manifest.subnetworks:
+        logits, _ = answers(bundle.graph_path(subnetwork), trained.data.test.images)
+        correct = (logits.argmax(1) == trained.data.test.labels.numpy()).mean()
+
+        assert subnetwork.accuracy.test.value == pytest.approx(correct)
+        assert subnetwork.accuracy.test.n == len(trained.data.test)
+        assert subnetwork.accuracy.validation.n == len(trained.data.validation)
+
+
+def test_the_manifest_says_what_each_subnetwork_costs(bundle: Bundle) -> None:
+    architecture = bundle.manifest.architecture
+    for s in bundle.manifest.subnetworks:
+        assert s.parameters == cost.parameters(architecture, s.columns)
+        assert s.macs == cost.macs(architecture, s.columns)
+        assert s.depth == cost.depth(architecture, s.columns)
+
+
+def test_the_manifest_says_where_the_bundle_comes_from(bundle: Bundle, trained: TrainedRun) -> None:
+    provenance = bundle.manifest.provenance
+
+    assert provenance.recipe == "small"
+    assert provenance.epochs == 3
+    assert provenance.dataset_sha256 == trained.data.sha256
+    assert set(provenance.versions) == {"torch", "onnx", "onnxruntime"}
+    assert bundle.manifest.labels == trained.data.classes
+
+
+def test_probabilities_are_calibrated_on_validation(bundle: Bundle) -> None:
+    full = bundle.manifest.subnetworks[-1]
+
+    assert full.calibration.temperature > 0
+    assert full.calibration.n == full.accuracy.test.n
+
+
+def test_a_crash_leaves_no_half_bundle(
+    trained: TrainedRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # No file can be this exact: the first one fails its check.
+    monkeypatch.setattr(export, "PARITY_TOLERANCE", -1.0)
+
+    with pytest.raises(TrainingError, match=r"column-1\.onnx: logits differ from torch"):
+        export.export_bundle(trained.checkpoint, trained.data, tmp_path / "bundle", name="digits")
+
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_another_data_set_is_refused(trained: TrainedRun, tmp_path: Path) -> None:
+    other = replace(trained.data, sha256="0" * 64)
+
+    with pytest.raises(TrainingError, match="pass that with --data"):
+        export.export_bundle(trained.checkpoint, other, tmp_path / "bundle", name="digits")
