@@ -17,6 +17,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from model.bundle import Bundle, read_bundle
+from service import __version__
 from service.dispatcher import Dispatcher
 from service.images import ImageDecoder
 from service.latency import LatencyModel
@@ -74,7 +75,7 @@ class Service:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.bundle = read_bundle(settings.bundle_dir)
-        self.metrics = Metrics(CollectorRegistry())
+        self.metrics = Metrics(CollectorRegistry(), version=__version__)
         self.metrics.ready.set_function(lambda: float(self.is_ready))
         self.log = open_log()
         self.log_request = RequestLog(self.log, settings.log_sample)
@@ -99,7 +100,6 @@ class Service:
         device, profile = await asyncio.to_thread(self._warm_up)
         self.serving = self._serve(device, profile)
         manifest = self.bundle.manifest
-        self.metrics.bundle.info(self.serving.bundle_name)
         gc.collect()
         gc.freeze()  # what start-up made stays: collecting it again would stall a request for tens of ms
         self.log.info(
@@ -140,7 +140,16 @@ class Service:
             max_queue=settings.max_queue,
             max_batch=settings.max_batch,
         )
-        self.metrics.queue_depth.set_function(lambda: len(scheduler))
+        bundle_name = {"name": manifest.name, "digest": self.bundle.digest}
+        self.metrics.show(
+            bundle=bundle_name,
+            accuracy=accuracy,
+            labels=manifest.labels,
+            device=device.name,
+            predict_s=lambda name: latency.predict_s(name, 1),
+            slowdown=latency.slowdown,
+            queue_depth=lambda: len(scheduler),
+        )
         return Serving(
             bundle=self.bundle,
             device=device,
@@ -163,7 +172,7 @@ class Service:
                 settings, subnetworks=list(accuracy), classes=len(manifest.labels)
             ),
             expected_accuracy=accuracy,
-            bundle_name={"name": manifest.name, "digest": self.bundle.digest},
+            bundle_name=bundle_name,
         )
 
 
@@ -209,7 +218,7 @@ def create_app(settings: Settings, *, on_failure: Callable[[], None] = lambda: N
     app = App(
         title="Anytime inference",
         summary="The most accurate answer that fits in the caller's deadline.",
-        version="0.1.0",
+        version=__version__,
         lifespan=lifespan,
         redoc_url=None,
     )

@@ -43,12 +43,16 @@ class Answered:
     Attributes:
         probabilities: (classes,).
         subnetwork: what answered.
+        batch_size: requests in its run.
+        predicted_s: the run latency that the choice of subnetwork counted with.
         started_at: when its run started.
         finished_at: when its run ended.
     """
 
     probabilities: NDArray[np.float32]
     subnetwork: str
+    batch_size: int
+    predicted_s: float
     started_at: float
     finished_at: float
 
@@ -159,12 +163,18 @@ class Dispatcher:
                 if self._shares_cores:
                     self._account(size)
                 self._metrics.run_ended(
-                    subnetwork=run.subnetwork, batch_size=size, run_latency_s=run_s
+                    subnetwork=run.subnetwork,
+                    batch_size=size,
+                    run_latency_s=run_s,
+                    predicted_s=run.predicted_s,
                 )
                 for request, row in zip(run.batch, probabilities, strict=True):
                     future = request.payload.future
                     if not future.done():
-                        future.set_result(Answered(row, run.subnetwork, started_at, finished_at))
+                        answered = Answered(
+                            row, run.subnetwork, size, run.predicted_s, started_at, finished_at
+                        )
+                        future.set_result(answered)
             case _Failed(error):
                 self._on_failure(error)
                 for request in run.batch:

@@ -40,7 +40,16 @@ if TYPE_CHECKING:
     from service.dispatcher import Answered
 
 SANE_REQUEST_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
-LOGGED = ("request_id", "subnetwork", "deadline_ms", "latency_ms", "queue_ms", "run_ms")
+LOGGED = (
+    "request_id",
+    "label",
+    "confidence",
+    "subnetwork",
+    "deadline_ms",
+    "latency_ms",
+    "queue_ms",
+    "run_ms",
+)  # of the reply
 
 
 router = APIRouter()
@@ -65,7 +74,9 @@ async def classify(request: Request) -> Response:
         serving = _serving(service)
         query = serving.parse_query(request.scope["query_string"])
         body = await _read_body(request, headers, service.settings.max_body_bytes)
+        read_at = service.clock()
         pixels = await serving.decoder.decode(body, headers.get(b"content-type", b""))
+        decode_s = service.clock() - read_at
         answered = await serving.dispatcher.classify(
             pixels,
             arrived_at=arrived_at,
@@ -73,7 +84,7 @@ async def classify(request: Request) -> Response:
             on_miss=query.on_miss,
             subnetwork=query.subnetwork,
         )
-        return _answer(service, serving, query, answered, request_id, arrived_at)
+        return _answer(service, serving, query, answered, request_id, arrived_at, decode_s)
     except Problem as problem:
         response = render(problem)
         response.headers["X-Request-ID"] = request_id
@@ -205,6 +216,7 @@ def _answer(
     answered: "Answered",
     request_id: str,
     arrived_at: float,
+    decode_s: float,
 ) -> Response:
     """Build the reply and account for it."""
     row = answered.probabilities  # (classes,)
@@ -217,6 +229,7 @@ def _answer(
     now = service.clock()
     latency_s = now - arrived_at
     in_time = 1e3 * latency_s <= query.deadline_ms
+    queue_s = answered.started_at - arrived_at
     reply = {
         "request_id": request_id,
         **top[0],
@@ -225,22 +238,35 @@ def _answer(
         "expected_accuracy": accuracy,
         "deadline_ms": query.deadline_ms,
         "latency_ms": round(1e3 * latency_s, 3),
-        "queue_ms": round(1e3 * (answered.started_at - arrived_at), 3),
+        "queue_ms": round(1e3 * queue_s, 3),
         "run_ms": round(1e3 * (answered.finished_at - answered.started_at), 3),
         "in_time": in_time,
         "bundle": serving.bundle_name,
     }
-    serving.latency.observe_reply(now - answered.finished_at)
+    reply_s = now - answered.finished_at
+    slack_s = query.deadline_ms / 1e3 - queue_s - answered.predicted_s
+    serving.latency.observe_reply(reply_s)
     service.metrics.answered(
         subnetwork=answered.subnetwork,
+        label=top[0]["label"],
+        confidence=top[0]["confidence"],
+        accuracy=accuracy,
         in_time=in_time,
         latency_s=latency_s,
-        queue_s=answered.started_at - arrived_at,
-        accuracy=accuracy,
+        queue_s=queue_s,
+        decode_s=decode_s,
+        reply_s=reply_s,
+        slack_s=slack_s,
     )
     service.log_request(
         "in_time" if in_time else "late",
-        lambda: {key: reply[key] for key in LOGGED},
+        lambda: {
+            **{key: reply[key] for key in LOGGED},
+            "decode_ms": round(1e3 * decode_s, 3),
+            "predicted_ms": round(1e3 * answered.predicted_s, 3),
+            "slack_ms": round(1e3 * slack_s, 3),
+            "batch_size": answered.batch_size,
+        },
     )
     return Response(
         to_json(reply), headers={"X-Request-ID": request_id}, media_type="application/json"

@@ -80,7 +80,7 @@ class Settings(BaseSettings):
         description="Longest wait at SIGTERM for requests in flight.",
     )
     log_sample: float = Field(
-        default=0.1,
+        default=0.01,
         ge=0,
         le=1,
         description="Share of requests that get a log line; failures always do.",

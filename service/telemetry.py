@@ -1,45 +1,48 @@
 """Metrics and the request log."""
 
+import platform
 import sys
-from collections.abc import Callable
-from typing import Any, Literal
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
+from typing import Any, Literal, get_args
 
 import structlog
 from prometheus_client import (
     CollectorRegistry,
-    Counter,
     Gauge,
-    Histogram,
     Info,
     ProcessCollector,
-    Summary,
-    disable_created_metrics,
     generate_latest,
 )
 
+from service.instruments import Counter, Histogram
+
 Outcome = Literal["in_time", "late", "refused", "expired", "abandoned", "invalid", "failed"]
+ANSWERED: tuple[Outcome, Outcome] = ("in_time", "late")
 
 NO_SUBNETWORK = "none"  # the label of requests that were not run
 
-# Around the deadlines in use, in seconds: 5, 10, 25, 50 and 100 ms are edges.
+# In seconds. Every deadline in common use (2, 5, 10, 25, 50, 100, 250 ms, …) is an edge, so that the share of answers
+# within it is exact, with edges between for the quantiles.
 LATENCY_BUCKETS = (
-    0.0005, 0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5,
+    0.0005, 0.001, 0.002, 0.003, 0.004, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.025, 0.035, 0.05, 0.075, 0.1, 0.15, 0.25,
+    0.5, 1.0, 2.5,
 )  # fmt: skip
-RUN_BUCKETS = (
-    0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.025, 0.05, 0.1, 0.5,
+RUN_BUCKETS = (0.0001, 0.0002, *LATENCY_BUCKETS)
+COST_BUCKETS = (0.00005, 0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1)
+SLACK_BUCKETS = (
+    -0.1, -0.05, -0.025, -0.01, -0.005, -0.002, -0.001, 0.0, 0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25,
 )  # fmt: skip
+PREDICTION_BUCKETS = (0.25, 0.5, 0.7, 0.8, 0.9, 1.0, 1.1, 1.25, 1.5, 2.0, 4.0)
+CONFIDENCE_BUCKETS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 1.0)
 BATCH_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 
 
 class Metrics:
-    """Every metric of the service, on a registry of its own.
+    """Every metric of the service, on a registry of its own; to be used on one thread."""
 
-    Children are resolved once: ``labels()`` costs more than the increment.
-    """
-
-    def __init__(self, registry: CollectorRegistry) -> None:
+    def __init__(self, registry: CollectorRegistry, *, version: str) -> None:
         self.registry = registry
-        disable_created_metrics()  # type: ignore[no-untyped-call]  # series that nothing reads
         ProcessCollector(registry=registry)
         self.requests = Counter(
             "anytime_requests",
@@ -50,71 +53,181 @@ class Metrics:
         self.latency = Histogram(
             "anytime_request_latency_seconds",
             "Arrival to answer.",
-            ["subnetwork"],
-            buckets=LATENCY_BUCKETS,
+            LATENCY_BUCKETS,
+            "subnetwork",
             registry=registry,
         )
         self.queue_time = Histogram(
             "anytime_queue_time_seconds",
             "Arrival to the start of the run, decoding included.",
-            buckets=LATENCY_BUCKETS,
+            LATENCY_BUCKETS,
+            registry=registry,
+        )
+        self.decode = Histogram(
+            "anytime_decode_seconds",
+            "From the bytes of a request to the pixels, waiting for a thread included.",
+            COST_BUCKETS,
+            registry=registry,
+        )
+        self.reply = Histogram(
+            "anytime_reply_seconds",
+            "From the end of a run to the reply.",
+            COST_BUCKETS,
+            registry=registry,
+        )
+        self.slack = Histogram(
+            "anytime_slack_seconds",
+            "What a request's deadline left beyond the predicted run latency when its run started.",
+            SLACK_BUCKETS,
+            "subnetwork",
             registry=registry,
         )
         self.run_latency = Histogram(
             "anytime_run_latency_seconds",
             "One run of a batch.",
-            ["subnetwork"],
-            buckets=RUN_BUCKETS,
+            RUN_BUCKETS,
+            "subnetwork",
+            registry=registry,
+        )
+        self.prediction = Histogram(
+            "anytime_run_over_prediction_ratio",
+            "Observed over predicted latency of a run.",
+            PREDICTION_BUCKETS,
+            "subnetwork",
             registry=registry,
         )
         self.batch_size = Histogram(
             "anytime_batch_size",
             "Requests that ran together.",
-            buckets=BATCH_BUCKETS,
+            BATCH_BUCKETS,
             registry=registry,
         )
-        self.expected_accuracy = Summary(
-            "anytime_expected_accuracy_ratio",
-            "Validation accuracy of the subnetwork behind each answer.",
+        self.expected_correct = Counter(
+            "anytime_expected_correct",
+            "Sum over answers of their subnetwork's validation accuracy: how many should be right.",
+            ["subnetwork"],
             registry=registry,
+        )
+        self.confidence = Histogram(
+            "anytime_confidence_ratio",
+            "Calibrated probability of the label answered.",
+            CONFIDENCE_BUCKETS,
+            "subnetwork",
+            registry=registry,
+        )
+        self.predictions = Counter(
+            "anytime_predictions", "Answers by their label.", ["label"], registry=registry
         )
         self.queue_depth = Gauge(
             "anytime_queue_depth", "Requests that wait for a run.", registry=registry
+        )
+        self.slowdown = Gauge(
+            "anytime_slowdown_ratio",
+            "Run latency now over that at warm-up.",
+            ["device"],
+            registry=registry,
+        )
+        self.accuracy = Gauge(
+            "anytime_subnetwork_accuracy_ratio",
+            "Share of correct answers on validation images.",
+            ["subnetwork"],
+            registry=registry,
+        )
+        self.predicted_run_latency = Gauge(
+            "anytime_predicted_run_latency_seconds",
+            "Predicted latency of a run of one image, now.",
+            ["subnetwork"],
+            registry=registry,
         )
         self.ready = Gauge(
             "anytime_ready", "1 while requests are taken, else 0.", registry=registry
         )
         self.bundle = Info("anytime_bundle", "The bundle that answers.", registry=registry)
-        self._requests: dict[tuple[str, Outcome], Any] = {}
-        self._latency: dict[str, Any] = {}
-        self._run_latency: dict[str, Any] = {}
+        build = Info("anytime_build", "What the server is.", registry=registry)
+        build.info({"version": version, "python": platform.python_version()})
+        for outcome in get_args(Outcome):
+            if outcome not in ANSWERED:
+                self.requests.inc(NO_SUBNETWORK, outcome, amount=0)
+
+    def show(
+        self,
+        *,
+        bundle: Mapping[str, str],
+        accuracy: Mapping[str, float],
+        labels: Iterable[str],
+        device: str,
+        predict_s: Callable[[str], float],
+        slowdown: Callable[[], float],
+        queue_depth: Callable[[], float],
+    ) -> None:
+        """Say what answers from now on; its series begin at 0, so that the first event is seen as a rise.
+
+        Args:
+            bundle: name and digest.
+            accuracy: validation accuracy by subnetwork.
+            labels: what may be answered.
+            device: where runs are.
+            predict_s: the predicted run latency of a subnetwork for one image.
+            slowdown: of the device.
+            queue_depth: how many requests wait.
+        """
+        self.bundle.info(dict(bundle))
+        self.queue_depth.set_function(queue_depth)
+        for gauge in (self.slowdown, self.accuracy, self.predicted_run_latency):
+            gauge.clear()  # of an earlier bundle
+        self.slowdown.labels(device).set_function(slowdown)
+        for name, value in accuracy.items():
+            self.accuracy.labels(name).set(value)
+            self.predicted_run_latency.labels(name).set_function(partial(predict_s, name))
+            for outcome in ANSWERED:
+                self.requests.inc(name, outcome, amount=0)
+            self.expected_correct.inc(name, amount=0)
+            for histogram in (
+                self.latency,
+                self.slack,
+                self.run_latency,
+                self.prediction,
+                self.confidence,
+            ):
+                histogram.show(name)
+        for label in labels:
+            self.predictions.inc(label, amount=0)
 
     def request_ended(self, outcome: Outcome, subnetwork: str = NO_SUBNETWORK) -> None:
         """Count a request's end."""
-        key = (subnetwork, outcome)
-        child = self._requests.get(key)
-        if child is None:
-            child = self._requests[key] = self.requests.labels(subnetwork, outcome)
-        child.inc()
+        self.requests.inc(subnetwork, outcome)
 
     def answered(
-        self, *, subnetwork: str, in_time: bool, latency_s: float, queue_s: float, accuracy: float
+        self,
+        *,
+        subnetwork: str,
+        label: str,
+        confidence: float,
+        accuracy: float,
+        in_time: bool,
+        latency_s: float,
+        queue_s: float,
+        decode_s: float,
+        reply_s: float,
+        slack_s: float,
     ) -> None:
         """Record an answer."""
         self.request_ended("in_time" if in_time else "late", subnetwork)
-        child = self._latency.get(subnetwork)
-        if child is None:
-            child = self._latency[subnetwork] = self.latency.labels(subnetwork)
-        child.observe(latency_s)
+        self.latency.observe(latency_s, subnetwork)
         self.queue_time.observe(queue_s)
-        self.expected_accuracy.observe(accuracy)
+        self.decode.observe(decode_s)
+        self.reply.observe(reply_s)
+        self.slack.observe(slack_s, subnetwork)
+        self.expected_correct.inc(subnetwork, amount=accuracy)
+        self.confidence.observe(confidence, subnetwork)
+        self.predictions.inc(label)
 
-    def run_ended(self, *, subnetwork: str, batch_size: int, run_latency_s: float) -> None:
+    def run_ended(
+        self, *, subnetwork: str, batch_size: int, run_latency_s: float, predicted_s: float
+    ) -> None:
         """Record a run."""
-        child = self._run_latency.get(subnetwork)
-        if child is None:
-            child = self._run_latency[subnetwork] = self.run_latency.labels(subnetwork)
-        child.observe(run_latency_s)
+        self.run_latency.observe(run_latency_s, subnetwork)
+        self.prediction.observe(run_latency_s / predicted_s, subnetwork)
         self.batch_size.observe(batch_size)
 
     def exposition(self) -> bytes:

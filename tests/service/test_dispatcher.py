@@ -49,7 +49,7 @@ async def dispatching(machine: Machine, max_queue: int = 100) -> AsyncIterator[D
         [machine.run],
         scheduler,
         latency,
-        metrics=Metrics(CollectorRegistry()),
+        metrics=Metrics(CollectorRegistry(), version="test"),
         clock=time.monotonic,
         on_failure=lambda error: None,
         shares_cores=True,

@@ -1,0 +1,100 @@
+"""Counters and histograms for one thread: a fifth of a microsecond a value.
+
+prometheus_client's own lock for every value and walk the buckets, which takes over ten times as long, and a request
+records a dozen values. Here all of that, and the scrape, is on the event loop.
+"""
+
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator, Sequence
+
+from prometheus_client import CollectorRegistry
+from prometheus_client.metrics_core import CounterMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.registry import Collector
+from prometheus_client.utils import floatToGoString
+
+
+class Counter(Collector):
+    """Sums by the values of its labels.
+
+    Args:
+        name: without ``_total``.
+        documentation: one sentence.
+        labels: names of the labels.
+        registry: what scrapes it.
+    """
+
+    def __init__(
+        self, name: str, documentation: str, labels: Sequence[str], *, registry: CollectorRegistry
+    ) -> None:
+        self._name = name
+        self._documentation = documentation
+        self._labels = labels
+        self._sums: dict[tuple[str, ...], float] = {}
+        registry.register(self)
+
+    def inc(self, *labels: str, amount: float = 1.0) -> None:
+        """Add to the sum of these label values; an amount of 0 makes the series visible."""
+        self._sums[labels] = self._sums.get(labels, 0.0) + amount
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield every sum."""
+        family = CounterMetricFamily(self._name, self._documentation, labels=self._labels)
+        for labels, value in self._sums.items():
+            family.add_metric(labels, value)
+        yield family
+
+
+class Histogram(Collector):
+    """Counts of values by bucket, and by the value of its label if it has one.
+
+    Args:
+        name: with its unit.
+        documentation: one sentence.
+        bounds: upper bounds of the buckets, inclusive and ascending; one more bucket has no bound.
+        label: name of the label.
+        registry: what scrapes it.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        documentation: str,
+        bounds: Iterable[float],
+        label: str | None = None,
+        *,
+        registry: CollectorRegistry,
+    ) -> None:
+        self._name = name
+        self._documentation = documentation
+        self._bounds = tuple(bounds)
+        self._edges = [*map(floatToGoString, self._bounds), "+Inf"]
+        self._label = label
+        self._counts: dict[str, list[int]] = {}
+        self._sums: dict[str, float] = {}
+        if label is None:
+            self.show("")
+        registry.register(self)
+
+    def show(self, label: str) -> None:
+        """Make the series of a label's value visible before its first value."""
+        self._counts.setdefault(label, [0] * len(self._edges))
+        self._sums.setdefault(label, 0.0)
+
+    def observe(self, value: float, label: str = "") -> None:
+        """Count a value."""
+        if label not in self._counts:
+            self.show(label)
+        self._counts[label][bisect_left(self._bounds, value)] += 1
+        self._sums[label] += value
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield every bucket; the library leaves out a sum that might fall, where values may be negative."""
+        labels = None if self._label is None else [self._label]
+        family = HistogramMetricFamily(self._name, self._documentation, labels=labels)
+        for label, counts in self._counts.items():
+            reached, total = [], 0
+            for edge, count in zip(self._edges, counts, strict=True):
+                total += count
+                reached.append((edge, float(total)))
+            family.add_metric([] if labels is None else [label], reached, self._sums[label])
+        yield family
