@@ -1,0 +1,121 @@
+{{- define "anytime.name" -}}
+{{- if contains .Chart.Name .Release.Name }}{{ .Release.Name }}{{ else }}{{ .Release.Name }}-{{ .Chart.Name }}{{ end }}
+{{- end }}
+
+{{- define "anytime.selector" -}}
+app.kubernetes.io/name: {{ .Chart.Name }}
+app.kubernetes.io/instance: {{ .Release.Name }}
+{{- end }}
+
+{{- define "anytime.labels" -}}
+{{ include "anytime.selector" . }}
+app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
+{{- end }}
+
+{{- define "anytime.image" -}}
+{{ .Values.image.repository }}{{ if hasPrefix "sha256:" .Values.image.tag }}@{{ else }}:{{ end }}{{ .Values.image.tag }}
+{{- end }}
+
+{{- /* What a pod is made of: the same in a Deployment and in an InferenceService, which wants the container so named. */ -}}
+{{- define "anytime.pod" -}}
+automountServiceAccountToken: false
+enableServiceLinks: false
+{{- with .Values.image.pullSecrets }}
+imagePullSecrets:
+  {{- range . }}
+  - name: {{ . }}
+  {{- end }}
+{{- end }}
+{{- with .Values.runtimeClassName }}
+runtimeClassName: {{ . }}
+{{- end }}
+{{- with .Values.nodeSelector }}
+nodeSelector: {{ toJson . }}
+{{- end }}
+{{- with .Values.tolerations }}
+tolerations: {{ toJson . }}
+{{- end }}
+terminationGracePeriodSeconds: {{ add .Values.preStopSeconds (ceil .Values.settings.drain_s) 5 }}
+topologySpreadConstraints:
+  - maxSkew: 1
+    topologyKey: kubernetes.io/hostname
+    whenUnsatisfiable: ScheduleAnyway
+    labelSelector:
+      matchLabels:
+        {{- include "anytime.selector" . | nindent 8 }}
+securityContext:
+  runAsNonRoot: true
+  runAsUser: 10001
+  runAsGroup: 10001
+  seccompProfile: {type: RuntimeDefault}
+containers:
+  - name: {{ ternary "kserve-container" "server" .Values.kserve.enabled }}
+    image: {{ include "anytime.image" . | quote }}
+    imagePullPolicy: {{ .Values.image.pullPolicy }}
+    securityContext:
+      allowPrivilegeEscalation: false
+      readOnlyRootFilesystem: true
+      capabilities: {drop: [ALL]}
+    ports:
+      - {name: http, containerPort: 8000, protocol: TCP}
+    env:
+      {{- range $name, $value := .Values.settings }}
+      - name: ANYTIME_{{ upper $name }}
+        value: {{ ternary $value (toJson $value) (kindIs "string" $value) | quote }}
+      {{- end }}
+      {{- if .Values.bundle.claim }}
+      - name: ANYTIME_BUNDLE_DIR
+        value: {{ printf "/bundles/%s" .Values.bundle.path | quote }}
+      {{- end }}
+    resources: {{ toJson .Values.resources }}
+    startupProbe: # a minute to load the bundle and to warm up
+      httpGet: {path: /health/ready, port: http}
+      periodSeconds: 1
+      timeoutSeconds: 2
+      failureThreshold: 60
+    readinessProbe:
+      httpGet: {path: /health/ready, port: http}
+      periodSeconds: 2
+      timeoutSeconds: 2
+      failureThreshold: 2
+    livenessProbe: # slow to judge: a restart under load takes capacity away
+      httpGet: {path: /health/live, port: http}
+      periodSeconds: 10
+      timeoutSeconds: 5
+      failureThreshold: 3
+    lifecycle:
+      preStop:
+        sleep: {seconds: {{ .Values.preStopSeconds }}}
+    volumeMounts:
+      - {name: tmp, mountPath: /tmp}
+      {{- if .Values.bundle.claim }}
+      - {name: bundles, mountPath: /bundles, readOnly: true}
+      {{- end }}
+volumes:
+  - name: tmp
+    emptyDir: {medium: Memory, sizeLimit: 64Mi}
+  {{- with .Values.bundle.claim }}
+  - name: bundles
+    persistentVolumeClaim: {claimName: {{ . }}, readOnly: true}
+  {{- end }}
+{{- end }}
+
+{{- /* The queries to scale by. */ -}}
+{{- define "anytime.pods" -}}
+namespace="{{ .Release.Namespace }}",pod=~"{{ include "anytime.name" . }}-(predictor-)?[a-z0-9]+-[a-z0-9]+"
+{{- end }}
+
+{{- /* How many times faster than allowed requests miss their deadlines: over 1, more replicas are needed. */ -}}
+{{- define "anytime.query.misses" -}}
+sum(rate(anytime_requests_total{outcome!~"in_time|invalid|abandoned",{{ include "anytime.pods" . }}}[2m])) / sum(rate(anytime_requests_total{outcome!~"invalid|abandoned",{{ include "anytime.pods" . }}}[2m])) / {{ subf 1.0 .Values.autoscaling.attainment | printf "%.6f" }} or vector(0)
+{{- end }}
+
+{{- define "anytime.query.queue" -}}
+sum(avg_over_time(anytime_queue_depth{ {{- include "anytime.pods" . -}} }[1m])) or vector(0)
+{{- end }}
+
+{{- define "anytime.query.busy" -}}
+sum(rate(anytime_run_latency_seconds_sum{ {{- include "anytime.pods" . -}} }[2m])) or vector(0)
+{{- end }}

@@ -1,0 +1,241 @@
+"""The Helm chart, rendered by Helm's own library and held against the schemas of what it makes."""
+
+from pathlib import Path
+from typing import Any
+
+import helm_python
+import kubernetes_validate
+import pytest
+import yaml
+from cloudcoil.models.keda.v1alpha1 import ScaledObject
+from cloudcoil.models.prometheus_operator.v1 import ServiceMonitor
+from prometheus_client import CollectorRegistry
+from prometheus_client.parser import text_string_to_metric_families
+
+from service.settings import Settings
+from service.telemetry import Metrics
+
+CHART = Path(__file__).parents[2] / "deploy" / "kubernetes" / "anytime"
+KUBERNETES = ("1.30", "1.37")  # the oldest that the chart takes, and the newest known
+
+Document = dict[str, Any]
+
+GPU: Document = yaml.safe_load((CHART / "values-gpu.yaml").read_text())
+SCALED: Document = {"autoscaling": {"enabled": True}, "monitor": {"enabled": True}}
+VALUES: dict[str, Document] = {
+    "defaults": {},
+    "one replica": {"replicas": 1},
+    "gpu": GPU,
+    "scaled": SCALED,
+    "other bundle": {"bundle": {"claim": "bundles", "path": "2026/cifar100"}},
+    "guarded": {
+        "networkPolicy": {"from": [{"podSelector": {"matchLabels": {"app": "gateway"}}}]},
+        "image": {"tag": "sha256:" + "0" * 64, "pullSecrets": ["registry"]},
+        "nodeSelector": {"disk": "fast"},
+        "podAnnotations": {"team": "vision"},
+        "runtimeClassName": "gvisor",
+    },
+    "kserve": {"kserve": {"enabled": True}},
+    "kserve, gpu, scaled": {**GPU, **SCALED, "kserve": {"enabled": True}},
+}
+WRONG: dict[str, Document] = {
+    "misspelt value": {"replica": 3},
+    "misspelt inner value": {"autoscaling": {"enable": True}},
+    "no replica": {"replicas": 0},
+    "replicas in words": {"replicas": "two"},
+    "tag that moves": {"image": {"tag": "latest"}},
+    "attainment in percent": {"autoscaling": {"attainment": 99}},
+    "always idle": {"autoscaling": {"busy": 0}},
+    "prometheus without a scheme": {"autoscaling": {"prometheus": "prometheus:9090"}},
+    "the chart's own setting": {"settings": {"port": 9000}},
+    "setting by its variable": {"settings": {"ANYTIME_MAX_BATCH": 8}},
+    "drain without end": {"settings": {"drain_s": 1e9}},
+    "bundle outside its claim": {"bundle": {"claim": "bundles", "path": "../secrets"}},
+    "memory in words": {"resources": {"limits": {"memory": "plenty"}}},
+    "unknown service type": {"service": {"type": "Ingress"}},
+    "no time to leave the endpoints": {"preStopSeconds": 0},
+}
+# What KServe adds to a pod's fields in a predictor: serving.kserve.io/v1beta1, ComponentExtensionSpec.
+PREDICTOR_FIELDS = {
+    "labels", "annotations", "minReplicas", "maxReplicas", "autoScaling", "deploymentStrategy",
+}  # fmt: skip
+
+
+def render(values: Document) -> dict[str, Document]:
+    """Return what the chart makes of values, by kind."""
+    with helm_python.Chart.load(CHART) as chart:
+        files = chart.render(values, name="anytime", namespace="prod")
+    documents = [yaml.safe_load(text) for name, text in files.items() if name.endswith(".yaml")]
+    return {document["kind"]: document for document in documents if document}
+
+
+def pod_of(rendered: dict[str, Document]) -> Document:
+    """Return the pod's specification, whoever runs it."""
+    if "Deployment" in rendered:
+        pod: Document = rendered["Deployment"]["spec"]["template"]["spec"]
+        return pod
+    predictor = rendered["InferenceService"]["spec"]["predictor"]
+    return {name: value for name, value in predictor.items() if name not in PREDICTOR_FIELDS}
+
+
+def environment_of(rendered: dict[str, Document]) -> dict[str, str]:
+    """Return the server's environment variables."""
+    (container,) = pod_of(rendered)["containers"]
+    return {each["name"]: each["value"] for each in container["env"]}
+
+
+def check_against_schema(document: Document, kubernetes: str) -> None:
+    """Fail if a document is not what its kind must be, or has a field that its kind has not."""
+    match document["kind"]:
+        case "ScaledObject":
+            model = ScaledObject.model_validate(document)
+            assert model.model_dump(by_alias=True, exclude_unset=True, mode="json") == document
+        case "ServiceMonitor":
+            monitor = ServiceMonitor.model_validate(document)
+            assert monitor.model_dump(by_alias=True, exclude_unset=True, mode="json") == document
+        case "InferenceService":
+            pod = {"apiVersion": "v1", "kind": "Pod", "metadata": document["metadata"]}
+            pod["spec"] = pod_of({"InferenceService": document})
+            kubernetes_validate.validate(pod, kubernetes, strict=True)
+        case _:
+            kubernetes_validate.validate(document, kubernetes, strict=True)
+
+
+@pytest.mark.parametrize("kubernetes", KUBERNETES)
+@pytest.mark.parametrize("values", VALUES.values(), ids=VALUES)
+def test_everything_rendered_fits_its_schema(values: Document, kubernetes: str) -> None:
+    for document in render(values).values():
+        check_against_schema(document, kubernetes)
+
+
+@pytest.mark.parametrize("kind", render(SCALED))
+def test_field_that_a_kind_has_not_is_noticed(kind: str) -> None:
+    document = render(SCALED)[kind]
+    document["spec"]["extra"] = True
+
+    with pytest.raises((AssertionError, kubernetes_validate.ValidationError)):
+        check_against_schema(document, KUBERNETES[-1])
+
+
+@pytest.mark.parametrize("values", WRONG.values(), ids=WRONG)
+def test_wrong_value_is_refused(values: Document) -> None:
+    with helm_python.Chart.load(CHART) as chart, pytest.raises(helm_python.HelmValuesError):
+        chart.validate_schema(chart.merge_values(values))
+
+
+@pytest.mark.parametrize("values", VALUES.values(), ids=VALUES)
+def test_right_value_is_taken(values: Document) -> None:
+    with helm_python.Chart.load(CHART) as chart:
+        chart.validate_schema(chart.merge_values(values))
+
+
+def test_chart_is_clean() -> None:
+    report = helm_python.lint(CHART, strict=True)
+
+    assert report["errors"] == []
+    assert [each for each in report["messages"] if each["severity"] > 1] == []
+
+
+@pytest.mark.parametrize("values", VALUES.values(), ids=VALUES)
+def test_pod_meets_the_restricted_standard(values: Document) -> None:
+    pod = pod_of(render(values))
+
+    assert pod["securityContext"]["runAsNonRoot"]
+    assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+    assert not {"hostNetwork", "hostPID", "hostIPC"} & pod.keys()
+    assert all({"emptyDir", "persistentVolumeClaim"} & volume.keys() for volume in pod["volumes"])
+    for container in pod["containers"]:
+        assert container["securityContext"] == {
+            "allowPrivilegeEscalation": False,
+            "readOnlyRootFilesystem": True,
+            "capabilities": {"drop": ["ALL"]},
+        }
+
+
+@pytest.mark.parametrize("values", VALUES.values(), ids=VALUES)
+def test_selectors_find_the_pods(values: Document) -> None:
+    rendered = render(values)
+    if "Deployment" in rendered:
+        labels = rendered["Deployment"]["spec"]["template"]["metadata"]["labels"].items()
+    else:
+        labels = rendered["InferenceService"]["spec"]["predictor"]["labels"].items()
+
+    assert rendered["Service"]["spec"]["selector"].items() <= labels
+    assert rendered["NetworkPolicy"]["spec"]["podSelector"]["matchLabels"].items() <= labels
+    if "PodDisruptionBudget" in rendered:
+        budget = rendered["PodDisruptionBudget"]["spec"]
+        assert budget["selector"]["matchLabels"].items() <= labels
+    if "ServiceMonitor" in rendered:
+        monitor = rendered["ServiceMonitor"]["spec"]
+        assert monitor["selector"]["matchLabels"].items() <= (
+            rendered["Service"]["metadata"]["labels"].items()
+        )
+
+
+def test_pod_has_time_to_leave_the_endpoints_and_to_drain() -> None:
+    values = {"preStopSeconds": 7, "settings": {"drain_s": 30.5}}
+
+    rendered = render(values)
+
+    assert pod_of(rendered)["terminationGracePeriodSeconds"] > 7 + 30.5
+    assert environment_of(rendered)["ANYTIME_DRAIN_S"] == "30.5"
+
+
+def test_large_number_stays_a_number() -> None:
+    rendered = render({"settings": {"max_body_bytes": 20971520}})
+
+    assert environment_of(rendered)["ANYTIME_MAX_BODY_BYTES"] == "20971520"
+
+
+@pytest.mark.parametrize("values", [{}, GPU], ids=["defaults", "gpu"])
+def test_settings_of_the_chart_exist(values: Document) -> None:
+    known = {f"ANYTIME_{name.upper()}" for name in Settings.model_fields}
+
+    assert environment_of(render(values)).keys() <= known
+
+
+def test_gpu_values_ask_for_one_and_for_nothing_less() -> None:
+    rendered = render(GPU)
+
+    (container,) = pod_of(rendered)["containers"]
+    assert container["resources"]["limits"]["nvidia.com/gpu"] == 1
+    assert environment_of(rendered)["ANYTIME_DEVICE"] == "cuda"
+
+
+def test_bundle_of_a_claim_is_mounted_to_be_read() -> None:
+    rendered = render(VALUES["other bundle"])
+
+    (container,) = pod_of(rendered)["containers"]
+    assert environment_of(rendered)["ANYTIME_BUNDLE_DIR"] == "/bundles/2026/cifar100"
+    assert {"name": "bundles", "mountPath": "/bundles", "readOnly": True} in container[
+        "volumeMounts"
+    ]
+
+
+def test_scaling_leaves_the_count_to_the_scaler() -> None:
+    rendered = render(SCALED)
+
+    assert "replicas" not in rendered["Deployment"]["spec"]
+    assert (
+        rendered["ScaledObject"]["spec"]["scaleTargetRef"]["name"]
+        == (rendered["Deployment"]["metadata"]["name"])
+    )
+
+
+def test_scaling_asks_for_metrics_that_the_server_has() -> None:
+    text = Metrics(CollectorRegistry()).exposition().decode()
+    exported = {family.name for family in text_string_to_metric_families(text)}
+
+    for trigger in render(SCALED)["ScaledObject"]["spec"]["triggers"]:
+        words = trigger["metadata"]["query"].replace("{", " ").replace("(", " ").split()
+        for name in (word for word in words if word.startswith("anytime_")):
+            assert name.removesuffix("_total").removesuffix("_sum") in exported
+
+
+def test_kserve_replaces_the_deployment_and_its_scaler_alone() -> None:
+    plain, kserve = render(SCALED), render({**SCALED, "kserve": {"enabled": True}})
+
+    assert plain.keys() - kserve.keys() == {"Deployment", "ScaledObject"}
+    assert kserve.keys() - plain.keys() == {"InferenceService"}
+    (container,) = pod_of(kserve)["containers"]
+    assert container["name"] == "kserve-container"

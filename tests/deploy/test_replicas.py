@@ -1,0 +1,30 @@
+"""Three real replicas behind a real HAProxy, under load, while one dies, one is drained and all are rolled."""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+pytestmark = [
+    pytest.mark.skipif(
+        not shutil.which("haproxy"), reason="needs haproxy (apt-get install haproxy)"
+    ),
+    pytest.mark.timeout(300),  # nine starts of a server
+]
+
+
+def test_no_request_is_lost_or_answered_twice() -> None:
+    script = ROOT / "deploy" / "try_replicas.py"
+
+    result = subprocess.run(
+        [sys.executable, script, "--rate", "30", "--seconds", "1", "--deadline-ms", "1000"],
+        capture_output=True,
+        text=True,
+    )
+
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert "-new" in result.stdout, "the new bundle answered nothing"
