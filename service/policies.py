@@ -18,6 +18,8 @@ PAYS = (
     1.05  # a batch grows while that takes 5 % off the time per request; below that it only delays
 )
 
+BEST = 1.01  # a batch within 1 % of the least time per request is as good as the best
+
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
@@ -54,34 +56,39 @@ class Outlook:
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """Give up the ``skip`` most urgent requests and run the next ``batch_size`` in ``subnetwork``."""
+    """Run the ``batch_size`` most urgent requests in ``subnetwork``."""
 
     subnetwork: str
     batch_size: int
-    skip: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class GiveUp:
+    """Give up the ``count`` most urgent requests, so that more of the others are met; then ask again."""
+
+    count: int
 
 
 class Option:
-    """A candidate as a policy sees it: accuracy, best time per request, and the batch sizes that pay."""
+    """A candidate as a policy sees it.
+
+    ``best_size`` is the batch size that takes least time per request, and ``pace_s`` that time.
+    """
 
     def __init__(self, candidate: Candidate, latency: LatencyModel, max_batch: int) -> None:
         self.name = candidate.name
         self.accuracy = candidate.accuracy
         self._latency = latency
-        self._paying = [0]
-        best_s = float("inf")
-        paces_s: list[float] = []
-        for size in range(1, max_batch + 1):
-            paces_s.append(latency.profile_s(candidate.name, size) / size)
-            best_s = min(best_s, paces_s[-1])
-            first = next(k for k, pace_s in enumerate(paces_s) if pace_s <= PAYS * best_s)
-            self._paying.append(first + 1)
-        self.pace_s = best_s  # on an idle machine
+        paces_s = [latency.profile_s(self.name, size) / size for size in range(1, max_batch + 1)]
+        self.best_size = _first_near(min(paces_s), paces_s, BEST)
+        self.pace_s = paces_s[self.best_size - 1]  # on an idle machine
+        self._paying = [0, 1]
+        for size in range(2, max_batch + 1):
+            self._paying.append(_first_near(min(paces_s[:size]), paces_s, PAYS))
 
-    @property
-    def best_size(self) -> int:
-        """The smallest batch with about the least time per request."""
-        return self._paying[-1]
+    def profile_s(self, size: int) -> float:
+        """Return the run latency of a batch on an idle machine."""
+        return self._latency.profile_s(self.name, size)
 
     def fitting(self, most: int, limit_s: float, device: int) -> int:
         """Return the largest batch size, at most ``most``, within a limit; 0 if none fits."""
@@ -103,7 +110,7 @@ class Policy(Protocol):
     def options(self) -> Sequence[Option]:
         """What it chooses from, fastest first."""
 
-    def choose(self, outlook: Outlook) -> Choice:
+    def choose(self, outlook: Outlook) -> Choice | GiveUp:
         """Return the next run of a free device."""
 
 
@@ -118,7 +125,7 @@ class Anytime:
         self.options = options
         self._latency = latency
 
-    def choose(self, outlook: Outlook) -> Choice:
+    def choose(self, outlook: Outlook) -> Choice | GiveUp:
         """Return the deepest subnetwork whose time per request is within the share."""
         device, slowdown = outlook.device, self._latency.slowdown(outlook.device)
         head_s = float(outlook.slack_s[0])
@@ -131,14 +138,15 @@ class Anytime:
             size = option.paying(option.fitting(outlook.runnable, head_s, device))
             if size and self._latency.typical_s(option.name, size, device) <= size * share_s:
                 return Choice(option.name, size)
-        return self._press(outlook, head_s, share_s, slowdown)
+        return self._press(outlook, head_s, slowdown)
 
-    def _share_s(self, outlook: Outlook) -> float:
-        """Return the run time that each waiting request may take for all to be met."""
-        machine_s = outlook.slack_s * (outlook.free * self._latency.devices) - outlook.busy_s
-        return float((machine_s / outlook.rivals).min()) - outlook.outside_s
+    def _share_s(self, outlook: Outlook, after: int = 0, run_s: float = 0.0) -> float:
+        """Return the run time that each request may take for all to be met, once some have run."""
+        machine_s = outlook.slack_s[after:] * (outlook.free * self._latency.devices)
+        shares_s = (machine_s - (outlook.busy_s + run_s)) / (outlook.rivals[after:] - after)
+        return float(shares_s.min()) - outlook.outside_s
 
-    def _press(self, outlook: Outlook, head_s: float, share_s: float, slowdown: float) -> Choice:
+    def _press(self, outlook: Outlook, head_s: float, slowdown: float) -> Choice | GiveUp:
         """Choose where not all can be met at their best: serve the head in a small batch, or let it go?
 
         Time has a price: the accuracy that a second adds where the share now lies. A run is worth its answers, less
@@ -146,22 +154,23 @@ class Anytime:
         """
         fastest = self.options[0]
         small = max(fastest.fitting(outlook.runnable, head_s, outlook.device), 1)
-        best = min(fastest.best_size, outlook.runnable)
+        best = min(fastest.best_size, len(outlook.slack_s))
         if small >= best:
             return Choice(fastest.name, small)
-        price, earned = self._price(max(share_s, 0.0) / slowdown)
         need_s = self._latency.predict_s(fastest.name, best, outlook.device)
         skip = int(np.searchsorted(outlook.slack_s, need_s))
-        large = min(outlook.runnable - skip, best)
+        large = min(len(outlook.slack_s) - skip, best)
         if large <= small:
             return Choice(fastest.name, small)
+        left_s = self._share_s(outlook, small, fastest.profile_s(small) * slowdown)
+        mean_s = self._latency.devices * outlook.free / max(outlook.rate, 1e-9)
+        price, earned = self._price(min(left_s, mean_s) / slowdown)
 
         def worth(size: int) -> float:
-            run_s = self._latency.profile_s(fastest.name, size)
-            return size * (fastest.accuracy - earned) - price * run_s
+            return size * (fastest.accuracy - earned) - price * fastest.profile_s(size)
 
         if worth(large) - skip * earned > worth(small):
-            return Choice(fastest.name, large, skip)
+            return GiveUp(skip)
         return Choice(fastest.name, small)
 
     def _price(self, share_s: float) -> tuple[float, float]:
@@ -221,6 +230,11 @@ def policy_named(
         raise ValueError(f"policy {name!r}: use anytime, slackfit or static:<subnetwork>")
     options = [Option(candidate, latency, max_batch) for candidate in chosen]
     return SlackFit(options) if name == "slackfit" else Anytime(options, latency)
+
+
+def _first_near(least_s: float, paces_s: Sequence[float], factor: float) -> int:
+    """Return the smallest batch size whose time per request is within a factor of the least."""
+    return next(size for size, pace_s in enumerate(paces_s, 1) if pace_s <= factor * least_s)
 
 
 def accuracy_front(

@@ -32,7 +32,7 @@ from numpy.typing import NDArray
 from service.deadline_queue import DeadlineQueue, OnMiss, Request
 from service.forecast import Forecast
 from service.latency import LatencyModel
-from service.policies import Candidate, Outlook, policy_named
+from service.policies import Candidate, GiveUp, Outlook, policy_named
 
 __all__ = [
     "Action",
@@ -180,9 +180,9 @@ class Scheduler:
                 size -= 1
             return self._start(device, self._queue.take(size), forced, now)
         choice = self._policy.choose(outlook)
-        expired = self._give_up(choice.skip)
-        if expired:
-            return Expire(expired)
+        if isinstance(choice, GiveUp):
+            expired = self._give_up(choice.count)
+            return Expire(expired) if expired else self.next_action(now)
         return self._start(device, self._queue.take(choice.batch_size), choice.subnetwork, now)
 
     def finished(self, run: Run, now: float) -> None:
