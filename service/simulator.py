@@ -48,6 +48,11 @@ class Machine:
             start_at, work_s = self.slow_until, (done_at - self.slow_until) / self.slowdown
         return start_at + work_s
 
+    def work_by(self, at: float) -> float:
+        """Return the work that can have been done by an instant, in seconds at full speed."""
+        slow_s = min(max(at, self.slow_from), self.slow_until) - self.slow_from
+        return at - slow_s * (1 - 1 / self.slowdown)
+
 
 @dataclass(slots=True)
 class Tally:
