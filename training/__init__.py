@@ -1,1 +1,5 @@
 """From a data set to a bundle: train a fractal network with drop-path, evaluate its subnetworks, export them."""
+
+
+class TrainingError(Exception):
+    """Training, evaluation or export cannot go on; the message is one line that says why and what to do."""

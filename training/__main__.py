@@ -1,4 +1,4 @@
-"""The command line of training: ``python -m training {train,evaluate,export}``."""
+"""The command line of training: ``python -m training {train,evaluate,reproduce,anytime,export}``."""
 
 import argparse
 import sys
@@ -9,12 +9,17 @@ from pathlib import Path
 from typing import TypeVar
 
 from model import cost
-from model.bundle import PRETRAINED_DIR
+from model.bundle import PRETRAINED_DIR, BundleError, read_bundle
+from training import TrainingError
+from training.anytime import evaluate_anytime
 from training.checkpoint import load_checkpoint
 from training.config import RECIPES, Recipe
-from training.data import DataSet, load_data
+from training.data import DataSet, Split, load_data
 from training.distributed import joined_group, own_device
-from training.errors import TrainingError
+from training.evaluate import evaluate_checkpoint, reported_subnetworks
+from training.export import export_bundle
+from training.reproduce import EXPERIMENTS, reproduce
+from training.trainer import train
 
 DATA_HELP = (
     "digits (needs no download), cifar10, cifar100 or svhn (fetched once), or a path: an official archive, or a "
@@ -38,7 +43,11 @@ def main(arguments: list[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         options.command(options)
-    except (TrainingError, OSError) as error:  # an OSError names its file: no space, no permission
+    except (
+        TrainingError,
+        BundleError,
+        OSError,
+    ) as error:  # an OSError names its file: no space, no permission
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
@@ -57,20 +66,20 @@ def _parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    train = commands.add_parser(
+    fit = commands.add_parser(
         "train",
         help="train a network by a named recipe",
         description=_recipes_help(),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    train.add_argument("--recipe", required=True, choices=sorted(RECIPES), help="how to train")
-    train.add_argument("--data", default="digits", help=DATA_HELP + " (default: %(default)s)")
-    train.add_argument("--out", required=True, type=Path, help="folder of the run's checkpoint")
-    train.add_argument("--seed", type=int, default=0, help="of everything random (default: 0)")
-    train.add_argument("--epochs", type=_positive(int), help="instead of the recipe's")
-    train.add_argument("--learning-rate", type=_positive(float), help="instead of the recipe's")
-    train.add_argument("--resume", action="store_true", help="go on from the checkpoint in --out")
-    train.set_defaults(command=_train)
+    fit.add_argument("--recipe", required=True, choices=sorted(RECIPES), help="how to train")
+    fit.add_argument("--data", default="digits", help=DATA_HELP + " (default: %(default)s)")
+    fit.add_argument("--out", required=True, type=Path, help="folder of the run's checkpoint")
+    fit.add_argument("--seed", type=int, default=0, help="of everything random (default: 0)")
+    fit.add_argument("--epochs", type=_positive(int), help="instead of the recipe's")
+    fit.add_argument("--learning-rate", type=_positive(float), help="instead of the recipe's")
+    fit.add_argument("--resume", action="store_true", help="go on from the checkpoint in --out")
+    fit.set_defaults(command=_train)
 
     evaluate = commands.add_parser("evaluate", help="score every column alone and the full network")
     _add_run_arguments(evaluate)
@@ -82,6 +91,19 @@ def _parser() -> argparse.ArgumentParser:
     )
     evaluate.set_defaults(command=_evaluate)
 
+    compare = commands.add_parser(
+        "reproduce",
+        help="train a table or figure of the paper and compare",
+        description="Train the networks of a table or figure side by side; write a Markdown table beside the paper's, "
+        "and a plot of every column over training. Stopped, it goes on where it was.",
+    )
+    compare.add_argument("experiment", choices=EXPERIMENTS, help="what to train and compare")
+    compare.add_argument("--data", required=True, help=DATA_HELP)
+    compare.add_argument("--epochs", type=_positive(int), default=400, help="(default: 400)")
+    compare.add_argument("--seed", type=int, default=0, help="of everything random (default: 0)")
+    compare.add_argument("--out", required=True, type=Path, help="folder of runs and results")
+    compare.set_defaults(command=_reproduce)
+
     export = commands.add_parser("export", help="write the bundle that the server serves")
     _add_run_arguments(export)
     export.add_argument(
@@ -92,6 +114,17 @@ def _parser() -> argparse.ArgumentParser:
     )
     export.add_argument("--name", help="the bundle's name (default: that of --out)")
     export.set_defaults(command=_export)
+
+    anytime = commands.add_parser(
+        "anytime",
+        help="measure a bundle: accuracy against cost and latency, and what budgets buy",
+        description="Measure every subnetwork of a bundle on this machine; write a table and a plot of accuracy against "
+        "multiply-adds and latency, and the curve of a shared budget with exits by confidence.",
+    )
+    anytime.add_argument("--bundle", required=True, type=Path, help="folder of an exported bundle")
+    anytime.add_argument("--data", default="digits", help=DATA_HELP + " (default: %(default)s)")
+    anytime.add_argument("--out", required=True, type=Path, help="folder of table and plot")
+    anytime.set_defaults(command=_anytime)
     return parser
 
 
@@ -139,8 +172,6 @@ def _load(source: str, recipe: Recipe, seed: int) -> DataSet:
 
 def _train(options: argparse.Namespace) -> None:
     """Train, or go on training."""
-    from training.trainer import train
-
     changes = {"epochs": options.epochs, "learning_rate": options.learning_rate}
     recipe = replace(RECIPES[options.recipe], **{k: v for k, v in changes.items() if v is not None})
     with joined_group() as group:
@@ -158,15 +189,14 @@ def _train(options: argparse.Namespace) -> None:
 
 def _evaluate(options: argparse.Namespace) -> None:
     """Print what each column alone and the full network cost and are worth."""
-    from training.evaluate import evaluate_checkpoint, reported_subnetworks
-
     checkpoint = load_checkpoint(options.run)
     data = _load(options.data, checkpoint.recipe, checkpoint.seed)
-    scores = evaluate_checkpoint(checkpoint, data, options.split, own_device())
+    split: Split = getattr(data, options.split)
+    scores = evaluate_checkpoint(checkpoint, data, split, own_device())
     architecture = checkpoint.recipe.architecture_for(data)
     print(
         f"{options.run}: {checkpoint.recipe.name}, epoch {checkpoint.epoch}, "
-        f"{len(getattr(data, options.split))} {options.split} images of {data.name}"
+        f"{len(split)} {options.split} images of {data.name}"
     )
     print(f"{'subnetwork':<14} {'depth':>5} {'MMACs':>9} {'accuracy':>9} {'loss':>7}")
     for name, active in reported_subnetworks(architecture).items():
@@ -176,10 +206,23 @@ def _evaluate(options: argparse.Namespace) -> None:
         )
 
 
+def _reproduce(options: argparse.Namespace) -> None:
+    """Train an experiment's networks and print its table."""
+    with joined_group() as group:
+        reproduce(
+            options.experiment,
+            load_data(options.data, seed=options.seed),
+            options.out,
+            epochs=options.epochs,
+            seed=options.seed,
+            device=own_device(),
+            group=group,
+            report=partial(print, flush=True),
+        )
+
+
 def _export(options: argparse.Namespace) -> None:
     """Write a bundle and print what it holds."""
-    from training.export import export_bundle
-
     checkpoint = load_checkpoint(options.run)
     data = _load(options.data, checkpoint.recipe, checkpoint.seed)
     name = options.name or options.out.resolve().name
@@ -193,6 +236,21 @@ def _export(options: argparse.Namespace) -> None:
             f"{s.name:<14} {s.depth:>5} {s.macs / 1e6:>9.2f} {s.accuracy.validation.value:>11.2%} "
             f"{s.accuracy.test.value:>8.2%} {s.calibration.ece_before:>8.3f} -> {s.calibration.ece_after:.3f}"
         )
+
+
+def _anytime(options: argparse.Namespace) -> None:
+    """Measure a bundle and print its table."""
+    bundle = read_bundle(options.bundle)
+    manifest = bundle.manifest
+    data = load_data(
+        options.data, seed=manifest.provenance.seed, image_size=manifest.architecture.image_size
+    )
+    if data.sha256 != manifest.provenance.dataset_sha256:
+        raise TrainingError(
+            f"{data.name}: is not what {options.bundle} was trained on "
+            f"({manifest.provenance.dataset}); pass that with --data"
+        )
+    print(evaluate_anytime(bundle, data, options.out))
 
 
 if __name__ == "__main__":

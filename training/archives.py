@@ -17,7 +17,7 @@ import pooch
 from numpy.typing import NDArray
 from scipy.io import loadmat
 
-from training.errors import TrainingError
+from training import TrainingError
 
 CIFAR_10_TRAIN = tuple(f"data_batch_{n}" for n in range(1, 6))
 CIFAR_10 = {*CIFAR_10_TRAIN, "test_batch", "batches.meta"}

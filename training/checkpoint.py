@@ -9,9 +9,9 @@ import torch
 from pydantic import TypeAdapter
 
 from model.fractal import FractalNet
+from training import TrainingError
 from training.config import Recipe
 from training.data import DataSet
-from training.errors import TrainingError
 
 CHECKPOINT_FILE = "checkpoint.pt"
 

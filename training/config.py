@@ -5,8 +5,8 @@ from typing import Any, Literal
 
 from model.drop_path import DropPath
 from model.presets import PAPER_DROPOUT, PRESETS, Architecture
+from training import TrainingError
 from training.data import DataSet
-from training.errors import TrainingError
 
 Schedule = Literal["paper", "imagenet", "one-cycle"]
 Augmentation = Literal["none", "+", "++"]

@@ -26,8 +26,8 @@ from PIL import Image, ImageOps
 from sklearn.datasets import load_digits
 from torch import Tensor
 
+from training import TrainingError
 from training.archives import DOWNLOADS, Labelled, download, read_archive
-from training.errors import TrainingError
 
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png"}
 VALIDATION_FRACTION = 0.1  # CIFAR-10: 45,000 to train on, 5,000 to select on

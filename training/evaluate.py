@@ -3,7 +3,6 @@
 import math
 from collections.abc import Collection
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -95,21 +94,21 @@ def _reestimate_norms(network: FractalNet, training: Split, normalise: Normalisa
 def evaluate_checkpoint(
     checkpoint: Checkpoint,
     data: DataSet,
-    split: Literal["validation", "test"],
+    split: Split,
     device: torch.device,
 ) -> dict[str, Score]:
-    """Score every column alone and the full network on a split, each as it is exported.
+    """Score every column alone and the full network on images of the data, each as it is exported.
 
     Raises:
         TrainingError: the data is not what the network was trained on.
     """
     network = restore_network(checkpoint, data).to(device)
     normalise = channel_statistics(data.train).to(device)
-    chosen: Split = getattr(data, split).to(device)
+    training, scored = data.train.to(device), split.to(device)
     scores = {}
     for name, active in reported_subnetworks(network.architecture).items():
-        subnetwork = extract_for_serving(network, active, data.train.to(device), normalise)
-        scores[name] = score(predict(subnetwork, chosen, normalise), chosen.labels)
+        subnetwork = extract_for_serving(network, active, training, normalise)
+        scores[name] = score(predict(subnetwork, scored, normalise), scored.labels)
     return scores
 
 

@@ -34,10 +34,10 @@ from model.bundle import (
 )
 from model.fractal import FractalNet
 from model.path import subnetwork_name
+from training import TrainingError
 from training.augment import Normalisation, channel_statistics
 from training.checkpoint import Checkpoint, restore_network
 from training.data import DataSet, Split
-from training.errors import TrainingError
 from training.evaluate import (
     expected_calibration_error,
     extract_for_serving,

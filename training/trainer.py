@@ -16,12 +16,12 @@ from tqdm import tqdm
 from model import cost
 from model.drop_path import Pass, draw_passes
 from model.fractal import FractalNet
+from training import TrainingError
 from training.augment import DRAWS, augment, channel_statistics
 from training.checkpoint import CHECKPOINT_FILE, Checkpoint, load_checkpoint, save_checkpoint
 from training.config import Recipe
 from training.data import DataSet
 from training.distributed import Group
-from training.errors import TrainingError
 from training.evaluate import predict, reported_subnetworks, score
 from training.optim import averaged, build_optimizer, rate_factor
 

@@ -16,8 +16,8 @@ import numpy as np
 import pytest
 from scipy.io import savemat
 
+from training import TrainingError
 from training.archives import Download, download, read_archive
-from training.errors import TrainingError
 
 RNG = np.random.default_rng(0)
 

@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from tests.training.conftest import TrainedRun
+from training import TrainingError
 from training.checkpoint import load_checkpoint, restore_network, save_checkpoint
 from training.data import DataSet, load_data
-from training.errors import TrainingError
 
 
 def test_a_checkpoint_is_read_as_it_was_saved(trained: TrainedRun) -> None:

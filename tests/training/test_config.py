@@ -4,9 +4,9 @@ from dataclasses import replace
 
 import pytest
 
+from training import TrainingError
 from training.config import RECIPES
 from training.data import DataSet
-from training.errors import TrainingError
 
 
 def test_every_recipe_is_called_by_its_name() -> None:

@@ -8,8 +8,8 @@ import pytest
 import torch
 from PIL import Image
 
+from training import TrainingError
 from training.data import DataSet, FileSplit, Split, TensorSplit, load_data
-from training.errors import TrainingError
 
 
 def images_of(split: Split) -> torch.Tensor:

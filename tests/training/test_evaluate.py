@@ -80,7 +80,7 @@ def test_columns_together_get_the_statistics_of_training_images(
 
 
 def test_the_full_network_of_a_trained_run_recognises_digits(trained: TrainedRun) -> None:
-    scores = evaluate_checkpoint(trained.checkpoint, trained.data, "validation", CPU)
+    scores = evaluate_checkpoint(trained.checkpoint, trained.data, trained.data.validation, CPU)
 
     assert set(scores) == {"column-1", "column-2", "full"}
     assert scores["full"].accuracy > 0.7  # 0.1 by chance

@@ -12,11 +12,10 @@ import torch
 from model import cost
 from model.bundle import Bundle, read_bundle
 from tests.training.conftest import TrainedRun
-from training import export
+from training import TrainingError, export
 from training.augment import channel_statistics
 from training.checkpoint import restore_network
 from training.data import TensorSplit
-from training.errors import TrainingError
 from training.evaluate import extract_for_serving
 
 NAMES = {"column-1", "column-2", "full"}

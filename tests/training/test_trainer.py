@@ -10,11 +10,11 @@ import torch
 
 from model.drop_path import draw_passes
 from tests.training.conftest import CPU, TrainedRun
+from training import TrainingError
 from training.checkpoint import CHECKPOINT_FILE, Checkpoint, load_checkpoint
 from training.config import Recipe
 from training.data import DataSet, FileSplit, load_data
 from training.distributed import Group
-from training.errors import TrainingError
 from training.trainer import Run, train
 
 TrainSmall = Callable[..., Checkpoint]

@@ -1,0 +1,253 @@
+"""The paper's claims, one command each: train the networks of a table, set their figures beside the paper's.
+
+Every network is a run in a folder of its own; a reproduction that was stopped goes on where it was.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+from matplotlib.figure import Figure
+
+from model import cost
+from training.checkpoint import CHECKPOINT_FILE, Checkpoint
+from training.config import RECIPES, Recipe
+from training.data import DataSet
+from training.distributed import Group
+from training.evaluate import evaluate_checkpoint, reported_subnetworks
+from training.trainer import train
+
+TRAIN_IMAGES = 5_000  # that the loss on training images is measured on
+FRACTAL, DEEP_PLAIN = "paper-narrow-c4", "paper-plain-40"
+UNDROPPED = "narrow-c4-no-drop-path"
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A line of a table: a subnetwork of a recipe's network, and what the paper found on CIFAR-100++."""
+
+    label: str
+    recipe: str
+    subnetwork: str
+    paper_loss: float | None = None
+    paper_error: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What was found for a subnetwork: cross-entropy on training images, error on test images in percent."""
+
+    parameters: int
+    depth: int
+    train_loss: float
+    error: float
+
+
+Results = Mapping[tuple[str, str], Result]
+"""What was found, by recipe and subnetwork."""
+
+
+@dataclass(frozen=True, slots=True)
+class Experiment:
+    """What to train, what to write down, and what the paper claims of it."""
+
+    title: str
+    recipes: tuple[Recipe, ...]
+    rows: tuple[Row, ...]
+    claims: tuple[tuple[str, Callable[[Results], bool]], ...] = ()
+
+
+def _best_column(results: Results) -> float:
+    """Return the lowest error of a column of the fractal network alone."""
+    return min(results[FRACTAL, f"column-{k}"].error for k in range(1, 5))
+
+
+_FRACTAL_ROWS = (
+    Row("Fractal column 1 alone", FRACTAL, "column-1", 0.677, 37.23),
+    Row("Fractal column 2 alone", FRACTAL, "column-2", 0.141, 32.85),
+    Row("Fractal column 3 alone", FRACTAL, "column-3", 0.029, 31.31),
+    Row("Fractal column 4 alone", FRACTAL, "column-4", 0.016, 31.75),
+    Row("Fractal, full", FRACTAL, "full", 0.015, 27.40),
+)
+_PLAIN_40 = Row("Plain", DEEP_PLAIN, "column-4", 0.580, 38.84)
+
+EXPERIMENTS = {
+    "table3": Experiment(
+        "Table 3: ever deeper fractal networks",
+        tuple(RECIPES[f"paper-narrow-c{c}"] for c in range(1, 7)),
+        tuple(
+            Row(f"C = {c}", f"paper-narrow-c{c}", "full" if c > 1 else "column-1", None, error)
+            for c, error in enumerate((37.32, 30.71, 27.69, 27.38, 26.46, 27.38), start=1)
+        ),
+        (
+            (
+                "the 40-layer network (C = 4) is better than the 20-layer one (C = 3)",
+                lambda r: r[FRACTAL, "full"].error < r["paper-narrow-c3", "full"].error,
+            ),
+        ),
+    ),
+    "table4": Experiment(
+        "Table 4: plain networks, and the columns of a fractal one",
+        (
+            *(RECIPES[f"paper-plain-{depth}"] for depth in (5, 10, 20, 40)),
+            RECIPES[FRACTAL],
+        ),
+        (
+            Row("Plain", "paper-plain-5", "column-1", 0.786, 36.62),
+            Row("Plain", "paper-plain-10", "column-2", 0.159, 32.47),
+            Row("Plain", "paper-plain-20", "column-3", 0.037, 31.31),
+            _PLAIN_40,
+            *_FRACTAL_ROWS,
+        ),
+        (
+            (
+                "the plain 40-layer network trains worse than the same network as a column",
+                lambda r: r[DEEP_PLAIN, "column-4"].train_loss > r[FRACTAL, "column-4"].train_loss,
+            ),
+            (
+                "the full network beats every column",
+                lambda r: r[FRACTAL, "full"].error < _best_column(r),
+            ),
+        ),
+    ),
+    "figure3": Experiment(
+        "Figure 3: every column, and a plain network of the same depth, over training",
+        (RECIPES[DEEP_PLAIN], RECIPES[FRACTAL]),
+        (_PLAIN_40, *_FRACTAL_ROWS),
+    ),
+    "drop-path": Experiment(
+        "Drop-path, without augmentation",
+        (
+            replace(RECIPES[FRACTAL], augmentation="none"),
+            replace(RECIPES[FRACTAL], name=UNDROPPED, augmentation="none", drop_path="none"),
+        ),
+        (
+            Row("Full, without drop-path", UNDROPPED, "full"),
+            Row("Full, with drop-path", FRACTAL, "full"),
+        ),
+        (
+            (
+                "drop-path helps without augmentation",
+                lambda r: r[FRACTAL, "full"].error < r[UNDROPPED, "full"].error,
+            ),
+        ),
+    ),
+}
+"""What can be reproduced, by name."""
+
+
+def reproduce(
+    name: str,
+    data: DataSet,
+    folder: Path,
+    *,
+    epochs: int,
+    seed: int,
+    device: torch.device,
+    group: Group,
+    report: Callable[[str], None],
+) -> None:
+    """Train what an experiment needs and write ``<name>.md`` and ``<name>.png`` into ``folder``.
+
+    The test images are looked at once, at the end.
+    """
+    experiment = EXPERIMENTS[name]
+    checkpoints = {}
+    for recipe in experiment.recipes:
+        run = folder / f"{recipe.name}{'' if recipe.augmentation != 'none' else '-not-augmented'}"
+        checkpoints[recipe.name] = train(
+            replace(recipe, epochs=epochs),
+            data,
+            run,
+            seed=seed,
+            device=device,
+            resume=(run / CHECKPOINT_FILE).exists(),
+            group=group,
+            report=report,
+        )
+    if group.rank > 0:
+        return
+    results = {
+        (recipe, subnetwork): result
+        for recipe, checkpoint in checkpoints.items()
+        for subnetwork, result in _measure(checkpoint, data, device).items()
+    }
+    conditions = (
+        f"{data.name}: {len(data.train)} training and {len(data.test)} test images, {epochs} epochs, seed {seed}, "
+        f"{device.type}, torch {version('torch')}"
+    )
+    table = _markdown(experiment, results, conditions)
+    (folder / f"{name}.md").write_text(table)
+    _plot(experiment, checkpoints, conditions).savefig(folder / f"{name}.png", dpi=150)
+    report(table)
+
+
+def _measure(checkpoint: Checkpoint, data: DataSet, device: torch.device) -> dict[str, Result]:
+    """Return the figures of every column alone and of the full network."""
+    architecture = checkpoint.recipe.architecture_for(data)
+    seen = data.train.take(torch.arange(min(TRAIN_IMAGES, len(data.train))))
+    on_train = evaluate_checkpoint(checkpoint, data, seen, device)
+    on_test = evaluate_checkpoint(checkpoint, data, data.test, device)
+    return {
+        name: Result(
+            parameters=cost.parameters(architecture, active),
+            depth=cost.depth(architecture, active),
+            train_loss=on_train[name].loss,
+            error=100 * (1 - on_test[name].accuracy),
+        )
+        for name, active in reported_subnetworks(architecture).items()
+    }
+
+
+def _markdown(experiment: Experiment, results: Results, conditions: str) -> str:
+    """Return the table beside the paper's, and which of its claims hold."""
+
+    def figure(value: float | None, digits: int) -> str:
+        return "–" if value is None else f"{value:.{digits}f}"
+
+    lines = [
+        f"# {experiment.title}",
+        "",
+        f"{conditions}. The paper's figures: CIFAR-100++, 400 epochs.",
+        "",
+        "| network | depth | parameters | train loss | test error, % | paper: train loss | paper: error, % |",
+        "|---|---:|---:|---:|---:|---:|---:|",
+    ]
+    for row in experiment.rows:
+        found = results[row.recipe, row.subnetwork]
+        cells = (
+            row.label,
+            str(found.depth),
+            f"{found.parameters / 1e6:.1f}M",
+            figure(found.train_loss, 3),
+            figure(found.error, 2),
+            figure(row.paper_loss, 3),
+            figure(row.paper_error, 2),
+        )
+        lines.append(f"| {' | '.join(cells)} |")
+    for text, holds in experiment.claims:
+        lines += [
+            "",
+            f"- Claim: {text}. **{'Holds' if holds(results) else 'Does not hold'} here.**",
+        ]
+    return "\n".join(lines) + "\n"
+
+
+def _plot(experiment: Experiment, checkpoints: Mapping[str, Checkpoint], conditions: str) -> Figure:
+    """Draw the loss of every row's subnetwork over training, plain networks dashed."""
+    figure = Figure(figsize=(8, 5), layout="constrained")
+    axes = figure.subplots()
+    for row in experiment.rows:
+        history = checkpoints[row.recipe].history
+        axes.plot(
+            [record["epoch"] for record in history],
+            [record[f"{row.subnetwork}/loss"] for record in history],
+            label=f"{row.label}, {row.subnetwork}",
+            linestyle="--" if "plain" in row.recipe else "-",
+        )
+    axes.set(xlabel="epoch", ylabel="loss on validation images", yscale="log")
+    axes.set_title(f"{experiment.title}\n{conditions}", fontsize=8)
+    axes.legend(fontsize=8)
+    return figure
