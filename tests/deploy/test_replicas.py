@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from service.settings import read_settings
+
 ROOT = Path(__file__).parents[2]
 
 pytestmark = [
@@ -19,9 +21,10 @@ pytestmark = [
 
 def test_no_request_is_lost_or_answered_twice() -> None:
     script = ROOT / "deploy" / "try_replicas.py"
+    bundle = read_settings().bundle_dir
 
     result = subprocess.run(
-        [sys.executable, script, "--rate", "30", "--seconds", "1", "--deadline-ms", "1000"],
+        [sys.executable, script, "--bundle", bundle, "--rate", "30", "--seconds", "1"],
         capture_output=True,
         text=True,
     )
