@@ -194,7 +194,7 @@ def _overload(overload: Mapping[str, Any]) -> str:
         ["how they ended", outcomes],
         ["answers, p50 / p99 (ms)", f"{latency.get('p50', 0):.1f} / {latency.get('p99', 0):.1f}"],
         ["memory, first / largest / last (MiB)", f"{memory[0]} / {max(memory)} / {memory[-1]}"],
-        ["last miss after its end", f"{after['last_miss_s']:.2f} s"],
+        ["nine in ten in time again after", f"{after['recovered_s']:.2f} s"],
         ["generator behind", "yes" if during["lagging"] else "no"],
     ]
     return (

@@ -30,6 +30,7 @@ class Connection:
         self._clock = clock
         self._parser = HttpResponseParser(self)
         self._parts: list[bytes] = []
+        self._stays = True
 
     def ask(self, request: bytes, record: Record) -> None:
         """Send a request; its record is completed when the reply is."""
@@ -46,7 +47,7 @@ class Connection:
                 self._parser.feed_data(data)
         except ConnectionError:
             return False
-        return bool(data) and (self.record is not None or self._parser.should_keep_alive())
+        return bool(data) and self._stays
 
     def on_body(self, part: bytes) -> None:
         """Keep a part of the body."""
@@ -60,6 +61,7 @@ class Connection:
             self.record.status = status
             self.record.body = b"".join(self._parts)
             self.record = None
+            self._stays = self._parser.should_keep_alive()  # known only now
         self._parts = []
 
 

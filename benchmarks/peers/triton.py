@@ -1,6 +1,8 @@
 """Triton, as PyTriton brings it: its own HTTP and dynamic batching in front of a Python function."""
 
+import os
 import signal
+import sysconfig
 
 import numpy as np
 from pytriton.decorators import batch
@@ -13,6 +15,8 @@ from benchmarks.peers.graph import Graph, read_options
 def main() -> None:
     """Serve until a signal."""
     options = read_options()
+    # Triton runs the function in a Python that it loads itself; it must be this one.
+    os.environ["LD_LIBRARY_PATH"] = sysconfig.get_config_var("LIBDIR")
     graph = Graph(options.graph)
 
     @batch

@@ -58,3 +58,15 @@ def test_a_run_in_which_the_generator_came_late_is_marked() -> None:
 
     assert not is_lagging(prompt)
     assert is_lagging(prompt + behind)
+
+
+def test_a_phase_has_recovered_when_nine_in_ten_are_in_time_again() -> None:
+    def ended(second: int) -> tuple[Planned, Record]:
+        done_at = second + (0.01 if second > 30 and second != 70 else 0.1)
+        planned = Planned(at=second, deadline_s=0.025, image=0, phase=0)
+        return planned, Record(second, second, second, done_at, 200, b"0")
+
+    found = summarise([ended(s) for s in range(100)], labels=[0], read=lambda _: Said(0))
+
+    # Of the 20 up to second 48, 18 are in time; one miss later on is none.
+    assert found["recovered_s"] == 47

@@ -8,11 +8,20 @@ from benchmarks.wire import send_in_turn, send_when_due
 
 
 @contextmanager
-def echo(before_reply: Callable[[], object] = lambda: None, *, keep: bool = True) -> Iterator[int]:
+def echo(
+    before_reply: Callable[[], object] = lambda: None,
+    *,
+    keep: bool = True,
+    connected: Callable[[], object] = lambda: None,
+) -> Iterator[int]:
     """Run a server that replies with what it is sent; give its port."""
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
+
+        def setup(self) -> None:
+            connected()
+            super().setup()
 
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers["Content-Length"]))
@@ -52,6 +61,15 @@ def test_every_request_gets_its_own_reply() -> None:
 
     assert [each.body for each in records] == bodies
     assert all(each.due_at <= (each.sent_at or 0) <= (each.done_at or 0) for each in records)
+
+
+def test_connections_are_used_again() -> None:
+    connections: list[None] = []
+
+    with echo(connected=lambda: connections.append(None)) as port:
+        send_in_turn([request(b"x")] * 20, port=port, connections=3)
+
+    assert len(connections) == 3
 
 
 def test_connections_that_the_server_closes_are_replaced() -> None:
