@@ -159,7 +159,11 @@ def _cifar(source: Path, files: Mapping[str, bytes]) -> Archive:
                 (CIFAR_10_TRAIN, ("test_batch",)) if is_cifar_10 else (("train",), ("test",))
             )
         )
-        return Archive(tuple(map(str, names)), _concatenate(train), _concatenate(test))
+        archive = Archive(tuple(map(str, names)), _concatenate(train), _concatenate(test))
+        labels = np.concatenate([archive.train.labels, archive.test.labels])
+        if labels.min() < 0 or labels.max() >= len(names):
+            raise ValueError(f"a label is {labels.max()}; there are {len(names)} classes")
+        return archive
     except (pickle.UnpicklingError, EOFError, KeyError, ValueError, TypeError) as error:
         raise TrainingError(f"{source}: not an official CIFAR archive ({error})") from error
 

@@ -21,7 +21,7 @@ from training.trainer import train
 
 TRAIN_IMAGES = 5_000  # that the loss on training images is measured on
 FRACTAL, DEEP_PLAIN = "paper-narrow-c4", "paper-plain-40"
-UNDROPPED = "narrow-c4-no-drop-path"
+DROPPED, UNDROPPED = "narrow-c4-not-augmented", "narrow-c4-not-augmented-no-drop-path"
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,17 +120,17 @@ EXPERIMENTS = {
     "drop-path": Experiment(
         "Drop-path, without augmentation",
         (
-            replace(RECIPES[FRACTAL], augmentation="none"),
+            replace(RECIPES[FRACTAL], name=DROPPED, augmentation="none"),
             replace(RECIPES[FRACTAL], name=UNDROPPED, augmentation="none", drop_path="none"),
         ),
         (
             Row("Full, without drop-path", UNDROPPED, "full"),
-            Row("Full, with drop-path", FRACTAL, "full"),
+            Row("Full, with drop-path", DROPPED, "full"),
         ),
         (
             (
                 "drop-path helps without augmentation",
-                lambda r: r[FRACTAL, "full"].error < r[UNDROPPED, "full"].error,
+                lambda r: r[DROPPED, "full"].error < r[UNDROPPED, "full"].error,
             ),
         ),
     ),
@@ -156,7 +156,7 @@ def reproduce(
     experiment = EXPERIMENTS[name]
     checkpoints = {}
     for recipe in experiment.recipes:
-        run = folder / f"{recipe.name}{'' if recipe.augmentation != 'none' else '-not-augmented'}"
+        run = folder / recipe.name
         checkpoints[recipe.name] = train(
             replace(recipe, epochs=epochs),
             data,

@@ -3,8 +3,9 @@
 import math
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
+from dataclasses import fields
 from pathlib import Path
 from random import Random
 
@@ -227,15 +228,22 @@ def _start(recipe: Recipe, data: DataSet, folder: Path, *, seed: int, resume: bo
         )
     checkpoint = load_checkpoint(folder)
     for what, theirs, ours in (
-        ("recipe", checkpoint.recipe, recipe),
+        *_fields(checkpoint.recipe, recipe),
         ("seed", checkpoint.seed, seed),
         ("data sha256", checkpoint.dataset_sha256, data.sha256),
     ):
         if theirs != ours:
             raise TrainingError(
-                f"{folder}: its checkpoint has {what} {theirs}, this run has {ours}"
+                f"{folder}: its checkpoint has {what} {theirs}, this run has {ours}; "
+                "resume with what it was begun with, or choose another --out"
             )
     return checkpoint
+
+
+def _fields(theirs: Recipe, ours: Recipe) -> Iterator[tuple[str, object, object]]:
+    """Pair the fields of two recipes, the name first."""
+    for field in fields(Recipe):
+        yield f"recipe {field.name}", getattr(theirs, field.name), getattr(ours, field.name)
 
 
 def _has_bf16(device: torch.device) -> bool:

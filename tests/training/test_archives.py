@@ -131,6 +131,7 @@ def test_a_malicious_pickle_is_refused_and_runs_nothing(tmp_path: Path) -> None:
         (pickle.dumps([1, 2]), "a list where a dictionary was expected"),
         (pickle.dumps({"data": rows(2)}), "labels"),
         (pickle.dumps({"data": rows(2), "labels": [1]}), "2 images, 1 labels"),
+        (pickle.dumps({"data": rows(1), "labels": [10]}), "a label is 10; there are 10 classes"),
         (pickle.dumps({"data": b"abc", "labels": [1]}), "not an official CIFAR archive"),
     ],
 )

@@ -61,7 +61,7 @@ def test_a_stopped_reproduction_goes_on_where_it_was(
     ]
 
     def stop_at_the_second(recipe: object, *arguments: object, **options: object) -> object:
-        if (tmp_path / "paper-narrow-c4-not-augmented").exists():
+        if (tmp_path / "narrow-c4-not-augmented").exists():
             raise KeyboardInterrupt
         return train(recipe, *arguments, **options)  # type: ignore[arg-type]
 

@@ -109,7 +109,11 @@ def test_a_run_does_not_overwrite_another(tmp_path: Path, train_small: TrainSmal
 
 @pytest.mark.parametrize(
     ("changes", "what"),
-    [({"learning_rate": 0.5}, "recipe"), ({"seed": 9}, "seed"), ({"data": None}, "data sha256")],
+    [
+        ({"learning_rate": 0.5}, "recipe learning_rate 0.1, this run has 0.5"),
+        ({"seed": 9}, "seed"),
+        ({"data": None}, "data sha256"),
+    ],
 )
 def test_a_checkpoint_of_another_run_is_one_clear_line(
     tmp_path: Path,
