@@ -18,7 +18,10 @@ from starlette.types import Receive, Scope, Send
 
 from model.bundle import Bundle, read_bundle
 from service import __version__
+from service.agreement import Agreement
+from service.aside import Aside
 from service.dispatcher import Dispatcher
+from service.feedback import AnswerMemory
 from service.images import ImageDecoder
 from service.latency import LatencyModel
 from service.problems import (
@@ -56,9 +59,12 @@ class Serving:
     parse_query: QueryParser
     expected_accuracy: dict[str, float]
     bundle_name: dict[str, str]
+    agreement: Agreement | None
 
     def close(self) -> None:
         """End its threads."""
+        if self.agreement is not None:
+            self.agreement.close()
         self.dispatcher.close()
         self.decoder.close()
 
@@ -79,6 +85,9 @@ class Service:
         self.metrics.ready.set_function(lambda: float(self.is_ready))
         self.log = open_log()
         self.log_request = RequestLog(self.log, settings.log_sample)
+        self.answers = AnswerMemory(
+            capacity=settings.feedback_answers, window_s=settings.feedback_window_s
+        )
         self.clock = time.monotonic
         self.serving: Serving | None = None
         self.draining = False
@@ -150,19 +159,20 @@ class Service:
             slowdown=latency.slowdown,
             queue_depth=lambda: len(scheduler),
         )
+        dispatcher = Dispatcher(
+            [device.run],
+            scheduler,
+            latency,
+            metrics=self.metrics,
+            clock=self.clock,
+            on_failure=lambda error: self.log.error("run_failed", exc_info=error),
+            shares_cores=device.shares_cores,
+        )
         return Serving(
             bundle=self.bundle,
             device=device,
             latency=latency,
-            dispatcher=Dispatcher(
-                [device.run],
-                scheduler,
-                latency,
-                metrics=self.metrics,
-                clock=self.clock,
-                on_failure=lambda error: self.log.error("run_failed", exc_info=error),
-                shares_cores=device.shares_cores,
-            ),
+            dispatcher=dispatcher,
             decoder=ImageDecoder(
                 size=manifest.architecture.image_size,
                 max_pixels=settings.max_pixels,
@@ -173,6 +183,20 @@ class Service:
             ),
             expected_accuracy=accuracy,
             bundle_name=bundle_name,
+            agreement=self._compare(max(accuracy, key=accuracy.__getitem__), dispatcher),
+        )
+
+    def _compare(self, best: str, dispatcher: Dispatcher) -> Agreement | None:
+        """Return what compares a share of the answers with those of the best subnetwork, if any is."""
+        if not self.settings.agreement_sample:
+            return None
+        return Agreement(
+            Aside(self.bundle.folder, best),
+            best=best,
+            share=self.settings.agreement_sample,
+            is_idle=lambda: dispatcher.is_idle,
+            record=self.metrics.compared,
+            on_failure=lambda error: self.log.error("comparison_failed", exc_info=error),
         )
 
 

@@ -90,8 +90,14 @@ class Dispatcher:
         self._shares_cores = shares_cores
         self._workers = [_Worker(run_batch, self._report, clock) for run_batch in devices]
         self._timer: asyncio.TimerHandle | None = None
+        self._running = 0
         self._answered = 0
         self._cpu_s = time.thread_time()
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether no request waits or runs."""
+        return not self._running and not len(self._scheduler)
 
     async def classify(
         self,
@@ -135,6 +141,7 @@ class Dispatcher:
             now = self._clock()
             match self._scheduler.next_action(now):
                 case Run() as run:
+                    self._running += 1
                     self._workers[run.device].start(run)
                 case Expire(requests):
                     self._expire(requests)
@@ -154,6 +161,7 @@ class Dispatcher:
         self._loop.call_soon_threadsafe(self._finish, run, outcome)
 
     def _finish(self, run: Run, outcome: "_Finished | _Failed") -> None:
+        self._running -= 1
         self._scheduler.finished(run, self._clock())
         match outcome:
             case _Finished(probabilities, started_at, finished_at):

@@ -72,7 +72,7 @@ class InvalidParameter(Problem):
 
 
 class EmptyBody(Problem):
-    """The request has no body; send the bytes of an image."""
+    """The request has no body; send the bytes of an image, or the feedback."""
 
     status, title = 400, "Empty body"
 
@@ -126,6 +126,30 @@ class Expired(Problem):
 
     status, title = 504, "Expired"
     outcome = "expired"
+
+
+class InvalidFeedback(Problem):
+    """The feedback is no JSON object of a ``request_id`` and one of the bundle's labels as ``label``."""
+
+    status, title = 422, "Invalid feedback"
+
+
+class UnknownRequest(Problem):
+    """No answer of that id is kept: it is older than the latest, or was given by another server, or never."""
+
+    status, title = 404, "Unknown request"
+
+
+class FeedbackRepeated(Problem):
+    """The answer has had its label already; the first one counts."""
+
+    status, title = 409, "Feedback repeated"
+
+
+class FeedbackLate(Problem):
+    """The label came after the time in which it is taken."""
+
+    status, title = 410, "Feedback late"
 
 
 class NotReady(Problem):

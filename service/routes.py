@@ -3,6 +3,7 @@
 import asyncio
 import re
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
@@ -13,25 +14,34 @@ from pydantic_core import to_json
 from starlette.requests import ClientDisconnect
 from starlette.responses import PlainTextResponse, RedirectResponse, Response
 
+from service.feedback import AnswerMemory, Kept, Rejection
+from service.images import Pixels
 from service.problems import (
     CATALOGUE,
     BodyTooLarge,
     EmptyBody,
+    FeedbackLate,
+    FeedbackRepeated,
     InternalError,
+    InvalidFeedback,
     NotFound,
     NotReady,
     Problem,
+    UnknownRequest,
     render,
 )
 from service.schemas import (
     CLASSIFY_DOCUMENTATION,
+    FEEDBACK_DOCUMENTATION,
     PROBLEM_DOCUMENTATION,
     Answer,
     BundleName,
     ClassifyQuery,
     Health,
+    Score,
     SubnetworkEntry,
     SubnetworkList,
+    parse_feedback,
 )
 from service.telemetry import Outcome
 
@@ -50,6 +60,20 @@ LOGGED = (
     "queue_ms",
     "run_ms",
 )  # of the reply
+
+
+MAX_FEEDBACK_BYTES = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A request that was answered."""
+
+    request_id: str
+    arrived_at: float
+    query: ClassifyQuery
+    pixels: Pixels
+    decode_s: float
 
 
 router = APIRouter()
@@ -84,7 +108,8 @@ async def classify(request: Request) -> Response:
             on_miss=query.on_miss,
             subnetwork=query.subnetwork,
         )
-        return _answer(service, serving, query, answered, request_id, arrived_at, decode_s)
+        asked = Asked(request_id, arrived_at, query, pixels, decode_s)
+        return _answer(service, serving, asked, answered)
     except Problem as problem:
         response = render(problem)
         response.headers["X-Request-ID"] = request_id
@@ -100,6 +125,36 @@ async def classify(request: Request) -> Response:
         return render(InternalError("the server failed to handle the request"))
     finally:
         watch(None)
+
+
+@router.post(
+    "/feedback",
+    responses={"4XX": PROBLEM_DOCUMENTATION, 503: PROBLEM_DOCUMENTATION},
+    openapi_extra=FEEDBACK_DOCUMENTATION,
+)
+async def feedback(request: Request) -> Score:
+    """Say what was on an image, to count whether its answer was right."""
+    service = _service(request)
+    labels = _serving(service).bundle.manifest.labels
+    body = await _read_body(request, dict(request.scope["headers"]), MAX_FEEDBACK_BYTES)
+    try:
+        sent = parse_feedback(body, labels)
+    except InvalidFeedback:
+        service.metrics.feedback.inc("invalid")
+        raise
+    taken = service.answers.take(sent.request_id, service.clock())
+    if not isinstance(taken, Kept):
+        service.metrics.feedback.inc(taken)
+        raise _rejection(taken, sent.request_id, service.answers)
+    is_right = sent.label == taken.label
+    service.metrics.label_came(taken.subnetwork, is_right)
+    return Score(
+        request_id=sent.request_id,
+        label=sent.label,
+        answer=taken.label,
+        subnetwork=taken.subnetwork,
+        is_right=is_right,
+    )
 
 
 @router.get("/subnetworks", responses={503: PROBLEM_DOCUMENTATION})
@@ -201,7 +256,7 @@ async def _read_body(request: Request, headers: Mapping[bytes, bytes], limit: in
         if size > limit:
             raise _too_large(f"{size} bytes of the body have come", limit)
     if not size:
-        raise EmptyBody("the body is empty; send the bytes of an image")
+        raise EmptyBody("the body is empty")
     return b"".join(chunks)
 
 
@@ -209,30 +264,24 @@ def _too_large(what: str, limit: int) -> BodyTooLarge:
     return BodyTooLarge(f"{what}, the limit is {limit}", limit=limit)
 
 
-def _answer(
-    service: "Service",
-    serving: "Serving",
-    query: ClassifyQuery,
-    answered: "Answered",
-    request_id: str,
-    arrived_at: float,
-    decode_s: float,
-) -> Response:
+def _answer(service: "Service", serving: "Serving", asked: Asked, answered: "Answered") -> Response:
     """Build the reply and account for it."""
+    query = asked.query
     row = answered.probabilities  # (classes,)
     labels = serving.bundle.manifest.labels
     top = [
         {"label": labels[k], "class_id": k, "confidence": round(float(row[k]), 6)}
         for k in np.argsort(-row, kind="stable")[: query.top_k].tolist()
     ]
+    best = top[0]
     accuracy = serving.expected_accuracy[answered.subnetwork]
     now = service.clock()
-    latency_s = now - arrived_at
+    latency_s = now - asked.arrived_at
     in_time = 1e3 * latency_s <= query.deadline_ms
-    queue_s = answered.started_at - arrived_at
+    queue_s = answered.started_at - asked.arrived_at
     reply = {
-        "request_id": request_id,
-        **top[0],
+        "request_id": asked.request_id,
+        **best,
         "top": top,
         "subnetwork": answered.subnetwork,
         "expected_accuracy": accuracy,
@@ -248,28 +297,33 @@ def _answer(
     serving.latency.observe_reply(reply_s)
     service.metrics.answered(
         subnetwork=answered.subnetwork,
-        label=top[0]["label"],
-        confidence=top[0]["confidence"],
+        label=best["label"],
+        confidence=best["confidence"],
         accuracy=accuracy,
         in_time=in_time,
         latency_s=latency_s,
         queue_s=queue_s,
-        decode_s=decode_s,
+        decode_s=asked.decode_s,
         reply_s=reply_s,
         slack_s=slack_s,
     )
+    service.answers.remember(
+        asked.request_id, subnetwork=answered.subnetwork, label=best["label"], now=now
+    )
+    if serving.agreement is not None:
+        serving.agreement.answered(asked.pixels, answered.subnetwork, best["class_id"])
     service.log_request(
         "in_time" if in_time else "late",
         lambda: {
             **{key: reply[key] for key in LOGGED},
-            "decode_ms": round(1e3 * decode_s, 3),
+            "decode_ms": round(1e3 * asked.decode_s, 3),
             "predicted_ms": round(1e3 * answered.predicted_s, 3),
             "slack_ms": round(1e3 * slack_s, 3),
             "batch_size": answered.batch_size,
         },
     )
     return Response(
-        to_json(reply), headers={"X-Request-ID": request_id}, media_type="application/json"
+        to_json(reply), headers={"X-Request-ID": asked.request_id}, media_type="application/json"
     )
 
 
@@ -290,6 +344,22 @@ def _ended(
             **({"problem": problem.slug(), "detail": problem.detail} if problem else {}),
         },
     )
+
+
+def _rejection(reason: Rejection, request_id: str, answers: AnswerMemory) -> Problem:
+    """Return what the sender of a label that cannot be used is told."""
+    match reason:
+        case "unknown":
+            return UnknownRequest(
+                f"no answer {request_id!r} is kept here; the latest {answers.capacity} are"
+            )
+        case "repeated":
+            return FeedbackRepeated(f"the answer {request_id!r} has its label already")
+        case "late":
+            return FeedbackLate(
+                f"the answer {request_id!r} is older than {answers.window_s:g} s",
+                limit=answers.window_s,
+            )
 
 
 def _watch_nothing(task: asyncio.Task[Any] | None) -> None:

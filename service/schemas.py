@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from typing import Any, cast
 from urllib.parse import parse_qsl
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from service.problems import InvalidParameter
+from service.problems import InvalidFeedback, InvalidParameter
 from service.settings import OnMiss, Settings
 
 
@@ -144,6 +144,42 @@ class Answer(Document):
     bundle: BundleName
 
 
+class Feedback(Document):
+    """What was on an image that was classified."""
+
+    request_id: str = Field(description="The `request_id` of the reply.")
+    label: str = Field(description="One of the bundle's labels.")
+
+
+class Score(Document):
+    """The reply to ``/feedback``."""
+
+    request_id: str
+    label: str = Field(description="The label that was sent.")
+    answer: str = Field(description="The label that was answered.")
+    subnetwork: str = Field(description="The subnetwork that answered.")
+    is_right: bool = Field(description="Whether they are the same.")
+
+
+def parse_feedback(body: bytes, labels: Collection[str]) -> Feedback:
+    """Return the feedback in a body.
+
+    Raises:
+        InvalidFeedback: it is no JSON document of the right form, or the label is none of ``labels``.
+    """
+    try:
+        sent = Feedback.model_validate_json(body)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"])) or "the body"
+        raise InvalidFeedback(f"{where}: {first['msg']}") from error
+    if sent.label not in labels:
+        raise InvalidFeedback(
+            f"{sent.label!r} is no label of the bundle", allowed=", ".join(labels)
+        )
+    return sent
+
+
 class SubnetworkEntry(Document):
     """One subnetwork and what it costs now."""
 
@@ -216,6 +252,13 @@ CLASSIFY_DOCUMENTATION: dict[str, Any] = {
                 }
             },
         },
+    },
+}
+
+FEEDBACK_DOCUMENTATION: dict[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "content": {"application/json": {"schema": Feedback.model_json_schema()}},
     },
 }
 

@@ -79,6 +79,21 @@ class Settings(BaseSettings):
         allow_inf_nan=False,
         description="Longest wait at SIGTERM for requests in flight.",
     )
+    agreement_sample: float = Field(
+        default=0.01,
+        ge=0,
+        le=1,
+        description="Share of answers compared with the best subnetwork's while nothing else is to do.",
+    )
+    feedback_answers: int = Field(
+        default=50_000, ge=0, description="Latest answers that are kept for their labels."
+    )
+    feedback_window_s: float = Field(
+        default=86_400.0,
+        gt=0,
+        allow_inf_nan=False,
+        description="Time after an answer in which its label is taken.",
+    )
     log_sample: float = Field(
         default=0.01,
         ge=0,

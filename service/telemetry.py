@@ -20,6 +20,10 @@ from service.instruments import Counter, Histogram
 Outcome = Literal["in_time", "late", "refused", "expired", "abandoned", "invalid", "failed"]
 ANSWERED: tuple[Outcome, Outcome] = ("in_time", "late")
 
+FeedbackOutcome = Literal["scored", "unknown", "repeated", "late", "invalid"]
+AGREEMENT = {True: "agrees", False: "differs"}  # values of the label ``verdict``
+LABELLED = {True: "right", False: "wrong"}
+
 NO_SUBNETWORK = "none"  # the label of requests that were not run
 
 # In seconds. Every deadline in common use (2, 5, 10, 25, 50, 100, 250 ms, …) is an edge, so that the share of answers
@@ -118,6 +122,24 @@ class Metrics:
         self.predictions = Counter(
             "anytime_predictions", "Answers by their label.", ["label"], registry=registry
         )
+        self.agreement = Counter(
+            "anytime_agreement",
+            "Answers compared with the best subnetwork's.",
+            ["subnetwork", "verdict"],
+            registry=registry,
+        )
+        self.labelled = Counter(
+            "anytime_labelled",
+            "Answers compared with the label that came as feedback.",
+            ["subnetwork", "verdict"],
+            registry=registry,
+        )
+        self.feedback = Counter(
+            "anytime_feedback",
+            "Labels sent, by what became of them.",
+            ["outcome"],
+            registry=registry,
+        )
         self.queue_depth = Gauge(
             "anytime_queue_depth", "Requests that wait for a run.", registry=registry
         )
@@ -148,6 +170,8 @@ class Metrics:
         for outcome in get_args(Outcome):
             if outcome not in ANSWERED:
                 self.requests.inc(NO_SUBNETWORK, outcome, amount=0)
+        for fate in get_args(FeedbackOutcome):
+            self.feedback.inc(fate, amount=0)
 
     def show(
         self,
@@ -182,6 +206,9 @@ class Metrics:
             for outcome in ANSWERED:
                 self.requests.inc(name, outcome, amount=0)
             self.expected_correct.inc(name, amount=0)
+            for is_agreed in (True, False):
+                self.agreement.inc(name, AGREEMENT[is_agreed], amount=0)
+                self.labelled.inc(name, LABELLED[is_agreed], amount=0)
             for histogram in (
                 self.latency,
                 self.slack,
@@ -229,6 +256,15 @@ class Metrics:
         self.run_latency.observe(run_latency_s, subnetwork)
         self.prediction.observe(run_latency_s / predicted_s, subnetwork)
         self.batch_size.observe(batch_size)
+
+    def compared(self, subnetwork: str, agrees: bool) -> None:
+        """Record a comparison of an answer with that of the best subnetwork."""
+        self.agreement.inc(subnetwork, AGREEMENT[agrees])
+
+    def label_came(self, subnetwork: str, is_right: bool) -> None:
+        """Record whether an answer was right."""
+        self.feedback.inc("scored")
+        self.labelled.inc(subnetwork, LABELLED[is_right])
 
     def exposition(self) -> bytes:
         """Return all metrics in Prometheus' text format."""

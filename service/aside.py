@@ -1,0 +1,77 @@
+"""A process of the lowest priority that classifies images: ``python -m service.aside BUNDLE SUBNETWORK``.
+
+It runs only where a core has nothing else to do. A thread of that kind in the server would not do: it can lose its core
+while it holds the interpreter's lock, and then the whole server waits.
+"""
+
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from model.bundle import read_bundle
+from service.images import Pixels
+
+CLASS_BYTES = 4
+
+
+class Aside:
+    """The server's end: starts the process, which ends with the server or by ``close``."""
+
+    def __init__(self, bundle_dir: Path, subnetwork: str) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "service.aside", str(bundle_dir), subnetwork],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            start_new_session=True,  # Ctrl-C is for the server
+        )
+
+    def classify(self, pixels: Pixels) -> int:
+        """Return the class of an image, however long that takes.
+
+        Raises:
+            OSError: the process has ended.
+        """
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write(pixels.tobytes())
+        self._process.stdin.flush()
+        answer = self._process.stdout.read(CLASS_BYTES)
+        if len(answer) < CLASS_BYTES:
+            raise OSError("the process for comparisons has ended")
+        return int.from_bytes(answer, "big")
+
+    def close(self) -> None:
+        """End the process; a call of ``classify`` that waits for it fails."""
+        self._process.kill()
+        self._process.wait()
+
+
+def main() -> int:
+    """Answer images from stdin, (H, W, 3) bytes each, with classes on stdout, until stdin ends."""
+    if hasattr(os, "SCHED_IDLE"):  # Linux
+        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+    else:
+        os.nice(19)
+    from service.runtime import open_device  # from here on, nothing is in anybody's way
+
+    folder, subnetwork = sys.argv[1:]
+    bundle = read_bundle(Path(folder))
+    manifest = bundle.manifest
+    alone = [each for each in manifest.subnetworks if each.name == subnetwork]
+    bundle = replace(bundle, manifest=manifest.model_copy(update={"subnetworks": alone}))
+    device = open_device(bundle, device="cpu", threads=1)
+    size = manifest.architecture.image_size
+    while image := sys.stdin.buffer.read(size * size * 3):
+        pixels = np.frombuffer(image, np.uint8).reshape(size, size, 3)
+        class_id = int(device.run(subnetwork, [pixels]).argmax())
+        sys.stdout.buffer.write(class_id.to_bytes(CLASS_BYTES, "big"))
+        sys.stdout.buffer.flush()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,121 @@
+import pytest
+
+from service.feedback import AnswerMemory, Kept
+from tests.service.conftest import ServerProcess
+
+
+def remembering(*request_ids: str, capacity: int = 10) -> AnswerMemory:
+    memory = AnswerMemory(capacity=capacity, window_s=60.0)
+    for request_id in request_ids:
+        memory.remember(request_id, subnetwork="full", label="cat", now=100.0)
+    return memory
+
+
+def test_an_answer_is_found_by_its_id() -> None:
+    assert remembering("a", "b").take("a", now=160.0) == Kept("full", "cat")
+
+
+def test_an_answer_gets_one_label() -> None:
+    memory = remembering("a")
+
+    memory.take("a", now=100.0)
+
+    assert memory.take("a", now=100.0) == "repeated"
+
+
+def test_a_label_can_come_too_late() -> None:
+    assert remembering("a").take("a", now=161.0) == "late"
+
+
+def test_the_oldest_answer_is_forgotten_first() -> None:
+    memory = remembering("a", "b", "a", "c", capacity=2)  # the second a renewed the first
+
+    assert memory.take("b", now=100.0) == "unknown"
+    assert memory.take("a", now=100.0) == memory.take("c", now=100.0) == Kept("full", "cat")
+
+
+def test_of_two_answers_with_one_id_the_later_counts() -> None:
+    memory = remembering("a")
+
+    memory.take("a", now=100.0)
+    memory.remember("a", subnetwork="column-1", label="dog", now=110.0)
+
+    assert memory.take("a", now=110.0) == Kept("column-1", "dog")
+
+
+def test_nothing_is_kept_without_room() -> None:
+    assert remembering("a", capacity=0).take("a", now=100.0) == "unknown"
+
+
+def send(server: ServerProcess, request_id: str, label: str) -> tuple[int, dict[str, object]]:
+    response = server.client.post("/feedback", json={"request_id": request_id, "label": label})
+    return response.status_code, response.json()
+
+
+def test_a_label_scores_the_subnetwork_that_answered(server: ServerProcess, jpeg: bytes) -> None:
+    right = server.classify(jpeg, subnetwork="column-1").json()
+    wrong = server.classify(jpeg, subnetwork="column-1").json()
+    other = right["top"][1]["label"]
+    before = server.metrics()
+
+    assert send(server, right["request_id"], right["label"]) == (
+        200,
+        {
+            "request_id": right["request_id"],
+            "label": right["label"],
+            "answer": right["label"],
+            "subnetwork": "column-1",
+            "is_right": True,
+        },
+    )
+    assert send(server, wrong["request_id"], other)[1]["is_right"] is False
+
+    after = server.metrics()
+    for verdict in ("right", "wrong"):
+        series = f'anytime_labelled_total{{subnetwork="column-1",verdict="{verdict}"}}'
+        assert after[series] == before[series] + 1
+
+
+def test_a_second_label_is_refused_and_not_counted(server: ServerProcess, jpeg: bytes) -> None:
+    answer = server.classify(jpeg).json()
+    send(server, answer["request_id"], answer["label"])
+    before = server.metrics()
+
+    status, problem = send(server, answer["request_id"], answer["label"])
+
+    assert (status, problem["type"]) == (409, "/problems/feedback-repeated")
+    after = server.metrics()
+    assert (
+        after['anytime_feedback_total{outcome="scored"}']
+        == before['anytime_feedback_total{outcome="scored"}']
+    )
+    assert after['anytime_feedback_total{outcome="repeated"}'] == 1
+
+
+def test_a_label_for_an_unknown_answer_is_told_so(server: ServerProcess, jpeg: bytes) -> None:
+    label = server.classify(jpeg).json()["label"]
+
+    status, problem = send(server, "never-answered", label)
+
+    assert (status, problem["type"]) == (404, "/problems/unknown-request")
+    assert "'never-answered'" in str(problem["detail"])
+
+
+@pytest.mark.parametrize(
+    ("body", "detail"),
+    [
+        (b"cat", "the body: Invalid JSON"),
+        (b'{"request_id": "x"}', "label: Field required"),
+        (b'{"request_id": "x", "label": "unicorn"}', "'unicorn' is no label of the bundle"),
+        (b'{"request_id": "x", "label": "cat", "sure": true}', "sure: Extra inputs"),
+    ],
+)
+def test_feedback_that_cannot_be_read_is_told_why(
+    server: ServerProcess, body: bytes, detail: str
+) -> None:
+    response = server.client.post("/feedback", content=body)
+
+    assert response.status_code == 422
+    problem = response.json()
+    assert problem["type"] == "/problems/invalid-feedback"
+    assert problem["detail"].startswith(detail)
