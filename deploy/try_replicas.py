@@ -46,6 +46,7 @@ class Replica:
     def __init__(self, port: int, log: Path) -> None:
         self.port = port
         self.log = log
+        self.process: asyncio.subprocess.Process | None = None
 
     async def start(self, bundle: Path) -> None:
         """Start it and return when it is ready."""
@@ -62,9 +63,10 @@ class Replica:
         await ready(self.port, self.process)
 
     async def kill(self) -> None:
-        """End it as a crash would."""
-        self.process.kill()
-        await self.process.wait()
+        """End it as a crash would, if it runs."""
+        if self.process is not None and self.process.returncode is None:
+            self.process.kill()
+            await self.process.wait()
 
     async def stop(self) -> None:
         """End it as an operator would.
@@ -72,6 +74,7 @@ class Replica:
         Raises:
             RuntimeError: it did not end well.
         """
+        assert self.process is not None
         self.process.terminate()
         if await self.process.wait():
             raise RuntimeError(f"a replica ended with {self.process.returncode}")
@@ -246,12 +249,12 @@ async def try_replicas(options: argparse.Namespace, folder: Path) -> int:
             await replica.stop()  # no word to the proxy: readiness and repeats must do
             await replica.start(new_bundle)
 
-    await asyncio.gather(*(replica.start(options.bundle) for replica in replicas))
     config = ROOT / "deploy" / "haproxy" / "haproxy.cfg"
     proxy = await asyncio.create_subprocess_exec(
         "haproxy", "-f", str(config), env=os.environ | variables
     )
     try:
+        await asyncio.gather(*(replica.start(options.bundle) for replica in replicas))
         await ready(port, proxy)
         sending = asyncio.create_task(load.run())
         await asyncio.sleep(0)
@@ -266,8 +269,7 @@ async def try_replicas(options: argparse.Namespace, folder: Path) -> int:
         proxy.terminate()
         await proxy.wait()
         for replica in replicas:
-            if replica.process.returncode is None:
-                await replica.kill()
+            await replica.kill()
     return report(load, event_at, [replica.log for replica in replicas], options)
 
 
