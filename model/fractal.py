@@ -66,9 +66,7 @@ class Fractal(nn.Module):
             if width != out_channels:
                 self.widen = filters(width, out_channels, 1)
         if max(active) > column:
-            middle = widths[
-                column
-            ]  # of the join between the two, which column k + 1 is the widest to reach
+            middle = widths[column]  # of the join between the two: column k + 1 is its widest
             self.first, self.second = (
                 Fractal(column + 1, before, after, widths=widths, active=active, layer=layer)
                 for before, after in ((in_channels, middle), (middle, out_channels))

@@ -43,11 +43,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         options.command(options)
-    except (
-        TrainingError,
-        BundleError,
-        OSError,
-    ) as error:  # an OSError names its file: no space, no permission
+    except (TrainingError, BundleError, OSError) as error:  # an OSError names its file
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
@@ -72,7 +68,9 @@ def _parser() -> argparse.ArgumentParser:
         description=_recipes_help(),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    fit.add_argument("--recipe", required=True, choices=sorted(RECIPES), help="how to train")
+    fit.add_argument(
+        "--recipe", required=True, choices=RECIPES, metavar="NAME", help="how to train; see above"
+    )
     fit.add_argument("--data", default="digits", help=DATA_HELP + " (default: %(default)s)")
     fit.add_argument("--out", required=True, type=Path, help="folder of the run's checkpoint")
     fit.add_argument("--seed", type=int, default=0, help="of everything random (default: 0)")
@@ -153,11 +151,21 @@ def _positive(kind: type[N]) -> Callable[[str], N]:
 
 def _recipes_help() -> str:
     """List the recipes with what tells them apart."""
-    lines = [
-        f"  {name:<24} {r.architecture.name:<14} {r.epochs:>3} epochs, batch {r.batch_size}, {r.schedule} schedule "
-        f"at {r.learning_rate:g}, {r.drop_path} drop-path, augmentation {r.augmentation}"
-        for name, r in RECIPES.items()
-    ]
+
+    def described(recipe: Recipe) -> str:
+        words = [
+            f"{recipe.epochs} epochs",
+            f"batch {recipe.batch_size}",
+            f"{recipe.schedule} schedule at {recipe.learning_rate:g}",
+            f"{'no' if recipe.drop_path == 'none' else recipe.drop_path} drop-path",
+            *([f"{recipe.augmentation!r} augmentation"] if recipe.augmentation != "none" else []),
+            *(["distillation"] if recipe.distillation else []),
+            *(["averaged weights"] if recipe.averaging else []),
+            *(["smoothed labels"] if recipe.label_smoothing else []),
+        ]
+        return ", ".join(words)
+
+    lines = [f"  {n:<24} {r.architecture.name:<14} {described(r)}" for n, r in RECIPES.items()]
     return (
         "Train a network; after each epoch its columns are scored and a checkpoint is written.\n"
         "Start several processes with: torchrun --nproc-per-node N -m training train ...\n\n"

@@ -151,24 +151,29 @@ class Run:
 
         The first pass learns from the labels, and its answers teach the others where the recipe distils.
         """
-        recipe = self.recipe
-        first_loss = teacher = None
+        first, *others = passes
         self.optimizer.zero_grad()
-        for sample in passes:
-            with _mixed_precision(self.device):
-                logits = self.network(x, sample.path).float()
-            loss = F.cross_entropy(logits, labels, label_smoothing=recipe.label_smoothing)
-            if teacher is None or first_loss is None:
-                first_loss, teacher = loss.detach(), logits.detach().softmax(1)
-            elif recipe.distillation:
-                loss = torch.lerp(loss, F.cross_entropy(logits, teacher), recipe.distillation)
-            torch.autograd.backward(loss * sample.weight)
+        loss, answers = self._learn(x, labels, first)
+        for other in others:
+            self._learn(x, labels, other, teacher=answers)
         self.group.average_gradients(self.network)
         self.optimizer.step()
         if self.averaged:
             self.averaged.update_parameters(self.network)
-        assert first_loss is not None
-        return first_loss
+        return loss
+
+    def _learn(
+        self, x: Tensor, labels: Tensor, sample: Pass, teacher: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Add the gradients of one pass; return its loss and its probabilities (N, classes)."""
+        recipe = self.recipe
+        with _mixed_precision(self.device):
+            logits = self.network(x, sample.path).float()
+        loss = F.cross_entropy(logits, labels, label_smoothing=recipe.label_smoothing)
+        if teacher is not None and recipe.distillation:
+            loss = torch.lerp(loss, F.cross_entropy(logits, teacher), recipe.distillation)
+        torch.autograd.backward(loss * sample.weight)
+        return loss.detach(), logits.detach().softmax(1)
 
     def score_subnetworks(self) -> dict[str, float]:
         """Return validation accuracy and loss of every column alone and of the full network, as trained."""
