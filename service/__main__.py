@@ -79,6 +79,7 @@ def main() -> int:
         loop="auto",
         ws="none",
         access_log=False,
+        proxy_headers=False,  # nothing asks who the client is
         log_level="warning",
         server_header=False,
         timeout_graceful_shutdown=round(settings.drain_s),

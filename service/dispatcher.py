@@ -1,6 +1,7 @@
 """Carries out the scheduler's decisions in real time: one worker thread a device, one future a request.
 
-Everything here but the runs happens on the event loop. Every future is resolved on every path: answered, expired,
+Everything here but the runs happens on the event loop, and a run so short that handing it to another thread would take
+as long happens there too, if nothing else waits. Every future is resolved on every path: answered, expired,
 failed with its run, or cancelled by a client that left.
 """
 
@@ -25,6 +26,7 @@ from service.telemetry import Metrics
 RunBatch = Callable[[str, Sequence[Pixels]], NDArray[np.float32]]
 
 OVERHEAD_REQUESTS = 16  # reading the thread's CPU clock costs a microsecond
+SHORT_RUN_S = 0.0003  # about what decoding an image takes the loop; the way to a thread and back takes half of it
 SHORTEST_TIMER_S = 0.001  # the event loop's clock counts milliseconds; less would spin
 
 
@@ -141,8 +143,12 @@ class Dispatcher:
             now = self._clock()
             match self._scheduler.next_action(now):
                 case Run() as run:
-                    self._running += 1
-                    self._workers[run.device].start(run)
+                    worker = self._workers[run.device]
+                    if self._is_short(run):
+                        self._conclude(run, worker.outcome_of(run))
+                    else:
+                        self._running += 1
+                        worker.start(run)
                 case Expire(requests):
                     self._expire(requests)
                 case Wait(until):
@@ -156,18 +162,26 @@ class Dispatcher:
             allowed_ms = 1e3 * (request.deadline_at - request.arrived_at)
             _fail(request, Expired(f"no run could end within {allowed_ms:g} ms of the arrival"))
 
+    def _is_short(self, run: Run) -> bool:
+        """Whether to run it here: on shared cores the loop could do nothing else meanwhile anyway."""
+        return self._shares_cores and run.predicted_s < SHORT_RUN_S and not len(self._scheduler)
+
     def _report(self, run: Run, outcome: "_Finished | _Failed") -> None:
         """Be told by a worker, from its thread, that a run ended."""
         self._loop.call_soon_threadsafe(self._finish, run, outcome)
 
     def _finish(self, run: Run, outcome: "_Finished | _Failed") -> None:
         self._running -= 1
+        self._conclude(run, outcome)
+        self._act()
+
+    def _conclude(self, run: Run, outcome: "_Finished | _Failed") -> None:
+        """Learn from a run that ended, and resolve its requests; their replies are written later."""
         self._scheduler.finished(run, self._clock())
         match outcome:
             case _Finished(probabilities, started_at, finished_at):
                 size, run_s = len(run.batch), finished_at - started_at
                 self._latency.observe(run.subnetwork, size, run_s, run.device)
-                self._act()  # the device first: the replies can be written while it runs
                 if self._shares_cores:
                     self._account(size)
                 self._metrics.run_ended(
@@ -187,7 +201,6 @@ class Dispatcher:
                 self._on_failure(error)
                 for request in run.batch:
                     _fail(request, InternalError(f"the run of {run.subnetwork} failed"))
-                self._act()
 
     def _account(self, answered: int) -> None:
         """Tell the scheduler what a request costs the event loop: all that this thread does is for requests."""
@@ -233,16 +246,19 @@ class _Worker:
         self._runs.put(None)
         self._thread.join()
 
+    def outcome_of(self, run: Run) -> _Finished | _Failed:
+        """Run a batch in the calling thread."""
+        started_at = self._clock()
+        try:
+            batch = [request.payload.pixels for request in run.batch]
+            probabilities = self._run_batch(run.subnetwork, batch)
+        except Exception as error:
+            return _Failed(error)
+        return _Finished(probabilities, started_at, self._clock())
+
     def _work(self) -> None:
         while (run := self._runs.get()) is not None:
-            started_at = self._clock()
-            try:
-                batch = [request.payload.pixels for request in run.batch]
-                probabilities = self._run_batch(run.subnetwork, batch)
-            except Exception as error:
-                self._report(run, _Failed(error))
-            else:
-                self._report(run, _Finished(probabilities, started_at, self._clock()))
+            self._report(run, self.outcome_of(run))
 
 
 def _fail(request: Request, problem: Problem) -> None:

@@ -19,6 +19,7 @@ SURPRISE_GAIN = 0.35  # where they do not: five runs cover 88 % of a change
 LARGEST_JUMP = log(4.0)  # one stall of 100 ms is no evidence of a machine a thousand times slower
 INITIAL_SPREAD = 1.1
 LARGEST_SPREAD = 3.0
+INITIAL_RESERVE_S = 0.0003  # what a reply takes on an idle core; one stalled reply must not set it
 
 
 class LatencyModel:
@@ -43,22 +44,22 @@ class LatencyModel:
         self._largest = max(max(cells) for cells in profile.values())
         self._profile = {name: self._interpolate(cells) for name, cells in profile.items()}
         self._spread = {name: [INITIAL_SPREAD] * len(cells) for name, cells in self._cells.items()}
-        self._log_slowdown = [0.0] * devices
-        self._reply_s: float | None = None
+        self._slowdown = [1.0] * devices
+        self._reserve_s = INITIAL_RESERVE_S
 
     @property
     def devices(self) -> int:
         """How many devices the model covers."""
-        return len(self._log_slowdown)
+        return len(self._slowdown)
 
     @property
     def reserve_s(self) -> float:
-        """A high quantile of the time from the end of a run to its reply; zero until one was observed."""
-        return self._reply_s or 0.0
+        """A high quantile of the time from the end of a run to its reply."""
+        return self._reserve_s
 
     def slowdown(self, device: int = 0) -> float:
         """Return how many times slower than its profile the device now is."""
-        return exp(self._log_slowdown[device])
+        return self._slowdown[device]
 
     def profile_s(self, subnetwork: str, batch_size: int) -> float:
         """Return the typical run latency on an idle machine; sizes past the profile cost in proportion."""
@@ -85,11 +86,11 @@ class LatencyModel:
         is_noise = 1 / spreads[cell] <= surprise <= spreads[cell]
         spreads[cell] = min(max(_track(spreads[cell], surprise), 1.0), LARGEST_SPREAD)
         jump = min(max(log(surprise), -LARGEST_JUMP), LARGEST_JUMP)
-        self._log_slowdown[device] += (NOISE_GAIN if is_noise else SURPRISE_GAIN) * jump
+        self._slowdown[device] *= exp((NOISE_GAIN if is_noise else SURPRISE_GAIN) * jump)
 
     def observe_reply(self, cost_s: float) -> None:
         """Learn what a reply took, from the end of its run to the last byte."""
-        self._reply_s = cost_s if self._reply_s is None else _track(self._reply_s, cost_s)
+        self._reserve_s = _track(self._reserve_s, cost_s)
 
     def _cell(self, subnetwork: str, batch_size: int) -> int:
         """Return the index of the profiled size that stands for a batch: the next larger."""

@@ -4,8 +4,8 @@ import asyncio
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from secrets import token_hex
 from typing import TYPE_CHECKING, Any
-from uuid import uuid4
 
 import numpy as np
 from fastapi import APIRouter, Request
@@ -235,7 +235,7 @@ def _serving(service: "Service") -> "Serving":
 
 def _request_id(sent: bytes) -> str:
     """Return the client's own id if it is fit to be written to headers and logs, else a new one."""
-    return sent.decode() if SANE_REQUEST_ID.fullmatch(sent) else uuid4().hex
+    return sent.decode() if SANE_REQUEST_ID.fullmatch(sent) else token_hex(16)
 
 
 async def _read_body(request: Request, headers: Mapping[bytes, bytes], limit: int) -> bytes:
@@ -302,6 +302,7 @@ def _answer(service: "Service", serving: "Serving", asked: Asked, answered: "Ans
         accuracy=accuracy,
         in_time=in_time,
         latency_s=latency_s,
+        deadline_s=query.deadline_ms / 1e3,
         queue_s=queue_s,
         decode_s=asked.decode_s,
         reply_s=reply_s,

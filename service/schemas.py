@@ -7,6 +7,7 @@ every request; the models below describe them in ``/docs``, and the tests hold t
 import math
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, cast
 from urllib.parse import parse_qsl
 
@@ -24,6 +25,9 @@ class ClassifyQuery:
     on_miss: OnMiss
     subnetwork: str | None
     top_k: int
+
+
+CACHED_QUERIES = 256  # clients send few different ones
 
 
 class QueryParser:
@@ -49,12 +53,17 @@ class QueryParser:
             "top_k": min(settings.default_top_k, classes),
         }
 
+        self._parsed = lru_cache(CACHED_QUERIES)(self._parse)
+
     def __call__(self, query_string: bytes) -> ClassifyQuery:
         """Return the parameters, defaults filled in.
 
         Raises:
             InvalidParameter: one is unknown, repeated or bad.
         """
+        return self._parsed(query_string)
+
+    def _parse(self, query_string: bytes) -> ClassifyQuery:
         values = dict(self._defaults)
         seen: set[str] = set()
         for name, text in parse_qsl(query_string.decode("latin-1"), keep_blank_values=True):

@@ -2,7 +2,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from threading import Event
+from threading import Event, get_ident
 
 import numpy as np
 import pytest
@@ -19,8 +19,8 @@ from service.telemetry import Metrics
 pytestmark = pytest.mark.anyio
 
 IMAGE = np.zeros((2, 2, 3), np.uint8)
-PROFILE = {"fast": {1: 0.001, 4: 0.002}, "deep": {1: 0.010, 4: 0.040}}
-CANDIDATES = [Candidate("fast", 0.8), Candidate("deep", 0.9)]
+PROFILE = {"tiny": {1: 0.0001}, "fast": {1: 0.001, 4: 0.002}, "deep": {1: 0.010, 4: 0.040}}
+CANDIDATES = [Candidate("tiny", 0.1), Candidate("fast", 0.8), Candidate("deep", 0.9)]
 
 RunBatch = Callable[[str, Sequence[Pixels]], NDArray[np.float32]]
 
@@ -30,11 +30,13 @@ class Machine:
 
     def __init__(self) -> None:
         self.runs: list[tuple[str, int]] = []
+        self.threads: list[int] = []
         self.go = Event()
         self.failure: Exception | None = None
 
     def run(self, subnetwork: str, batch: Sequence[Pixels]) -> NDArray[np.float32]:
         self.runs.append((subnetwork, len(batch)))
+        self.threads.append(get_ident())
         assert self.go.wait(timeout=30)
         if self.failure is not None:
             raise self.failure
@@ -90,6 +92,17 @@ async def test_an_idle_machine_answers_from_the_most_accurate_subnetwork() -> No
 
     assert answered.subnetwork == "deep"
     assert answered.started_at <= answered.finished_at
+
+
+async def test_only_a_very_short_run_stays_on_the_event_loop() -> None:
+    machine = Machine()
+    machine.go.set()
+
+    async with dispatching(machine) as dispatcher:
+        await ask(dispatcher, subnetwork="tiny")
+        await ask(dispatcher, subnetwork="fast")
+
+    assert [thread == get_ident() for thread in machine.threads] == [True, False]
 
 
 async def test_each_request_of_a_batch_gets_its_own_row() -> None:
