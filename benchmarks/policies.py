@@ -166,7 +166,7 @@ def measure(case: Case, load: float, *, requests: int, seed: int) -> Point:
     accuracy = {each.name: each.accuracy for each in candidates}
 
     def correct(policy: str) -> tuple[float, float]:
-        believed = LatencyModel(profile, devices=case.devices)
+        believed = LatencyModel(profile, devices=case.devices, reserve_s=0.0)
         scheduler = Scheduler(
             candidates, believed, policy=policy, max_queue=requests, max_batch=table.max_batch
         )

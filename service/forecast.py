@@ -10,13 +10,9 @@ from math import exp
 import numpy as np
 from numpy.typing import NDArray
 
-RECENT_S = (
-    0.025  # time constant of the current rate: shorter is noise, longer misses the start of a burst
-)
+RECENT_S = 0.025  # time constant of the current rate; over 5 ms it was no better
 HERALD_GAIN = 1 / 256  # an arrival: what follows an arrival is learned over several bursts
-HERALD_MEMORY_S = (
-    0.5  # bursts further apart are a surprise each time; a load that has ended is forgotten
-)
+HERALD_MEMORY_S = 0.5  # a burst that long ago says little; a load that has ended is forgotten
 GAPS_IN_A_BURST = 10.0  # after so many expected gaps without an arrival a burst is over
 DEADLINES_KEPT = 64  # the latest deadlines stand for the coming ones
 OVERHEAD_GAIN = 0.05  # a request: a mean over some twenty

@@ -28,12 +28,19 @@ class LatencyModel:
     Args:
         profile: typical run latency in seconds by subnetwork and batch size, of an idle machine.
         devices: how many devices share the profile; each has its own slowdown.
+        reserve_s: what a reply is taken to cost before any was observed.
 
     Raises:
         ValueError: the profile is empty, or a size or latency in it is not positive.
     """
 
-    def __init__(self, profile: Mapping[str, Mapping[int, float]], *, devices: int = 1) -> None:
+    def __init__(
+        self,
+        profile: Mapping[str, Mapping[int, float]],
+        *,
+        devices: int = 1,
+        reserve_s: float = INITIAL_RESERVE_S,
+    ) -> None:
         if not profile or not all(profile.values()):
             raise ValueError("the latency profile is empty")
         for subnetwork, cells in profile.items():
@@ -45,7 +52,7 @@ class LatencyModel:
         self._profile = {name: self._interpolate(cells) for name, cells in profile.items()}
         self._spread = {name: [INITIAL_SPREAD] * len(cells) for name, cells in self._cells.items()}
         self._slowdown = [1.0] * devices
-        self._reserve_s = INITIAL_RESERVE_S
+        self._reserve_s = reserve_s
 
     @property
     def devices(self) -> int:

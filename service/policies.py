@@ -37,6 +37,7 @@ class Outlook:
         slack_s: (n,) seconds until each waiting request's run must have ended, ascending; n >= 1.
         rivals: (n,) how many requests, it included and those expected to come, are due by each one's deadline.
         runnable: how many of the most urgent may run together; at least 1.
+        machine_s: (n,) the machine time, of all devices, that arrivals leave until then.
         busy_s: seconds of work that the other devices still have before them.
         outside_s: seconds each waiting request will cost outside its run.
         free: the fraction of the machine's time that arrivals leave for waiting requests.
@@ -46,6 +47,7 @@ class Outlook:
 
     slack_s: NDArray[np.float64]
     rivals: NDArray[np.float64]
+    machine_s: NDArray[np.float64]
     runnable: int
     busy_s: float
     outside_s: float
@@ -142,7 +144,7 @@ class Anytime:
 
     def _share_s(self, outlook: Outlook, after: int = 0, run_s: float = 0.0) -> float:
         """Return the run time that each request may take for all to be met, once some have run."""
-        machine_s = outlook.slack_s[after:] * (outlook.free * self._latency.devices)
+        machine_s = outlook.machine_s[after:]
         shares_s = (machine_s - (outlook.busy_s + run_s)) / (outlook.rivals[after:] - after)
         return float(shares_s.min()) - outlook.outside_s
 
@@ -153,8 +155,9 @@ class Anytime:
         the price of its time, less what its requests would earn in a batch of the best size.
         """
         fastest = self.options[0]
-        small = max(fastest.fitting(outlook.runnable, head_s, outlook.device), 1)
         best = min(fastest.best_size, len(outlook.slack_s))
+        most = min(outlook.runnable, best)
+        small = max(fastest.fitting(most, head_s, outlook.device), 1)
         if small >= best:
             return Choice(fastest.name, small)
         need_s = self._latency.predict_s(fastest.name, best, outlook.device)

@@ -50,6 +50,9 @@ BEST_EFFORT_EVERY = (
     128  # of the runs under load less than 1 % answer requests that are late already
 )
 LEAST_FREE = 0.05  # arrivals that cost more time than there is still leave a little to decide with
+MORE_ARRIVALS = (
+    2.0  # standard deviations: where each arrival takes time, more may come than the mean
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,6 +211,7 @@ class Scheduler:
         return Outlook(
             slack_s=slack_s,
             rivals=rivals,
+            machine_s=self._machine_s(slack_s, rate),
             runnable=self._queue.alike(self._max_batch),
             busy_s=sum(max(end_at - now, 0.0) for end_at in self._in_flight.values()),
             outside_s=self._forecast.overhead_s / 2,
@@ -215,6 +219,14 @@ class Scheduler:
             rate=rate,
             device=device,
         )
+
+    def _machine_s(self, slack_s: NDArray[np.float64], rate: float) -> NDArray[np.float64]:
+        """Return (n,) the time that all devices have until each deadline, less the arrivals' cost."""
+        machine_s = slack_s * self._latency.devices
+        if self._forecast.overhead_s:
+            coming = rate * np.maximum(slack_s, 0.0)
+            machine_s -= self._forecast.overhead_s * (coming + MORE_ARRIVALS * np.sqrt(coming))
+        return machine_s
 
     def _free_fraction(self, now: float) -> float:
         """Return the fraction of time that reading and replying to arrivals leave."""

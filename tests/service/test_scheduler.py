@@ -20,7 +20,7 @@ PROFILE: Mapping[str, Mapping[int, float]] = {
 
 
 def scheduler(policy: str = "anytime", max_queue: int = 100, devices: int = 1) -> Scheduler:
-    latency = LatencyModel(PROFILE, devices=devices)
+    latency = LatencyModel(PROFILE, devices=devices, reserve_s=0.0)
     return Scheduler(SUBNETWORKS, latency, policy=policy, max_queue=max_queue)
 
 

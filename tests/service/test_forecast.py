@@ -1,0 +1,57 @@
+import numpy as np
+import pytest
+
+from service.forecast import Forecast
+
+
+def after(arrivals: int, gap_s: float, deadline_s: float = 0.02) -> Forecast:
+    forecast = Forecast()
+    for k in range(arrivals):
+        forecast.arrived(k * gap_s, deadline_s)
+    return forecast
+
+
+def test_nothing_is_expected_before_the_first_arrival() -> None:
+    assert Forecast().rate(1.0) == 0.0
+
+
+def test_the_rate_follows_the_arrivals() -> None:
+    assert after(1000, 0.001).rate(0.999) == pytest.approx(1000, rel=0.05)
+
+
+def test_a_burst_that_paused_may_go_on_and_one_that_ended_is_forgotten() -> None:
+    forecast = after(1000, 0.001)
+
+    assert forecast.rate(1.002) > 900
+    assert forecast.rate(1.2) < 10
+
+
+def test_one_arrival_after_a_burst_heralds_the_next_for_a_while() -> None:
+    forecast = after(1000, 0.001)
+
+    forecast.arrived(1.3, 0.02)
+    assert forecast.rate(1.3) > 300
+    forecast.arrived(11.3, 0.02)
+    assert forecast.rate(11.3) < 50
+
+
+def test_arrivals_overtake_those_who_have_longer_than_they() -> None:
+    forecast = after(100, 0.001, deadline_s=0.02)
+
+    overtaking_s = forecast.overtaking_s(np.array([0.01, 0.02, 0.05]))
+
+    assert overtaking_s == pytest.approx([0.0, 0.0, 0.03])
+
+
+def test_none_overtakes_where_all_deadlines_are_alike() -> None:
+    assert after(100, 0.001).overtaking_s(np.array([0.01, 0.02])) == 0.0
+    assert Forecast().overtaking_s(np.array([0.01])) == 0.0
+
+
+def test_the_overhead_is_a_mean_of_what_was_observed() -> None:
+    forecast = Forecast()
+
+    for k in range(400):
+        forecast.observe_overhead(0.0002 if k % 2 else 0.0006)
+
+    assert forecast.overhead_s == pytest.approx(0.0004, rel=0.05)
