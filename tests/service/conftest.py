@@ -1,115 +1,22 @@
-"""The real server as a process, the real bundle, and images to send."""
+"""A server for many tests, the real bundle, and images to send."""
 
-import json
-import os
-import signal
-import subprocess
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path
-from typing import Any
 
-import httpx
 import numpy as np
 import pytest
 from PIL import Image
 
 from model.bundle import Bundle, read_bundle
 from service.settings import read_settings
-
-ROOT = Path(__file__).parents[2]
-
-
-class ServerProcess:
-    """``python -m service`` in a process of its own, on a free port; its stdout is read line by line."""
-
-    def __init__(self, **settings: object) -> None:
-        variables = {f"ANYTIME_{name.upper()}": str(value) for name, value in settings.items()}
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "service"],
-            cwd=ROOT,
-            env={**os.environ, "ANYTIME_PORT": "0", **variables},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        self.client = httpx.Client(timeout=60)
-
-    def wait_for(self, event: str) -> dict[str, Any]:
-        """Read the log up to an event and return it."""
-        assert self.process.stdout is not None
-        for line in self.process.stdout:
-            fields: dict[str, Any] = json.loads(line)
-            if fields["event"] == "listening":
-                self.client.base_url = httpx.URL(fields["url"])
-            if fields["event"] == event:
-                return fields
-        raise AssertionError(f"ended before {event!r}: {self.process.communicate()[1]}")
-
-    @property
-    def address(self) -> tuple[str, int]:
-        """Host and port, for sockets."""
-        url = self.client.base_url
-        assert url.port is not None
-        return url.host, url.port
-
-    def classify(self, content: bytes, **query: object) -> httpx.Response:
-        """Post an image."""
-        return self.client.post("/classify", content=content, params=query)  # type: ignore[arg-type]
-
-    def metrics(self) -> dict[str, float]:
-        """Return every sample by its name and labels, as in ``anytime_ready`` or ``x_total{a="b"}``."""
-        lines = self.client.get("/metrics").text.splitlines()
-        samples = (line.rpartition(" ") for line in lines if not line.startswith("#"))
-        return {name: float(value) for name, _, value in samples}
-
-    def requests_by_outcome(self) -> dict[str, float]:
-        """Return the count of requests by how they ended, over all subnetworks."""
-        counts: dict[str, float] = {}
-        for name, value in self.metrics().items():
-            if name.startswith("anytime_requests_total{"):
-                outcome = name.partition('outcome="')[2].partition('"')[0]
-                counts[outcome] = counts.get(outcome, 0) + value
-        return counts
-
-    def terminate(self) -> None:
-        """Send SIGTERM."""
-        self.process.send_signal(signal.SIGTERM)
-
-    def end(self) -> tuple[int, str]:
-        """Return the exit code and what was written to stderr, once the process has ended."""
-        _, stderr = self.process.communicate(timeout=60)
-        return self.process.returncode, stderr
-
-    def close(self) -> None:
-        """Make sure that nothing is left."""
-        self.client.close()
-        self.process.kill()
-        self.process.communicate()
-
-
-@contextmanager
-def started(settings: dict[str, object]) -> Iterator[ServerProcess]:
-    server = ServerProcess(**settings)
-    try:
-        yield server
-    finally:
-        server.close()
+from tests.server import ServerProcess, started
 
 
 @pytest.fixture(scope="session")
 def anyio_backend() -> str:
     """Run asynchronous tests on asyncio, as the server does."""
     return "asyncio"
-
-
-@pytest.fixture
-def start_server() -> Iterator[Callable[..., ServerProcess]]:
-    """Start a server with settings; it is ended after the test."""
-    with ExitStack() as stack:
-        yield lambda **settings: stack.enter_context(started(settings))
 
 
 @pytest.fixture(scope="session")

@@ -8,7 +8,7 @@ import pytest
 
 from service.agreement import MOST_WAITING, Agreement
 from service.images import Pixels
-from tests.service.conftest import ServerProcess
+from tests.server import ServerProcess
 
 pytestmark = pytest.mark.anyio
 

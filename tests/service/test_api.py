@@ -11,7 +11,7 @@ from PIL import Image
 from model.bundle import Bundle
 from service.problems import CATALOGUE
 from service.schemas import Answer, SubnetworkList
-from tests.service.conftest import ServerProcess
+from tests.server import ServerProcess
 
 
 def test_an_answer_has_every_documented_field(server: ServerProcess, jpeg: bytes) -> None:

@@ -1,7 +1,7 @@
 import pytest
 
 from service.feedback import AnswerMemory, Kept
-from tests.service.conftest import ServerProcess
+from tests.server import ServerProcess
 
 
 def remembering(*request_ids: str, capacity: int = 10) -> AnswerMemory:

@@ -15,7 +15,7 @@ import pytest
 
 from model.bundle import MANIFEST_FILE, Bundle
 from service.settings import Settings, variable_name
-from tests.service.conftest import ROOT, ServerProcess
+from tests.server import ROOT, ServerProcess
 
 StartServer = Callable[..., ServerProcess]
 

@@ -1,0 +1,91 @@
+"""The accuracy of answers over HTTP is the manifest's, on the images that it was measured on."""
+
+import asyncio
+import tarfile
+from collections.abc import Iterator
+from io import BytesIO
+from pathlib import Path
+
+import httpx
+import pytest
+from PIL import Image
+
+from model.bundle import PRETRAINED_DIR, read_bundle
+from tests.server import ServerProcess
+
+ARCHIVE = Path(__file__).parents[3] / "shared/data/cifar10-jpeg.tar.xz"
+CONNECTIONS = 16
+
+pytestmark = pytest.mark.skipif(not ARCHIVE.exists(), reason=f"needs {ARCHIVE.name}")
+
+
+@pytest.fixture(scope="module")
+def test_images() -> list[tuple[bytes, str]]:
+    """The 10,000 test images as JPEG files, each with its label."""
+    with tarfile.open(ARCHIVE) as archive:
+        return [
+            (file.read(), Path(member.name).parent.name)
+            for member in archive
+            if member.name.startswith("test/") and (file := archive.extractfile(member))
+        ]
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[ServerProcess]:
+    server = ServerProcess(bundle_dir=PRETRAINED_DIR / "cifar10")
+    server.wait_for("ready")
+    yield server
+    server.terminate()
+    server.process.wait()
+
+
+def answers(server: ServerProcess, contents: list[bytes], subnetwork: str) -> list[str]:
+    """Return the label of every image, in order."""
+
+    async def ask() -> list[str]:
+        labels = [""] * len(contents)
+        left = iter(enumerate(contents))
+        query: dict[str, str | int] = {"subnetwork": subnetwork, "deadline_ms": 10_000}
+
+        async def ask_one_by_one(client: httpx.AsyncClient) -> None:
+            for k, content in left:
+                reply = await client.post("/classify", content=content, params=query)
+                labels[k] = reply.raise_for_status().json()["label"]
+
+        async with httpx.AsyncClient(base_url=server.client.base_url, timeout=60) as client:
+            await asyncio.gather(*(ask_one_by_one(client) for _ in range(CONNECTIONS)))
+        return labels
+
+    return asyncio.run(ask())
+
+
+def encoded(jpeg: bytes, kind: str) -> bytes:
+    """Return the same pixels in another, lossless file format."""
+    target = BytesIO()
+    with Image.open(BytesIO(jpeg)) as image:
+        image.save(target, kind, lossless=True)
+    return target.getvalue()
+
+
+def test_answers_over_http_are_as_accurate_as_the_manifest_says(
+    server: ServerProcess, test_images: list[tuple[bytes, str]]
+) -> None:
+    manifest = read_bundle(PRETRAINED_DIR / "cifar10").manifest
+    (column_1,) = (each for each in manifest.subnetworks if each.name == "column-1")
+
+    labels = answers(server, [content for content, _ in test_images], "column-1")
+
+    correct = sum(label == truth for label, (_, truth) in zip(labels, test_images, strict=True))
+    assert column_1.accuracy.test.n == len(test_images)
+    assert correct / len(test_images) == column_1.accuracy.test.value
+
+
+@pytest.mark.parametrize("kind", ["PNG", "WEBP"])
+def test_a_lossless_copy_gets_the_same_answer(
+    server: ServerProcess, test_images: list[tuple[bytes, str]], kind: str
+) -> None:
+    jpegs = [content for content, _ in test_images[::20]]
+
+    copies = [encoded(content, kind) for content in jpegs]
+
+    assert answers(server, copies, "full") == answers(server, jpegs, "full")
