@@ -19,7 +19,7 @@ from service.scheduler import Request, Scheduler
 from service.simulator import Machine, simulate
 
 BEGIN, END = "<!-- policies: begin -->", "<!-- policies: end -->"
-LOADS = (0.1, 0.35, 0.7, 0.9, 1.2, 2.0, 3.0)  # of the capacity of the shallowest subnetwork
+LOADS = (0.1, 0.4, 0.8, 1.2, 3.0)  # of the capacity of the shallowest subnetwork
 NOISE_CV = 0.1  # coefficient of variation of run latencies
 WIDEST_GAP = 0.01  # of the bound, from which on the gap closed means something
 

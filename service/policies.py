@@ -35,7 +35,9 @@ class Outlook:
 
     Args:
         slack_s: (n,) seconds until each waiting request's run must have ended, ascending; n >= 1.
-        rivals: (n,) how many requests, it included and those expected to come, are due by each one's deadline.
+        places: (p,) ascending indices of waiting requests, from 0: those whose deadlines are looked at.
+        rivals: (p,) how many requests, it included and those expected to come, are due by each one's deadline.
+        machine_s: (p,) the time until then of all devices, less what arrivals take outside their runs.
         runnable: how many of the most urgent may run together; at least 1.
         machine_s: (n,) the machine time, of all devices, that arrivals leave until then.
         busy_s: seconds of work that the other devices still have before them.
@@ -46,6 +48,7 @@ class Outlook:
     """
 
     slack_s: NDArray[np.float64]
+    places: NDArray[np.intp]
     rivals: NDArray[np.float64]
     machine_s: NDArray[np.float64]
     runnable: int
@@ -126,6 +129,7 @@ class Anytime:
     def __init__(self, options: Sequence[Option], latency: LatencyModel) -> None:
         self.options = options
         self._latency = latency
+        self._hull = _hull(options)
 
     def choose(self, outlook: Outlook) -> Choice | GiveUp:
         """Return the deepest subnetwork whose time per request is within the share."""
@@ -144,8 +148,11 @@ class Anytime:
 
     def _share_s(self, outlook: Outlook, after: int = 0, run_s: float = 0.0) -> float:
         """Return the run time that each request may take for all to be met, once some have run."""
-        machine_s = outlook.machine_s[after:]
-        shares_s = (machine_s - (outlook.busy_s + run_s)) / (outlook.rivals[after:] - after)
+        first = int(outlook.places.searchsorted(after)) if after else 0
+        if first == len(outlook.places):
+            return float("inf")
+        machine_s = outlook.machine_s[first:] - (outlook.busy_s + run_s)
+        shares_s = machine_s / (outlook.rivals[first:] - after)
         return float(shares_s.min()) - outlook.outside_s
 
     def _press(self, outlook: Outlook, head_s: float, slowdown: float) -> Choice | GiveUp:
@@ -178,20 +185,10 @@ class Anytime:
 
     def _price(self, share_s: float) -> tuple[float, float]:
         """Return accuracy per second at a share, and what a request then earns over the price of its time."""
-        time_s, accuracy, price = 0.0, 0.0, 0.0
-        while steeper := [
-            (
-                (option.accuracy - accuracy) / (option.pace_s - time_s),
-                option.pace_s,
-                option.accuracy,
-            )
-            for option in self.options
-            if option.pace_s > time_s and option.accuracy > accuracy
-        ]:
-            price, time_s, accuracy = max(steeper)
-            if time_s > share_s:
-                return price, accuracy - price * time_s
-        return 0.0, accuracy
+        for price, end_s, earned in self._hull:
+            if end_s > share_s:
+                return price, earned
+        return 0.0, self.options[-1].accuracy
 
 
 class SlackFit:
@@ -238,6 +235,20 @@ def policy_named(
 def _first_near(least_s: float, paces_s: Sequence[float], factor: float) -> int:
     """Return the smallest batch size whose time per request is within a factor of the least."""
     return next(size for size, pace_s in enumerate(paces_s, 1) if pace_s <= factor * least_s)
+
+
+def _hull(options: Sequence[Option]) -> list[tuple[float, float, float]]:
+    """Return the concave hull of (time, accuracy) from (0, 0) up: slope, end, and height at 0 of each segment's line."""
+    segments: list[tuple[float, float, float]] = []
+    time_s, accuracy = 0.0, 0.0
+    while steeper := [
+        ((each.accuracy - accuracy) / (each.pace_s - time_s), each.pace_s, each.accuracy)
+        for each in options
+        if each.pace_s > time_s and each.accuracy > accuracy
+    ]:
+        slope, time_s, accuracy = max(steeper)
+        segments.append((slope, time_s, accuracy - slope * time_s))
+    return segments
 
 
 def accuracy_front(

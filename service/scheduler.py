@@ -134,6 +134,7 @@ class Scheduler:
         self._in_flight: dict[int, float] = {}  # device -> when it should be free
         self._runs_since_best_effort = 0
         self._counts = np.arange(1.0, max_queue + 1.0)
+        self._places = _places(max_queue)
 
     def __len__(self) -> int:
         """Return how many requests wait."""
@@ -206,12 +207,14 @@ class Scheduler:
     def _outlook(self, device: int, now: float) -> Outlook:
         """Return what the policy may know."""
         slack_s = self._queue.slack_s(now + self._latency.reserve_s)
+        places = self._places[: self._places.searchsorted(len(slack_s))]
+        seen_s = slack_s[places]
         rate = self._forecast.rate(now)
-        rivals = self._counts[: len(slack_s)] + rate * self._forecast.overtaking_s(slack_s)
         return Outlook(
             slack_s=slack_s,
-            rivals=rivals,
-            machine_s=self._machine_s(slack_s, rate),
+            places=places,
+            rivals=self._counts[places] + rate * self._forecast.overtaking_s(seen_s),
+            machine_s=self._machine_s(seen_s, rate),
             runnable=self._queue.alike(self._max_batch),
             busy_s=sum(max(end_at - now, 0.0) for end_at in self._in_flight.values()),
             outside_s=self._forecast.overhead_s / 2,
@@ -330,3 +333,14 @@ class Scheduler:
         predicted_s = self._latency.predict_s(subnetwork, len(batch), device)
         self._in_flight[device] = now + predicted_s
         return Run(device, batch, subnetwork, predicted_s)
+
+
+def _places(most: int) -> NDArray[np.intp]:
+    """Return the places in a queue whose deadlines a decision looks at: the first 32, then each 3 % further.
+
+    The share so found is at most 3 % too large; with 1,000 waiting it costs a tenth.
+    """
+    places = list(range(min(32, most)))
+    while places[-1] < most - 1:
+        places.append(min(int(places[-1] * 1.03) + 1, most - 1))
+    return np.array(places)
