@@ -37,6 +37,7 @@ COST_BUCKETS = (0.00005, 0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02
 SLACK_BUCKETS = (
     -0.1, -0.05, -0.025, -0.01, -0.005, -0.002, -0.001, 0.0, 0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25,
 )  # fmt: skip
+DEADLINE_BUCKETS = (0.1, 0.25, 0.5, 0.75, 0.9, 1.0, 1.1, 1.5, 2.0, 5.0, 10.0)
 PREDICTION_BUCKETS = (0.25, 0.5, 0.7, 0.8, 0.9, 1.0, 1.1, 1.25, 1.5, 2.0, 4.0)
 CONFIDENCE_BUCKETS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 1.0)
 BATCH_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
@@ -59,6 +60,12 @@ class Metrics:
             "Arrival to answer.",
             LATENCY_BUCKETS,
             "subnetwork",
+            registry=registry,
+        )
+        self.deadline_used = Histogram(
+            "anytime_deadline_used_ratio",
+            "Arrival to answer over the deadline.",
+            DEADLINE_BUCKETS,
             registry=registry,
         )
         self.queue_time = Histogram(
@@ -233,6 +240,7 @@ class Metrics:
         accuracy: float,
         in_time: bool,
         latency_s: float,
+        deadline_s: float,
         queue_s: float,
         decode_s: float,
         reply_s: float,
@@ -241,6 +249,7 @@ class Metrics:
         """Record an answer."""
         self.request_ended("in_time" if in_time else "late", subnetwork)
         self.latency.observe(latency_s, subnetwork)
+        self.deadline_used.observe(latency_s / deadline_s)
         self.queue_time.observe(queue_s)
         self.decode.observe(decode_s)
         self.reply.observe(reply_s)

@@ -15,11 +15,22 @@ from service.telemetry import Metrics
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
 API = (ROOT / "docs/api.md").read_text()
-TRAINING_ONLY = {"torch", "onnx", "onnxscript", "sklearn", "scipy", "tqdm", "matplotlib", "training"}
+TRAINING_ONLY = {
+    "torch",
+    "onnx",
+    "onnxscript",
+    "sklearn",
+    "scipy",
+    "tqdm",
+    "matplotlib",
+    "training",
+}
 
 
 def test_the_server_imports_nothing_that_only_training_needs() -> None:
-    program = "import sys, service.__main__, service.app; print(*{m.split('.')[0] for m in sys.modules})"
+    program = (
+        "import sys, service.__main__, service.app; print(*{m.split('.')[0] for m in sys.modules})"
+    )
 
     imported = subprocess.run(
         [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True

@@ -44,6 +44,7 @@ def test_an_answer_is_seen_in_every_metric_about_answers() -> None:
         accuracy=0.93,
         in_time=False,
         latency_s=0.02,
+        deadline_s=0.01,
         queue_s=0.004,
         decode_s=0.0002,
         reply_s=0.0001,
@@ -54,6 +55,7 @@ def test_an_answer_is_seen_in_every_metric_about_answers() -> None:
     of_full = {"subnetwork": "full"}
     assert value("anytime_requests_total", of_full | {"outcome": "late"}) == 1
     assert value("anytime_request_latency_seconds_sum", of_full) == 0.02
+    assert value("anytime_deadline_used_ratio_sum") == 2
     assert value("anytime_queue_time_seconds_sum") == 0.004
     assert value("anytime_decode_seconds_sum") == 0.0002
     assert value("anytime_reply_seconds_sum") == 0.0001
