@@ -1,5 +1,6 @@
 """From a data set to an answer, as a user goes: train, export, serve, ask."""
 
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -15,6 +16,7 @@ from tests.server import ServerProcess
 from training.data import load_data
 
 ROOT = Path(__file__).parents[2]
+ONE_THREAD = os.environ | {"OMP_NUM_THREADS": "1"}  # the network is too small for more
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +27,7 @@ def digits_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("export", "--run", run, "--out", run / "bundle"),
     ):
         words = [sys.executable, "-m", "training", *map(str, command)]
-        subprocess.run(words, cwd=ROOT, check=True, capture_output=True)
+        subprocess.run(words, cwd=ROOT, env=ONE_THREAD, check=True, capture_output=True)
     return run / "bundle"
 
 
