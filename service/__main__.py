@@ -45,6 +45,12 @@ class Server(uvicorn.Server):
         super().__init__(config)
         self._service = service
 
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Begin to listen, and to reload at SIGHUP."""
+        loop = asyncio.get_running_loop()
+        loop.add_signal_handler(signal.SIGHUP, self._service.reload_wanted.set)
+        await super().startup(sockets)
+
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Begin to drain."""
         self._service.draining = True
@@ -71,8 +77,6 @@ def main() -> int:
     service: Service = app.state.service
     for name in unknown_settings():
         service.log.warning("unknown_setting", variable=name)
-    host = f"[{settings.host}]" if ":" in settings.host else settings.host
-    service.log.info("listening", url=f"http://{host}:{listener.getsockname()[1]}")
     config = uvicorn.Config(
         app,
         http=Protocol,
@@ -88,6 +92,9 @@ def main() -> int:
     # uvicorn takes these signals while it serves, and raises them again afterwards: this makes that harmless.
     for each in (signal.SIGTERM, signal.SIGINT):
         signal.signal(each, server.handle_exit)
+    signal.signal(signal.SIGHUP, lambda *_: service.reload_wanted.set())  # until the loop takes it
+    host = f"[{settings.host}]" if ":" in settings.host else settings.host
+    service.log.info("listening", url=f"http://{host}:{listener.getsockname()[1]}")
     server.run(sockets=[listener])
     return _complain(service.failure, 1) if service.failure else 0
 

@@ -4,11 +4,10 @@ import asyncio
 import gc
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from contextlib import asynccontextmanager, suppress
 from http import HTTPStatus
+from typing import Any
 
-import numpy as np
 from fastapi import FastAPI
 from prometheus_client import CollectorRegistry
 from starlette.exceptions import HTTPException
@@ -18,55 +17,26 @@ from starlette.types import Receive, Scope, Send
 
 from model.bundle import Bundle, read_bundle
 from service import __version__
-from service.agreement import Agreement
-from service.aside import Aside
-from service.dispatcher import Dispatcher
 from service.feedback import AnswerMemory
-from service.images import ImageDecoder
-from service.latency import LatencyModel
 from service.problems import (
+    BundleUnusable,
     InternalError,
     MethodNotAllowed,
     NotFound,
+    NotReady,
     Problem,
     from_status,
     render,
 )
 from service.routes import classify, router
-from service.runtime import (
-    Device,
-    Profile,
-    RuntimeUnavailable,
-    measure_run_latency,
-    open_device,
-    warm_up_batch_sizes,
-)
-from service.scheduler import Candidate, Scheduler
-from service.schemas import QueryParser
+from service.serving import UNUSABLE, Serving, Shared, open_serving
 from service.settings import Settings
-from service.telemetry import Metrics, RequestLog, open_log
+from service.telemetry import Metrics, ReloadOutcome, RequestLog, open_log
+from service.worker import Worker
 
-
-@dataclass(frozen=True, slots=True)
-class Serving:
-    """A bundle at work: warmed up, with everything that an answer from it takes."""
-
-    bundle: Bundle
-    device: Device
-    latency: LatencyModel
-    dispatcher: Dispatcher
-    decoder: ImageDecoder
-    parse_query: QueryParser
-    expected_accuracy: dict[str, float]
-    bundle_name: dict[str, str]
-    agreement: Agreement | None
-
-    def close(self) -> None:
-        """End its threads."""
-        if self.agreement is not None:
-            self.agreement.close()
-        self.dispatcher.close()
-        self.decoder.close()
+# Of the device's time, what the warm-up of the next bundle takes from requests: the warm-up lasts ten times
+# ANYTIME_WARM_UP_S, and a request in ten waits for one of its runs.
+RELOAD_SHARE = 0.1
 
 
 class Service:
@@ -76,11 +46,11 @@ class Service:
         serving: what answers; None until it is warm.
         draining: the server is about to stop, and still answers what reaches it.
         failure: why start-up failed, if it did.
+        reload_wanted: set it to reload once start-up, or the reload under way, has ended.
     """
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        self.bundle = read_bundle(settings.bundle_dir)
         self.metrics = Metrics(CollectorRegistry(), version=__version__)
         self.metrics.ready.set_function(lambda: float(self.is_ready))
         self.log = open_log()
@@ -92,112 +62,125 @@ class Service:
         self.serving: Serving | None = None
         self.draining = False
         self.failure: str | None = None
+        self.reload_wanted = asyncio.Event()
+        self._reloading = asyncio.Lock()
+        self._at_work: list[Serving] = []  # while one is replaced, both
+        self._worker = Worker()
 
     @property
     def is_ready(self) -> bool:
         """Whether requests should be sent here."""
         return self.serving is not None and not self.draining
 
-    async def start(self) -> None:
-        """Load the bundle, warm up, and become ready.
+    @property
+    def is_reloading(self) -> bool:
+        """Whether a reload is under way."""
+        return self._reloading.locked()
+
+    async def start(self, bundle: Bundle) -> None:
+        """Warm the bundle up and become ready.
 
         Raises:
-            RuntimeUnavailable: the device or a graph cannot be used.
-            ValueError: there is no such policy.
+            BundleError, RuntimeUnavailable, ValueError: it cannot be served.
+            NotReady: the server was told to stop.
         """
         started_at = self.clock()
-        device, profile = await asyncio.to_thread(self._warm_up)
-        self.serving = self._serve(device, profile)
-        manifest = self.bundle.manifest
+        serving = await self._open(bundle)
         gc.collect()
         gc.freeze()  # what start-up made stays: collecting it again would stall a request for tens of ms
         self.log.info(
             "ready",
-            bundle=manifest.name,
-            device=device.name,
-            subnetworks=len(manifest.subnetworks),
+            bundle=bundle.manifest.name,
+            device=serving.device.name,
+            subnetworks=len(bundle.manifest.subnetworks),
             warm_up_s=round(self.clock() - started_at, 3),
         )
 
+    async def reload(self) -> Serving:
+        """Answer from the bundle that is in its folder now, and return it, once the one before has ended.
+
+        Until then, and if the new one cannot be used, the one before answers.
+
+        Raises:
+            BundleUnusable: says why.
+            NotReady: the server was told to stop.
+        """
+        async with self._reloading:
+            started_at = self.clock()
+            old = self.serving
+            assert old is not None
+            try:
+                bundle = await asyncio.to_thread(read_current_bundle, self.settings)
+                if bundle.digest == old.bundle.digest:
+                    self._reloaded("unchanged", bundle=old.bundle_name)
+                    return old
+                new = await self._open(bundle)
+            except UNUSABLE as error:
+                self._reloaded("failed", bundle=old.bundle_name, reason=str(error))
+                raise BundleUnusable(str(error), bundle=old.bundle_name) from error
+            await old.drain()
+            self._at_work.remove(old)
+            await asyncio.to_thread(old.close)
+            self._reloaded(
+                "replaced",
+                bundle=new.bundle_name,
+                before=old.bundle_name,
+                reload_s=round(self.clock() - started_at, 3),
+            )
+            return new
+
+    async def reload_when_wanted(self) -> None:
+        """Reload each time that it is wanted; what went wrong is in the log."""
+        while True:
+            await self.reload_wanted.wait()
+            self.reload_wanted.clear()
+            with suppress(Problem):
+                await self.reload()
+
     def stop(self) -> None:
-        """End what ``start`` began, after the last request was answered."""
+        """End what ``start`` and ``reload`` began, after the last request was answered."""
+        for serving in self._at_work:
+            serving.close()
+        self._worker.close()
+
+    async def _open(self, bundle: Bundle) -> Serving:
+        """Warm a bundle up, and answer new requests from it."""
+        shared = Shared(self.settings, self._worker, self.metrics, self.log, self.clock)
+        new = await open_serving(bundle, shared, rest=self._rest)
         if self.serving is not None:
-            self.serving.close()
-
-    def _warm_up(self) -> tuple[Device, Profile]:
-        settings, manifest = self.settings, self.bundle.manifest
-        device = open_device(self.bundle, device=settings.device, threads=settings.threads)
-        size = manifest.architecture.image_size
-        profile = measure_run_latency(
-            device,
-            [subnetwork.name for subnetwork in manifest.subnetworks],
-            warm_up_batch_sizes(settings.max_batch),
-            image=np.zeros((size, size, 3), np.uint8),
-            budget_s=settings.warm_up_s,
-            clock=self.clock,
-        )
-        return device, profile
-
-    def _serve(self, device: Device, profile: Profile) -> Serving:
-        settings, manifest = self.settings, self.bundle.manifest
-        accuracy = {each.name: each.accuracy.validation.value for each in manifest.subnetworks}
-        latency = LatencyModel(profile)
-        scheduler = Scheduler(
-            [Candidate(name, value) for name, value in accuracy.items()],
-            latency,
-            policy=settings.policy,
-            max_queue=settings.max_queue,
-            max_batch=settings.max_batch,
-        )
-        bundle_name = {"name": manifest.name, "digest": self.bundle.digest}
+            new.latency.observe_reply(self.serving.latency.reserve_s)
+        self._at_work.append(new)
+        self.serving = new
         self.metrics.show(
-            bundle=bundle_name,
-            accuracy=accuracy,
-            labels=manifest.labels,
-            device=device.name,
-            predict_s=lambda name: latency.predict_s(name, 1),
-            slowdown=latency.slowdown,
-            queue_depth=lambda: len(scheduler),
+            bundle=new.bundle_name,
+            accuracy=new.expected_accuracy,
+            labels=bundle.manifest.labels,
+            device=new.device.name,
+            predict_s=lambda name: new.latency.predict_s(name, 1),
+            slowdown=new.latency.slowdown,
+            queue_depth=lambda: sum(len(each.scheduler) for each in self._at_work),
         )
-        dispatcher = Dispatcher(
-            [device.run],
-            scheduler,
-            latency,
-            metrics=self.metrics,
-            clock=self.clock,
-            on_failure=lambda error: self.log.error("run_failed", exc_info=error),
-            shares_cores=device.shares_cores,
-        )
-        return Serving(
-            bundle=self.bundle,
-            device=device,
-            latency=latency,
-            dispatcher=dispatcher,
-            decoder=ImageDecoder(
-                size=manifest.architecture.image_size,
-                max_pixels=settings.max_pixels,
-                max_waiting=settings.max_queue,
-            ),
-            parse_query=QueryParser(
-                settings, subnetworks=list(accuracy), classes=len(manifest.labels)
-            ),
-            expected_accuracy=accuracy,
-            bundle_name=bundle_name,
-            agreement=self._compare(max(accuracy, key=accuracy.__getitem__), dispatcher),
-        )
+        return new
 
-    def _compare(self, best: str, dispatcher: Dispatcher) -> Agreement | None:
-        """Return what compares a share of the answers with those of the best subnetwork, if any is."""
-        if not self.settings.agreement_sample:
-            return None
-        return Agreement(
-            Aside(self.bundle.folder, best),
-            best=best,
-            share=self.settings.agreement_sample,
-            is_idle=lambda: dispatcher.is_idle,
-            record=self.metrics.compared,
-            on_failure=lambda error: self.log.error("comparison_failed", exc_info=error),
-        )
+    async def _rest(self, run_s: float) -> None:
+        """Leave the device to requests after a run of the warm-up."""
+        if self.draining:
+            raise NotReady("the server is stopping", headers={"Retry-After": "1"})
+        if self.serving is not None:
+            await asyncio.sleep(run_s * (1 / RELOAD_SHARE - 1))
+
+    def _reloaded(self, outcome: ReloadOutcome, **fields: Any) -> None:
+        """Account for a reload."""
+        self.metrics.reloads.inc(outcome)
+        log = self.log.error if outcome == "failed" else self.log.info
+        log("reload", outcome=outcome, **fields)
+
+
+def read_current_bundle(settings: Settings) -> Bundle:
+    """Read the bundle that the folder holds, or leads to, at this moment."""
+    return read_bundle(
+        settings.bundle_dir.resolve()
+    )  # a link may lead elsewhere before all is loaded
 
 
 class App(FastAPI):
@@ -223,20 +206,25 @@ def create_app(settings: Settings, *, on_failure: Callable[[], None] = lambda: N
     Raises:
         BundleError: the bundle cannot be used.
     """
+    bundle = read_current_bundle(settings)
     service = Service(settings)
 
-    async def start() -> None:
+    async def run() -> None:
         try:
-            await service.start()
-        except (RuntimeUnavailable, ValueError) as error:
+            await service.start(bundle)
+        except UNUSABLE as error:
             service.failure = str(error)
             on_failure()
+        else:
+            await service.reload_when_wanted()
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        starting = asyncio.create_task(start())
+        running = asyncio.create_task(run())
         yield
-        await starting
+        running.cancel()
+        with suppress(asyncio.CancelledError, NotReady):
+            await running
         service.stop()
 
     app = App(

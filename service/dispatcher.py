@@ -1,4 +1,4 @@
-"""Carries out the scheduler's decisions in real time: one worker thread a device, one future a request.
+"""Carries out the scheduler's decisions in real time: one future a request.
 
 Everything here but the runs happens on the event loop, and a run so short that handing it to another thread would take
 as long happens there too, if nothing else waits. Every future is resolved on every path: answered, expired,
@@ -6,12 +6,11 @@ failed with its run, or cancelled by a client that left.
 """
 
 import asyncio
-import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from math import ceil
-from queue import SimpleQueue
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +21,7 @@ from service.problems import DeadlineImpossible, Expired, InternalError, Overloa
 from service.scheduler import Expire, Refusal, Request, Run, Scheduler, Wait
 from service.settings import OnMiss
 from service.telemetry import Metrics
+from service.worker import Worker
 
 RunBatch = Callable[[str, Sequence[Pixels]], NDArray[np.float32]]
 
@@ -60,12 +60,13 @@ class Answered:
 
 
 class Dispatcher:
-    """Runs requests on devices as the scheduler decides. To be made, used and closed on one event loop.
+    """Runs requests on devices as the scheduler decides. To be made and used on one event loop.
 
     Args:
         devices: what runs a batch in a subnetwork on each device, in the scheduler's order; gives (N, classes).
         scheduler: decides.
         latency: is told how long runs took.
+        workers: the thread of each device, in the same order; others may use it too.
         metrics: is told of every run.
         clock: seconds, monotonic; that of the requests' ``arrived_at``.
         on_failure: is given the exception of a run that failed.
@@ -78,6 +79,7 @@ class Dispatcher:
         scheduler: Scheduler,
         latency: LatencyModel,
         *,
+        workers: Sequence[Worker],
         metrics: Metrics,
         clock: Callable[[], float],
         on_failure: Callable[[Exception], None],
@@ -90,7 +92,8 @@ class Dispatcher:
         self._clock = clock
         self._on_failure = on_failure
         self._shares_cores = shares_cores
-        self._workers = [_Worker(run_batch, self._report, clock) for run_batch in devices]
+        self._devices = devices
+        self._workers = workers
         self._timer: asyncio.TimerHandle | None = None
         self._running = 0
         self._answered = 0
@@ -127,13 +130,6 @@ class Dispatcher:
             self._scheduler.cancel(request)
             raise
 
-    def close(self) -> None:
-        """End the worker threads after the runs that they have begun."""
-        if self._timer is not None:
-            self._timer.cancel()
-        for worker in self._workers:
-            worker.close()
-
     def _act(self) -> None:
         """Carry out the scheduler's actions until it waits."""
         if self._timer is not None:
@@ -143,12 +139,11 @@ class Dispatcher:
             now = self._clock()
             match self._scheduler.next_action(now):
                 case Run() as run:
-                    worker = self._workers[run.device]
                     if self._is_short(run):
-                        self._conclude(run, worker.outcome_of(run))
+                        self._conclude(run, self._outcome_of(run))
                     else:
                         self._running += 1
-                        worker.start(run)
+                        self._workers[run.device].start(partial(self._run, run))
                 case Expire(requests):
                     self._expire(requests)
                 case Wait(until):
@@ -166,8 +161,19 @@ class Dispatcher:
         """Whether to run it here: on shared cores the loop could do nothing else meanwhile anyway."""
         return self._shares_cores and run.predicted_s < SHORT_RUN_S and not len(self._scheduler)
 
-    def _report(self, run: Run, outcome: "_Finished | _Failed") -> None:
-        """Be told by a worker, from its thread, that a run ended."""
+    def _outcome_of(self, run: Run) -> "_Finished | _Failed":
+        """Run a batch in the calling thread."""
+        started_at = self._clock()
+        try:
+            batch = [request.payload.pixels for request in run.batch]
+            probabilities = self._devices[run.device](run.subnetwork, batch)
+        except Exception as error:
+            return _Failed(error)
+        return _Finished(probabilities, started_at, self._clock())
+
+    def _run(self, run: Run) -> None:
+        """Run a batch on the thread of its device, and tell the event loop."""
+        outcome = self._outcome_of(run)
         self._loop.call_soon_threadsafe(self._finish, run, outcome)
 
     def _finish(self, run: Run, outcome: "_Finished | _Failed") -> None:
@@ -221,44 +227,6 @@ class _Finished:
 @dataclass(frozen=True, slots=True)
 class _Failed:
     error: Exception
-
-
-class _Worker:
-    """A thread that runs batches on a device, one after the other."""
-
-    def __init__(
-        self,
-        run_batch: RunBatch,
-        report: Callable[[Run, _Finished | _Failed], None],
-        clock: Callable[[], float],
-    ) -> None:
-        self._run_batch = run_batch
-        self._report = report
-        self._clock = clock
-        self._runs: SimpleQueue[Run | None] = SimpleQueue()
-        self._thread = threading.Thread(target=self._work, name="run", daemon=True)
-        self._thread.start()
-
-    def start(self, run: Run) -> None:
-        self._runs.put(run)
-
-    def close(self) -> None:
-        self._runs.put(None)
-        self._thread.join()
-
-    def outcome_of(self, run: Run) -> _Finished | _Failed:
-        """Run a batch in the calling thread."""
-        started_at = self._clock()
-        try:
-            batch = [request.payload.pixels for request in run.batch]
-            probabilities = self._run_batch(run.subnetwork, batch)
-        except Exception as error:
-            return _Failed(error)
-        return _Finished(probabilities, started_at, self._clock())
-
-    def _work(self) -> None:
-        while (run := self._runs.get()) is not None:
-            self._report(run, self.outcome_of(run))
 
 
 def _fail(request: Request, problem: Problem) -> None:

@@ -74,8 +74,8 @@ class ImageDecoder:
         return self._load(image)
 
     def close(self) -> None:
-        """End the threads."""
-        self._threads.shutdown()
+        """End the threads, after what they decode for clients that left."""
+        self._threads.shutdown(wait=False)
 
     async def _in_thread(self, decode: Callable[..., Pixels], *arguments: Any) -> Pixels:
         if self._waiting >= self._max_waiting:

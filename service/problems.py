@@ -159,6 +159,24 @@ class NotReady(Problem):
     outcome = "refused"
 
 
+class Unauthorized(Problem):
+    """The request must bear the server's admin key: ``Authorization: Bearer <ANYTIME_ADMIN_KEY>``."""
+
+    status, title = 401, "Unauthorized"
+
+
+class ReloadUnderWay(Problem):
+    """The server loads a bundle already; try again when that has ended."""
+
+    status, title = 409, "Reload under way"
+
+
+class BundleUnusable(Problem):
+    """The bundle in the server's folder cannot be used; the one before goes on answering."""
+
+    status, title = 422, "Bundle unusable"
+
+
 class InternalError(Problem):
     """The server failed; the cause is in its log."""
 

@@ -4,11 +4,13 @@ import asyncio
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from hmac import compare_digest
 from secrets import token_hex
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Depends, Request
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 from pydantic_core import to_json
 from starlette.requests import ClientDisconnect
@@ -27,6 +29,8 @@ from service.problems import (
     NotFound,
     NotReady,
     Problem,
+    ReloadUnderWay,
+    Unauthorized,
     UnknownRequest,
     render,
 )
@@ -38,6 +42,7 @@ from service.schemas import (
     BundleName,
     ClassifyQuery,
     Health,
+    Reloaded,
     Score,
     SubnetworkEntry,
     SubnetworkList,
@@ -46,8 +51,9 @@ from service.schemas import (
 from service.telemetry import Outcome
 
 if TYPE_CHECKING:
-    from service.app import Service, Serving
+    from service.app import Service
     from service.dispatcher import Answered
+    from service.serving import Serving
 
 SANE_REQUEST_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
 LOGGED = (
@@ -95,21 +101,23 @@ async def classify(request: Request) -> Response:
     watch: Callable[[asyncio.Task[Any] | None], None] = state.get("watch", _watch_nothing)
     watch(asyncio.current_task())  # cancelled when the client goes
     try:
-        serving = _serving(service)
-        query = serving.parse_query(request.scope["query_string"])
         body = await _read_body(request, headers, service.settings.max_body_bytes)
-        read_at = service.clock()
-        pixels = await serving.decoder.decode(body, headers.get(b"content-type", b""))
-        decode_s = service.clock() - read_at
-        answered = await serving.dispatcher.classify(
-            pixels,
-            arrived_at=arrived_at,
-            deadline_at=arrived_at + query.deadline_ms / 1e3,
-            on_miss=query.on_miss,
-            subnetwork=query.subnetwork,
-        )
-        asked = Asked(request_id, arrived_at, query, pixels, decode_s)
-        return _answer(service, serving, asked, answered)
+        serving = _serving(service)
+        # Entered with the whole body: a slow sender keeps no bundle from being replaced.
+        with serving:
+            query = serving.parse_query(request.scope["query_string"])
+            read_at = service.clock()
+            pixels = await serving.decoder.decode(body, headers.get(b"content-type", b""))
+            decode_s = service.clock() - read_at
+            answered = await serving.dispatcher.classify(
+                pixels,
+                arrived_at=arrived_at,
+                deadline_at=arrived_at + query.deadline_ms / 1e3,
+                on_miss=query.on_miss,
+                subnetwork=query.subnetwork,
+            )
+            asked = Asked(request_id, arrived_at, query, pixels, decode_s)
+            return _answer(service, serving, asked, answered)
     except Problem as problem:
         response = render(problem)
         response.headers["X-Request-ID"] = request_id
@@ -178,6 +186,28 @@ async def subnetworks(request: Request) -> SubnetworkList:
     return SubnetworkList(
         bundle=BundleName(**serving.bundle_name), device=serving.device.name, subnetworks=entries
     )
+
+
+@router.post("/admin/reload", responses={"4XX": PROBLEM_DOCUMENTATION, 503: PROBLEM_DOCUMENTATION})
+async def reload(
+    request: Request,
+    sent: Annotated[HTTPAuthorizationCredentials | None, Depends(HTTPBearer(auto_error=False))],
+) -> Reloaded:
+    """Answer from the bundle that is in the bundle folder now; reply once the one before has ended."""
+    service = _service(request)
+    key = service.settings.admin_key.get_secret_value()
+    if not key:
+        raise NotFound("ANYTIME_ADMIN_KEY is not set", path=request.url.path)
+    if sent is None or not compare_digest(sent.credentials.encode(), key.encode()):
+        raise Unauthorized(
+            "the Authorization header must be 'Bearer' and the value of ANYTIME_ADMIN_KEY",
+            headers={"WWW-Authenticate": "Bearer"},
+        )
+    before = _serving(service)
+    if service.is_reloading:
+        raise ReloadUnderWay("another reload has not ended yet", headers={"Retry-After": "1"})
+    now = await service.reload()
+    return Reloaded(bundle=BundleName(**now.bundle_name), before=BundleName(**before.bundle_name))
 
 
 @router.get("/health/live")

@@ -1,7 +1,7 @@
 """ONNX Runtime: a session for every subnetwork of a bundle on one device, and how long its runs take."""
 
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import suppress
 from statistics import median
 from typing import Any, Literal
@@ -18,6 +18,7 @@ MAX_THREADS = 4  # the networks are small: more threads wait for each other long
 WARM_UP_RUNS = 5  # the first run of a cell allocates and is not counted
 
 Profile = dict[str, dict[int, float]]
+TimeRun = Callable[[str, int], Awaitable[float]]  # subnetwork, batch size; seconds
 
 
 class RuntimeUnavailable(Exception):
@@ -46,6 +47,10 @@ class Device:
         outputs = self._sessions[subnetwork].run(("probabilities",), {"images": images})
         probabilities: NDArray[np.float32] = outputs[0]
         return probabilities
+
+    def close(self) -> None:
+        """Give the memory of its sessions back."""
+        self._sessions.clear()
 
 
 def open_device(bundle: Bundle, *, device: Literal["auto", "cpu", "cuda"], threads: int) -> Device:
@@ -102,32 +107,21 @@ def default_threads() -> int:
     return min(max(cores() - 1, 1), MAX_THREADS)
 
 
-def measure_run_latency(
-    device: Device,
-    subnetworks: Iterable[str],
-    batch_sizes: Sequence[int],
-    *,
-    image: Pixels,
-    budget_s: float,
-    clock: Callable[[], float],
+async def measure_run_latency(
+    time_run: TimeRun, subnetworks: Iterable[str], batch_sizes: Sequence[int], *, budget_s: float
 ) -> Profile:
     """Return the median run latency of every (subnetwork, batch size), in seconds.
 
     Args:
-        device: where to run.
+        time_run: runs a batch and returns how long that took.
         subnetworks: their names.
         batch_sizes: the sizes to measure.
-        image: what to run.
-        budget_s: time for all; a cell that overruns its share is measured once after its first run.
-        clock: seconds, monotonic.
+        budget_s: run time for all; a cell that overruns its share is measured once after its first run.
     """
     names = list(subnetworks)
     share_s = budget_s / (len(names) * len(batch_sizes))
     return {
-        name: {
-            size: _median_run_s(device, name, [image] * size, share_s, clock)
-            for size in batch_sizes
-        }
+        name: {size: await _median_run_s(time_run, name, size, share_s) for size in batch_sizes}
         for name in names
     }
 
@@ -138,20 +132,12 @@ def warm_up_batch_sizes(max_batch: int) -> list[int]:
     return [*powers, max_batch]
 
 
-def _median_run_s(
-    device: Device,
-    subnetwork: str,
-    batch: Sequence[Pixels],
-    share_s: float,
-    clock: Callable[[], float],
-) -> float:
-    started_at = clock()
-    device.run(subnetwork, batch)
+async def _median_run_s(time_run: TimeRun, subnetwork: str, size: int, share_s: float) -> float:
+    spent_s = await time_run(subnetwork, size)
     seen_s: list[float] = []
-    while len(seen_s) < WARM_UP_RUNS and (not seen_s or clock() - started_at < share_s):
-        run_at = clock()
-        device.run(subnetwork, batch)
-        seen_s.append(clock() - run_at)
+    while len(seen_s) < WARM_UP_RUNS and (not seen_s or spent_s < share_s):
+        seen_s.append(await time_run(subnetwork, size))
+        spent_s += seen_s[-1]
     return median(seen_s)
 
 

@@ -210,6 +210,13 @@ class SubnetworkList(Document):
     subnetworks: list[SubnetworkEntry]
 
 
+class Reloaded(Document):
+    """The reply to ``/admin/reload``."""
+
+    bundle: BundleName = Field(description="What answers now.")
+    before: BundleName = Field(description="What answered before; the same if nothing has changed.")
+
+
 class Health(Document):
     """The reply to a health check that passes."""
 

@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from model.bundle import PRETRAINED_DIR
@@ -71,7 +71,7 @@ class Settings(BaseSettings):
         default=1.0,
         gt=0,
         allow_inf_nan=False,
-        description="Time for measuring run latencies at start-up.",
+        description="Time for measuring run latencies at start-up, and on a reload.",
     )
     drain_s: float = Field(
         default=30.0,
@@ -93,6 +93,9 @@ class Settings(BaseSettings):
         gt=0,
         allow_inf_nan=False,
         description="Time after an answer in which its label is taken.",
+    )
+    admin_key: SecretStr = Field(
+        default=SecretStr(""), description="Key of POST /admin/reload, which is off without one."
     )
     log_sample: float = Field(
         default=0.01,

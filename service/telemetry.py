@@ -18,6 +18,7 @@ from prometheus_client import (
 from service.instruments import Counter, Histogram
 
 Outcome = Literal["in_time", "late", "refused", "expired", "abandoned", "invalid", "failed"]
+ReloadOutcome = Literal["replaced", "unchanged", "failed"]
 ANSWERED: tuple[Outcome, Outcome] = ("in_time", "late")
 
 FeedbackOutcome = Literal["scored", "unknown", "repeated", "late", "invalid"]
@@ -147,6 +148,9 @@ class Metrics:
             ["outcome"],
             registry=registry,
         )
+        self.reloads = Counter(
+            "anytime_reloads", "Reloads of the bundle by their end.", ["outcome"], registry=registry
+        )
         self.queue_depth = Gauge(
             "anytime_queue_depth", "Requests that wait for a run.", registry=registry
         )
@@ -174,6 +178,8 @@ class Metrics:
         self.bundle = Info("anytime_bundle", "The bundle that answers.", registry=registry)
         build = Info("anytime_build", "What the server is.", registry=registry)
         build.info({"version": version, "python": platform.python_version()})
+        for reloaded in get_args(ReloadOutcome):
+            self.reloads.inc(reloaded, amount=0)
         for outcome in get_args(Outcome):
             if outcome not in ANSWERED:
                 self.requests.inc(NO_SUBNETWORK, outcome, amount=0)

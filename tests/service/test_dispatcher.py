@@ -15,6 +15,7 @@ from service.latency import LatencyModel
 from service.problems import DeadlineImpossible, Expired, InternalError, Overloaded
 from service.scheduler import Candidate, Scheduler
 from service.telemetry import Metrics
+from service.worker import Worker
 
 pytestmark = pytest.mark.anyio
 
@@ -47,10 +48,12 @@ class Machine:
 async def dispatching(machine: Machine, max_queue: int = 100) -> AsyncIterator[Dispatcher]:
     latency = LatencyModel(PROFILE)
     scheduler = Scheduler(CANDIDATES, latency, max_batch=4, max_queue=max_queue)
+    worker = Worker()
     dispatcher = Dispatcher(
         [machine.run],
         scheduler,
         latency,
+        workers=[worker],
         metrics=Metrics(CollectorRegistry(), version="test"),
         clock=time.monotonic,
         on_failure=lambda error: None,
@@ -60,7 +63,7 @@ async def dispatching(machine: Machine, max_queue: int = 100) -> AsyncIterator[D
         yield dispatcher
     finally:
         machine.go.set()
-        dispatcher.close()
+        worker.close()
 
 
 def ask(

@@ -1,6 +1,5 @@
 """The server as a process: how it starts, refuses to start, and ends."""
 
-import json
 import re
 import shutil
 import socket
@@ -16,6 +15,7 @@ import pytest
 from model.bundle import MANIFEST_FILE, Bundle
 from service.settings import Settings, variable_name
 from tests.server import ROOT, ServerProcess
+from tests.service.bundles import amend_manifest, break_graph
 
 StartServer = Callable[..., ServerProcess]
 
@@ -116,11 +116,21 @@ def test_a_damaged_bundle_stops_start_up_with_one_line(
     assert re.fullmatch(rf"anytime: {copied_bundle / record.name}: [^\n]+\n", stderr)
 
 
+def test_a_graph_that_is_no_onnx_stops_start_up_with_one_line(
+    start_server: StartServer, copied_bundle: Path, bundle: Bundle
+) -> None:
+    path = break_graph(copied_bundle)
+
+    code, stderr = start_server(bundle_dir=copied_bundle).end()
+
+    assert code == 1
+    assert re.fullmatch(rf"anytime: {path}: [^\n]+\n", stderr)
+
+
 def test_a_bundle_of_a_newer_format_stops_start_up(
     start_server: StartServer, copied_bundle: Path
 ) -> None:
-    path = copied_bundle / MANIFEST_FILE
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"format_version": 999}))
+    path = amend_manifest(copied_bundle, format_version=999)
 
     code, stderr = start_server(bundle_dir=copied_bundle).end()
 
@@ -146,6 +156,15 @@ def test_a_starting_server_is_live_but_not_ready(start_server: StartServer, jpeg
         assert response.headers["Retry-After"] == "1"
     server.wait_for("ready")
     assert server.client.get("/health/ready").status_code == 200
+
+
+def test_sigterm_ends_a_start_up(start_server: StartServer) -> None:
+    server = start_server(warm_up_s=1000, max_batch=1024)  # minutes of warm-up
+    server.wait_for("listening")
+
+    server.terminate()
+
+    assert server.end() == (0, "")
 
 
 def test_sigterm_answers_what_was_accepted(start_server: StartServer, jpeg: bytes) -> None:

@@ -1,0 +1,190 @@
+"""One bundle at work: from its files, over its warm-up, to its last request."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import structlog
+
+from model.bundle import Bundle, BundleError, read_bundle
+from service.agreement import Agreement
+from service.aside import Aside
+from service.dispatcher import Dispatcher
+from service.images import ImageDecoder
+from service.latency import LatencyModel
+from service.runtime import (
+    Device,
+    Profile,
+    RuntimeUnavailable,
+    measure_run_latency,
+    open_device,
+    warm_up_batch_sizes,
+)
+from service.scheduler import Candidate, Scheduler
+from service.schemas import QueryParser
+from service.settings import Settings
+from service.telemetry import Metrics
+from service.worker import Worker
+
+UNUSABLE = (BundleError, RuntimeUnavailable, ValueError)  # what ``open_serving`` may raise
+
+
+@dataclass(frozen=True, slots=True)
+class Shared:
+    """What every bundle is served with, one after the other."""
+
+    settings: Settings
+    worker: Worker
+    metrics: Metrics
+    log: structlog.typing.FilteringBoundLogger
+    clock: Callable[[], float]
+
+
+class Serving:
+    """A bundle at work, with everything that an answer from it takes.
+
+    A request enters it (``with serving:``) before its image is decoded and leaves it with its answer: one bundle
+    decodes it, runs it and names its labels, and a bundle that was replaced ends after its last request.
+    """
+
+    def __init__(self, bundle: Bundle, device: Device, profile: Profile, shared: Shared) -> None:
+        settings, manifest = shared.settings, bundle.manifest
+        self.bundle = bundle
+        self.bundle_name = {"name": manifest.name, "digest": bundle.digest}
+        self.expected_accuracy = {
+            each.name: each.accuracy.validation.value for each in manifest.subnetworks
+        }
+        self.device = device
+        self.latency = LatencyModel(profile)
+        self.scheduler = Scheduler(
+            [Candidate(name, value) for name, value in self.expected_accuracy.items()],
+            self.latency,
+            policy=settings.policy,
+            max_queue=settings.max_queue,
+            max_batch=settings.max_batch,
+        )
+        self.dispatcher = Dispatcher(
+            [device.run],
+            self.scheduler,
+            self.latency,
+            workers=[shared.worker],
+            metrics=shared.metrics,
+            clock=shared.clock,
+            on_failure=lambda error: shared.log.error("run_failed", exc_info=error),
+            shares_cores=device.shares_cores,
+        )
+        self.decoder = ImageDecoder(
+            size=manifest.architecture.image_size,
+            max_pixels=settings.max_pixels,
+            max_waiting=settings.max_queue,
+        )
+        self.parse_query = QueryParser(
+            settings, subnetworks=list(self.expected_accuracy), classes=len(manifest.labels)
+        )
+        self.agreement = self._compare(shared) if settings.agreement_sample else None
+        self._worker = shared.worker
+        self._requests = 0
+        self._empty = asyncio.Event()
+        self._empty.set()
+
+    def __enter__(self) -> None:
+        """Let a request in."""
+        self._requests += 1
+        self._empty.clear()
+
+    def __exit__(self, *raised: object) -> None:
+        """Let it out."""
+        self._requests -= 1
+        if not self._requests:
+            self._empty.set()
+
+    async def drain(self) -> None:
+        """Wait until no request is in it."""
+        await self._empty.wait()
+
+    def close(self) -> None:
+        """Give its threads and its memory back, after the runs that it has begun for clients that left."""
+        if self.agreement is not None:
+            self.agreement.close()
+        self.decoder.close()
+        self._worker.start(self.device.close)
+
+    def _compare(self, shared: Shared) -> Agreement:
+        """Return what compares a share of the answers with those of the best subnetwork."""
+        best = max(self.expected_accuracy, key=self.expected_accuracy.__getitem__)
+        return Agreement(
+            Aside(self.bundle.folder, best),
+            best=best,
+            share=shared.settings.agreement_sample,
+            is_idle=lambda: self.dispatcher.is_idle,
+            record=shared.metrics.compared,
+            on_failure=lambda error: shared.log.error("comparison_failed", exc_info=error),
+        )
+
+
+async def open_serving(
+    bundle: Bundle, shared: Shared, *, rest: Callable[[float], Awaitable[None]]
+) -> Serving:
+    """Load a bundle and warm it up.
+
+    Args:
+        bundle: as it was read.
+        shared: its worker runs the warm-up too, so that runs for requests and runs of the warm-up take turns.
+        rest: is awaited after each run of the warm-up, with its run latency; may raise to give up.
+
+    Raises:
+        BundleError: the bundle changed meanwhile.
+        RuntimeUnavailable: the device or a graph cannot be used.
+        ValueError: there is no such policy, or its subnetwork is not in the bundle.
+    """
+    settings, manifest = shared.settings, bundle.manifest
+    device = await asyncio.to_thread(_load, bundle, settings)
+
+    async def time_run(subnetwork: str, size: int) -> float:
+        run = partial(_time_run, bundle, device, subnetwork, size, shared.clock)
+        run_s = await shared.worker.call(run)
+        await rest(run_s)
+        return run_s
+
+    profile = await measure_run_latency(
+        time_run,
+        [subnetwork.name for subnetwork in manifest.subnetworks],
+        warm_up_batch_sizes(settings.max_batch),
+        budget_s=settings.warm_up_s,
+    )
+    return Serving(bundle, device, profile, shared)
+
+
+def _load(bundle: Bundle, settings: Settings) -> Device:
+    """Open every graph, and see to it that they are those of the manifest."""
+    device = open_device(bundle, device=settings.device, threads=settings.threads)
+    if read_bundle(bundle.folder) != bundle:
+        raise BundleError(f"{bundle.folder}: changed while it was loaded; load it again")
+    return device
+
+
+def _time_run(
+    bundle: Bundle, device: Device, subnetwork: str, size: int, clock: Callable[[], float]
+) -> float:
+    """Run a batch of blank images; return how long it took.
+
+    Raises:
+        RuntimeUnavailable: the graph does not run, or does not fit the manifest.
+    """
+    side, classes = bundle.manifest.architecture.image_size, len(bundle.manifest.labels)
+    batch = [np.zeros((side, side, 3), np.uint8)] * size
+    started_at = clock()
+    try:
+        probabilities = device.run(subnetwork, batch)
+    except Exception as error:  # ONNX Runtime has no common base of its errors
+        reason = str(error).splitlines()[0]
+        raise RuntimeUnavailable(f"{bundle.folder}: {subnetwork} does not run: {reason}") from error
+    run_s = clock() - started_at
+    if probabilities.shape != (size, classes):
+        raise RuntimeUnavailable(
+            f"{bundle.folder}: {subnetwork} gives {probabilities.shape} for {size} images, "
+            f"the manifest lists {classes} labels"
+        )
+    return run_s
