@@ -1,0 +1,91 @@
+"""The rules and alerts, by Prometheus' own tools and against the metrics that there are."""
+
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from prometheus_client import CollectorRegistry
+
+from service.settings import read_settings
+from service.telemetry import Metrics
+
+ROOT = Path(__file__).parents[2]
+PROMETHEUS = ROOT / "deploy/prometheus"
+RULES = [
+    rule
+    for path in sorted(PROMETHEUS.glob("rules/*.yml"))
+    for group in yaml.safe_load(path.read_text())["groups"]
+    for rule in group["rules"]
+]
+ALERTS = [rule for rule in RULES if "alert" in rule]
+QUERIES = [rule["expr"] for rule in RULES] + re.findall(
+    r'"expr": "(.*)"', "".join(p.read_text() for p in ROOT.glob("deploy/grafana/dashboards/*.json"))
+)
+
+needs_prometheus = pytest.mark.skipif(
+    not shutil.which("prometheus"), reason="needs Prometheus (apt-get install prometheus)"
+)
+
+
+@needs_prometheus
+@pytest.mark.parametrize(
+    "command",
+    [
+        "check config prometheus.yml",
+        "test rules tests/alerts.yml",
+        "test rules tests/slow_burn.yml",
+    ],
+    ids=lambda text: text,
+)
+def test_promtool_finds_no_fault(command: str) -> None:
+    result = subprocess.run(
+        ["promtool", *command.split()], cwd=PROMETHEUS, capture_output=True, text=True
+    )
+
+    assert result.returncode == 0, result.stdout + result.stderr
+
+
+@needs_prometheus
+@pytest.mark.timeout(360)  # data for every expression comes when it comes
+def test_prometheus_sees_the_running_server_and_raises_what_is_planted() -> None:
+    script = ROOT / "deploy/try_watching.py"
+    bundle = read_settings().bundle_dir
+
+    result = subprocess.run(
+        [sys.executable, script, "--bundle", bundle], capture_output=True, text=True
+    )
+
+    assert result.returncode == 0, result.stdout + result.stderr
+
+
+@pytest.mark.parametrize("rule", ALERTS, ids=lambda rule: rule["alert"])
+def test_every_alert_has_a_runbook_entry_and_a_test(rule: dict[str, dict[str, str]]) -> None:
+    name = str(rule["alert"])
+
+    assert rule["annotations"]["runbook"] == f"docs/operations.md#{name.lower()}"
+    assert f"#### {name}\n" in (ROOT / "docs/operations.md").read_text()
+    tests = "".join(path.read_text() for path in PROMETHEUS.glob("tests/*.yml"))
+    assert f"alertname: {name}" in tests
+
+
+def test_rules_and_dashboards_name_only_metrics_that_exist() -> None:
+    exposition = Metrics(CollectorRegistry(), version="test").exposition().decode()
+    types = dict(re.findall(r"^# TYPE (\w+) (\w+)", exposition, re.MULTILINE))
+    series = {
+        name + suffix
+        for name, kind in types.items()
+        for suffix in (("_bucket", "_sum", "_count") if kind == "histogram" else ("",))
+    }
+
+    named = {
+        name for query in QUERIES for name in re.findall(r"(?<!:)\banytime_\w+(?!\w*:)", query)
+    }
+
+    assert named
+    assert named <= series
+    recorded = {name for query in QUERIES for name in re.findall(r"\bjob\w*:\w+:\w+", query)}
+    assert recorded <= {rule.get("record") for rule in RULES}
