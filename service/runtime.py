@@ -1,17 +1,15 @@
 """ONNX Runtime: a session for every subnetwork of a bundle on one device, and how long its runs take."""
 
-import os
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from contextlib import suppress
 from statistics import median
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
-from onnxruntime.capi.onnxruntime_pybind11_state import Fail
 
 from model.bundle import Bundle
+from model.sessions import cores, open_session
 from service.images import Pixels
 
 MAX_THREADS = 4  # the networks are small: more threads wait for each other longer than they compute
@@ -64,10 +62,7 @@ def open_device(bundle: Bundle, *, device: Literal["auto", "cpu", "cuda"], threa
     Raises:
         RuntimeUnavailable: ``cuda`` was asked for and ONNX Runtime cannot use it, or a graph does not load.
     """
-    # All sessions share one pool, and the process has one: an earlier call's stays.
     run_threads = threads or default_threads()
-    with suppress(Fail):
-        ort.set_global_thread_pool_sizes(run_threads, 1)
     wants_cuda = device != "cpu" and "CUDAExecutionProvider" in ort.get_available_providers()
     if device == "cuda" and not wants_cuda:
         raise RuntimeUnavailable(
@@ -79,7 +74,7 @@ def open_device(bundle: Bundle, *, device: Literal["auto", "cpu", "cuda"], threa
     for subnetwork in bundle.manifest.subnetworks:
         path = bundle.graph_path(subnetwork)
         try:
-            session = _open_session(str(path), cuda=wants_cuda)
+            session = open_session(path, threads=run_threads, cuda=wants_cuda)
         except Exception as error:  # ONNX Runtime has no common base of its errors
             raise RuntimeUnavailable(f"{path}: {str(error).splitlines()[0]}") from error
         if wants_cuda and session.get_providers()[0] != "CUDAExecutionProvider":
@@ -93,13 +88,6 @@ def open_device(bundle: Bundle, *, device: Literal["auto", "cpu", "cuda"], threa
     if wants_cuda:
         return Device("cuda:0", sessions, shares_cores=False)
     return Device("cpu", sessions, shares_cores=run_threads >= cores())
-
-
-def cores() -> int:
-    """Return how many CPU cores this process may use."""
-    if hasattr(os, "sched_getaffinity"):  # Linux, where a process may be kept to some of them
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def default_threads() -> int:
@@ -139,15 +127,3 @@ async def _median_run_s(time_run: TimeRun, subnetwork: str, size: int, share_s: 
         seen_s.append(await time_run(subnetwork, size))
         spent_s += seen_s[-1]
     return median(seen_s)
-
-
-def _open_session(path: str, *, cuda: bool) -> ort.InferenceSession:
-    options = ort.SessionOptions()
-    options.use_per_session_threads = False
-    options.log_severity_level = 3  # errors; its warnings are about nodes left on the CPU
-    providers: list[Any] = ["CPUExecutionProvider"]
-    if cuda:
-        # The heuristic search spares start-up a trial of every algorithm at every batch size.
-        cuda_options = {"cudnn_conv_algo_search": "HEURISTIC"}
-        providers.insert(0, ("CUDAExecutionProvider", cuda_options))
-    return ort.InferenceSession(path, options, providers=providers)

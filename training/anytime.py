@@ -23,6 +23,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from model.bundle import Bundle, Subnetwork
+from model.sessions import cores, open_session
 from training.data import DataSet, Split
 from training.evaluate import in_order
 
@@ -130,9 +131,7 @@ def budgeted_curve(stages: Sequence[Measurement], test_labels: NDArray[np.int64]
 
 def _measure(bundle: Bundle, subnetwork: Subnetwork, data: DataSet) -> Measurement:
     """Run a subnetwork on the validation and test images, and time it."""
-    session = onnxruntime.InferenceSession(
-        bundle.graph_path(subnetwork), providers=["CPUExecutionProvider"]
-    )
+    session = open_session(bundle.graph_path(subnetwork), threads=cores())
     image, _ = next(data.test.batches([torch.arange(1)]))
     latencies_ms = []
     for _ in range(WARM_UP_RUNS + LATENCY_RUNS):

@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from itertools import combinations
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -34,6 +35,7 @@ from model.bundle import (
 )
 from model.fractal import FractalNet
 from model.path import subnetwork_name
+from model.sessions import cores, open_session
 from training import TrainingError
 from training.augment import Normalisation, channel_statistics
 from training.checkpoint import Checkpoint, restore_network
@@ -73,16 +75,21 @@ class ServedNetwork(nn.Module):
         return logits, torch.softmax(logits / self.temperature, 1)
 
 
-def export_bundle(checkpoint: Checkpoint, data: DataSet, target: Path, *, name: str) -> Manifest:
+def export_bundle(
+    checkpoint: Checkpoint, data: DataSet, target: Path, *, name: str, half: bool = False
+) -> Manifest:
     """Export every useful subnetwork of a trained network to a bundle at ``target``.
 
     Useful are each column alone, the full network, and every other set of columns on the front of validation
-    accuracy against multiply-adds.
+    accuracy against multiply-adds. With ``half`` the filters are rounded to half precision before anything is
+    measured, and stored so; they are computed with in float32.
 
     Raises:
         TrainingError: the data is not what the network was trained on, or a file differs from torch.
     """
     network = restore_network(checkpoint, data)
+    if half:
+        _round_filters(network)
     architecture = network.architecture
     normalise = channel_statistics(data.train)
     chosen = _useful_subnetworks(network, data, normalise)
@@ -91,7 +98,7 @@ def export_bundle(checkpoint: Checkpoint, data: DataSet, target: Path, *, name: 
     )
 
     with staged_folder(target) as folder:
-        weights = WeightsFile(folder / WEIGHTS_FILE)
+        weights = WeightsFile(folder / WEIGHTS_FILE, half=half)
         subnetworks = []
         for active, (subnetwork, logits) in tqdm(chosen.items(), desc="exporting", disable=None):
             temperature = fit_temperature(logits, data.validation.labels)
@@ -99,7 +106,7 @@ def export_bundle(checkpoint: Checkpoint, data: DataSet, target: Path, *, name: 
             graph_name = subnetwork_name(active, architecture.columns)
             path = folder / f"{graph_name}.onnx"
             _write_graph(served, architecture.image_size, path, weights)
-            session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+            session = open_session(path, threads=cores())
             _check_parity(session, served, parity_images, path)
             on_validation, on_test = _logits(session, data.validation), _logits(session, data.test)
             subnetworks.append(
@@ -138,20 +145,37 @@ def export_bundle(checkpoint: Checkpoint, data: DataSet, target: Path, *, name: 
 
 
 class WeightsFile:
-    """The one file with the tensors of all graphs; equal tensors are stored once."""
+    """The one file with the tensors of all graphs; equal tensors are stored once.
 
-    def __init__(self, path: Path) -> None:
+    Args:
+        path: of the file.
+        half: store filters in half precision; a graph casts them to float32, once, when it is loaded.
+    """
+
+    def __init__(self, path: Path, *, half: bool) -> None:
         self.path = path
+        self.half = half
         self.offsets: dict[bytes, int] = {}
         self.size = 0
 
     def store(self, graph: onnx.GraphProto) -> None:
         """Move the large initialisers of a graph into the file."""
+        casts = []
         with self.path.open("ab") as file:
             for tensor in graph.initializer:
-                content = onnx.numpy_helper.to_array(tensor).tobytes()
-                if len(content) < SHARED_BYTES:
+                values = onnx.numpy_helper.to_array(tensor)
+                if values.nbytes < SHARED_BYTES:
                     continue
+                if self.half and _is_filter(values):
+                    name, stored_name = tensor.name, f"{tensor.name}.half"
+                    casts.append(
+                        onnx.helper.make_node(
+                            "Cast", [stored_name], [name], to=onnx.TensorProto.FLOAT
+                        )
+                    )
+                    values = values.astype(np.float16)
+                    tensor.CopyFrom(onnx.numpy_helper.from_array(values, stored_name))
+                content = values.tobytes()
                 if content not in self.offsets:
                     padding = -self.size % ALIGNMENT
                     self.offsets[content] = self.size + padding
@@ -160,6 +184,22 @@ class WeightsFile:
                 tensor.raw_data = content  # set_external_data takes only raw tensors
                 set_external_data(tensor, self.path.name, self.offsets[content], len(content))
                 tensor.ClearField("raw_data")
+        nodes = [*casts, *graph.node]
+        graph.ClearField("node")
+        graph.node.extend(nodes)
+
+
+def _is_filter(values: Tensor | NDArray[Any]) -> bool:
+    """Tell filters and classifier weights, which bear rounding, from scales and statistics, which may not."""
+    return values.ndim > 1 and values.dtype in (torch.float32, np.float32)
+
+
+def _round_filters(network: FractalNet) -> None:
+    """Round filters to what half precision holds."""
+    with torch.no_grad():
+        for parameter in network.parameters():
+            if _is_filter(parameter):
+                parameter.copy_(parameter.half())
 
 
 def _useful_subnetworks(
@@ -206,9 +246,18 @@ def _write_graph(served: ServedNetwork, image_size: int, path: Path, weights: We
     onnxscript.optimizer.fold_constants(program.model)
     onnxscript.optimizer.remove_unused_nodes(program.model)
     proto = program.model_proto
+    _strip_notes(proto.graph)
     weights.store(proto.graph)
     path.write_bytes(proto.SerializeToString())
     onnx.checker.check_model(path)
+
+
+def _strip_notes(graph: onnx.GraphProto) -> None:
+    """Drop what the exporter notes about the Python code behind each node: most of a file's size."""
+    for part in (*graph.node, *graph.value_info, *graph.input, *graph.output, *graph.initializer):
+        part.ClearField("metadata_props")
+        part.ClearField("doc_string")
+    graph.ClearField("metadata_props")
 
 
 @contextmanager
@@ -272,6 +321,7 @@ def _provenance(checkpoint: Checkpoint) -> Provenance:
         recipe=checkpoint.recipe.name,
         seed=checkpoint.seed,
         epochs=checkpoint.epoch,
+        began_with=checkpoint.origin,
         dataset=checkpoint.dataset,
         dataset_sha256=checkpoint.dataset_sha256,
         commit=commit or "unknown",

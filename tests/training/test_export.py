@@ -5,12 +5,12 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
 import torch
 
 from model import cost
 from model.bundle import Bundle, read_bundle
+from model.sessions import open_session
 from tests.training.conftest import TrainedRun
 from training import TrainingError, export
 from training.augment import channel_statistics
@@ -27,7 +27,7 @@ def bundle(bundle_folder: Path) -> Bundle:
 
 
 def answers(path: Path, images: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
-    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    session = open_session(path, threads=1)
     logits, probabilities = session.run(["logits", "probabilities"], {"images": images.numpy()})
     return logits, probabilities
 
@@ -95,6 +95,22 @@ def test_filters_shared_by_subnetworks_are_stored_once(bundle: Bundle, trained: 
 
     # Every filter once and not once a subnetwork: the rest are norms and the classifier, small here.
     assert bundle.manifest.weights.size_bytes < 1.25 * filters
+
+
+def test_half_precision_halves_the_weights_and_keeps_the_answers(
+    tmp_path: Path, bundle: Bundle, trained: TrainedRun
+) -> None:
+    manifest = export.export_bundle(
+        trained.checkpoint, trained.data, tmp_path / "half", name="half", half=True
+    )
+
+    assert manifest.weights.size_bytes < 0.6 * bundle.manifest.weights.size_bytes
+    for half, single in zip(manifest.subnetworks, bundle.manifest.subnetworks, strict=True):
+        assert half.accuracy.test.value == pytest.approx(single.accuracy.test.value, abs=0.01)
+        assert half.graph.size_bytes < 40_000
+    graph = onnx.load(tmp_path / "half" / "full.onnx")  # with its external tensors
+    stored = [onnx.numpy_helper.to_array(t) for t in graph.graph.initializer]
+    assert {t.dtype for t in stored if t.ndim > 1} == {np.dtype(np.float16)}
 
 
 def test_accuracies_are_those_of_the_files(bundle: Bundle, trained: TrainedRun) -> None:

@@ -1,0 +1,41 @@
+"""Sessions of ONNX Runtime: one for each graph, all of a process on one pool of threads."""
+
+import os
+from contextlib import suppress
+from typing import Any
+
+import onnxruntime as ort
+from onnxruntime.capi.onnxruntime_pybind11_state import Fail
+
+
+def open_session(
+    path: str | os.PathLike[str], *, threads: int, cuda: bool = False
+) -> ort.InferenceSession:
+    """Load a graph.
+
+    Args:
+        path: of the ONNX file.
+        threads: CPU threads of the pool; a process has one pool, and the first session's size stays.
+        cuda: on the GPU where ONNX Runtime can use it; ``get_providers`` of the session tells.
+
+    Raises:
+        Exception: the graph does not load; ONNX Runtime has no common base of its errors.
+    """
+    with suppress(Fail):  # the pool is there
+        ort.set_global_thread_pool_sizes(threads, 1)
+    options = ort.SessionOptions()
+    options.use_per_session_threads = False
+    options.log_severity_level = 3  # errors; its warnings are about nodes left on the CPU
+    providers: list[Any] = ["CPUExecutionProvider"]
+    if cuda:
+        # The heuristic search spares start-up a trial of every algorithm at every batch size.
+        cuda_options = {"cudnn_conv_algo_search": "HEURISTIC"}
+        providers.insert(0, ("CUDAExecutionProvider", cuda_options))
+    return ort.InferenceSession(path, options, providers=providers)
+
+
+def cores() -> int:
+    """Return how many CPU cores this process may use."""
+    if hasattr(os, "sched_getaffinity"):  # Linux, where a process may be kept to some of them
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
