@@ -88,6 +88,7 @@ class Provenance(Record):
     recipe: str
     seed: int
     epochs: int
+    began_with: str = ""  # the run whose weights were taken, empty where they were drawn
     dataset: str
     dataset_sha256: str
     commit: str

@@ -76,6 +76,9 @@ def _parser() -> argparse.ArgumentParser:
     fit.add_argument("--seed", type=int, default=0, help="of everything random (default: 0)")
     fit.add_argument("--epochs", type=_positive(int), help="instead of the recipe's")
     fit.add_argument("--learning-rate", type=_positive(float), help="instead of the recipe's")
+    fit.add_argument(
+        "--begin-with", type=Path, metavar="RUN", help="folder of a run whose weights to begin with"
+    )
     fit.add_argument("--resume", action="store_true", help="go on from the checkpoint in --out")
     fit.set_defaults(command=_train)
 
@@ -111,6 +114,9 @@ def _parser() -> argparse.ArgumentParser:
         help=f"folder of the bundle; the shipped ones are in {PRETRAINED_DIR.parent.name}/{PRETRAINED_DIR.name}",
     )
     export.add_argument("--name", help="the bundle's name (default: that of --out)")
+    export.add_argument(
+        "--half", action="store_true", help="store filters in half precision: half the size"
+    )
     export.set_defaults(command=_export)
 
     anytime = commands.add_parser(
@@ -182,6 +188,7 @@ def _train(options: argparse.Namespace) -> None:
     """Train, or go on training."""
     changes = {"epochs": options.epochs, "learning_rate": options.learning_rate}
     recipe = replace(RECIPES[options.recipe], **{k: v for k, v in changes.items() if v is not None})
+    begin_with = load_checkpoint(options.begin_with) if options.begin_with else None
     with joined_group() as group:
         train(
             recipe,
@@ -191,6 +198,7 @@ def _train(options: argparse.Namespace) -> None:
             device=own_device(),
             resume=options.resume,
             group=group,
+            begin_with=begin_with,
             report=partial(print, flush=True),
         )
 
@@ -234,7 +242,7 @@ def _export(options: argparse.Namespace) -> None:
     checkpoint = load_checkpoint(options.run)
     data = _load(options.data, checkpoint.recipe, checkpoint.seed)
     name = options.name or options.out.resolve().name
-    manifest = export_bundle(checkpoint, data, options.out, name=name)
+    manifest = export_bundle(checkpoint, data, options.out, name=name, half=options.half)
     print(f"{options.out}: bundle {name}, every file checked and measured through ONNX Runtime")
     print(
         f"{'subnetwork':<14} {'depth':>5} {'MMACs':>9} {'validation':>11} {'test':>8} {'calibration error':>18}"

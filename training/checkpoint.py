@@ -30,6 +30,7 @@ class Checkpoint:
         optimizer: the optimiser's state.
         history: one record an epoch, see ``trainer``.
         averaged: state of the average of the weights, where the recipe keeps one.
+        origin: recipe, epochs and seed of the run whose weights this one began with; empty for none.
     """
 
     recipe: Recipe
@@ -41,6 +42,13 @@ class Checkpoint:
     optimizer: dict[str, Any]
     history: list[dict[str, float]]
     averaged: dict[str, Any] = field(default_factory=dict)
+    origin: str = ""
+
+    @property
+    def description(self) -> str:
+        """Recipe, epochs and seed in a few words, after those of the run that it began with."""
+        own = f"{self.recipe.name}, {self.epoch} epochs, seed {self.seed}"
+        return f"{self.origin}; {own}" if self.origin else own
 
     @property
     def best_weights(self) -> dict[str, Any]:

@@ -121,6 +121,8 @@ RECIPES = {
         ),
         _paper("patches-c4", "patches-c4"),
         _SHORT,
+        # A second cycle, for a network that has had the first: --begin-with
+        replace(_SHORT, name="cpu-narrow-c4-again", epochs=44, learning_rate=0.06),
         # Every column in every mini-batch, and the joint sample as their teacher
         replace(_SHORT, name="cpu-narrow-c4-tied", drop_path="tied"),
         replace(

@@ -12,6 +12,7 @@ from random import Random
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.utils import convert_conv2d_weight_memory_format
 from tqdm import tqdm
 
 from model import cost
@@ -36,17 +37,21 @@ def train(
     device: torch.device,
     resume: bool,
     group: Group,
+    begin_with: Checkpoint | None = None,
     report: Callable[[str], None] = lambda line: None,
 ) -> Checkpoint:
     """Train a network by a recipe and leave its checkpoint in ``folder``, written by the group's first process.
 
     Each epoch draws its order, augmentation and paths from the seed and the epoch's number alone, so a resumed run
-    ends as an uninterrupted one would. ``report`` gets a line that says what is trained, and one after each epoch.
+    ends as an uninterrupted one would. ``begin_with`` gives the weights to begin with, instead of drawn ones.
+    ``report`` gets a line that says what is trained, and one after each epoch.
 
     Raises:
         TrainingError: the loss is not finite, the checkpoint cannot be written, or does not belong to this run.
     """
     checkpoint = _start(recipe, data, folder, seed=seed, resume=resume)
+    if begin_with and not checkpoint.epoch:
+        _take_weights(checkpoint, begin_with, data)
     run = Run(checkpoint, data, device=device, group=group)
     if group.rank == 0:
         report(run.description)
@@ -89,13 +94,16 @@ class Run:
         )
         torch.manual_seed(self.seed)
         self.network = FractalNet(self.recipe.architecture_for(data)).to(device)
+        # The order that convolutions compute in: without it every one copies its input and its output.
+        convert_conv2d_weight_memory_format(self.network, torch.channels_last)
         group.prepare(self.network)
         self.optimizer = build_optimizer(self.network, self.recipe)
         self.averaged = (
             averaged(self.network, self.recipe.averaging) if self.recipe.averaging else None
         )
-        if checkpoint.epoch:
+        if checkpoint.model:
             self.network.load_state_dict(checkpoint.model)
+        if checkpoint.epoch:
             self.optimizer.load_state_dict(checkpoint.optimizer)
             if self.averaged:
                 self.averaged.load_state_dict(checkpoint.averaged)
@@ -243,6 +251,17 @@ def _start(recipe: Recipe, data: DataSet, folder: Path, *, seed: int, resume: bo
                 "resume with what it was begun with, or choose another --out"
             )
     return checkpoint
+
+
+def _take_weights(checkpoint: Checkpoint, source: Checkpoint, data: DataSet) -> None:
+    """Begin a run with the weights of another; its optimiser and epochs stay its own."""
+    ours, theirs = (c.recipe.architecture_for(data) for c in (checkpoint, source))
+    if ours != theirs:
+        raise TrainingError(
+            f"recipe {checkpoint.recipe.name} trains {ours.name}, the run to begin with holds {theirs.name} "
+            f"({source.description}); choose a recipe of the same network"
+        )
+    checkpoint.model, checkpoint.origin = source.best_weights, source.description
 
 
 def _fields(theirs: Recipe, ours: Recipe) -> Iterator[tuple[str, object, object]]:

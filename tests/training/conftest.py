@@ -117,9 +117,19 @@ def train_small(
         data: DataSet = few_digits,
         seed: int = 0,
         resume: bool = False,
+        begin_with: Checkpoint | None = None,
         **changes: object,
     ) -> Checkpoint:
         recipe = replace(small_recipe, **{"epochs": 2, "batch_size": 32, **changes})  # type: ignore[arg-type]
-        return train(recipe, data, folder, seed=seed, device=CPU, resume=resume, group=Group())
+        return train(
+            recipe,
+            data,
+            folder,
+            seed=seed,
+            device=CPU,
+            resume=resume,
+            group=Group(),
+            begin_with=begin_with,
+        )
 
     return run

@@ -7,6 +7,7 @@ from random import Random
 
 import pytest
 import torch
+from torch.testing import assert_close
 
 from model.drop_path import draw_passes
 from tests.training.conftest import CPU, TrainedRun
@@ -98,6 +99,35 @@ def test_a_finished_run_resumes_to_nothing(tmp_path: Path, train_small: TrainSma
     first = train_small(tmp_path)
 
     assert are_equal(first, train_small(tmp_path, resume=True))
+
+
+def test_a_run_begins_with_the_weights_of_another(tmp_path: Path, train_small: TrainSmall) -> None:
+    first = train_small(tmp_path / "first")
+
+    barely = train_small(
+        tmp_path / "second",
+        epochs=1,
+        learning_rate=1e-9,
+        begin_with=load_checkpoint(tmp_path / "first"),
+    )
+
+    assert barely.origin == first.description
+    assert barely.epoch == 1
+    for name, value in first.model.items():
+        if name.endswith("conv.weight"):
+            assert_close(barely.model[name], value)
+
+
+def test_weights_of_another_network_are_one_clear_line(
+    tmp_path: Path, train_small: TrainSmall, small_recipe: Recipe
+) -> None:
+    wider = replace(small_recipe.architecture, channels=(8, 24))
+    train_small(tmp_path / "other", epochs=1, architecture=wider)
+
+    with pytest.raises(TrainingError, match="choose a recipe of the same network") as raised:
+        train_small(tmp_path / "run", begin_with=load_checkpoint(tmp_path / "other"))
+
+    assert "\n" not in str(raised.value)
 
 
 def test_a_run_does_not_overwrite_another(tmp_path: Path, train_small: TrainSmall) -> None:
