@@ -74,6 +74,7 @@ def extract_for_serving(
     subnetwork = network.extract(active)
     if len(active) > 1:
         _reestimate_norms(subnetwork, training, normalise)
+    subnetwork.fold_joins()
     return subnetwork.eval()
 
 
