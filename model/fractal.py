@@ -4,21 +4,12 @@ Every way to run the network (all columns, one column, any set, a drop-path samp
 ``Path``. Only the convolutions that the path needs are executed: a masked one would still feed batch norm.
 """
 
-import operator
 from collections.abc import Callable, Collection, Sequence
-from functools import partial, reduce
+from functools import partial
 
-import torch
 from torch import Tensor, nn
 
-from model.layers import (
-    ConvLayer,
-    LayerFactory,
-    NormMode,
-    build_stem,
-    filters,
-    scale_output,
-)
+from model.layers import ConvLayer, LayerFactory, NormMode, build_stem, filters
 from model.path import BlockPath, Path, column_path
 from model.presets import Architecture
 
@@ -37,12 +28,10 @@ def join(inputs: Sequence[Tensor]) -> Tensor:
     """
     if not inputs:
         raise ValueError("a join got no input; at least one must survive")
-    return add(inputs) / len(inputs) if len(inputs) > 1 else inputs[0]
-
-
-def add(inputs: Sequence[Tensor]) -> Tensor:
-    """Merge the inputs of a join whose mean was folded into the layers before it: their sum."""
-    return reduce(operator.add, inputs)
+    total = inputs[0]
+    for extra in inputs[1:]:
+        total = total + extra
+    return total / len(inputs) if len(inputs) > 1 else total
 
 
 class Fractal(nn.Module):
@@ -70,7 +59,6 @@ class Fractal(nn.Module):
         super().__init__()
         self.column = column
         self.rows = 2 ** (len(widths) - column)
-        self.merge = join
         self.widen: nn.Module = nn.Identity()
         if column in active:
             width = widths[column - 1]
@@ -99,19 +87,9 @@ class Fractal(nn.Module):
         kept = path[end]
         outputs = [self.widen(self.conv(x, mode))] if self.column in kept else []
         if max(kept) > self.column:
-            middle = self.merge(self.first(x, path, end - self.rows // 2, mode))
+            middle = join(self.first(x, path, end - self.rows // 2, mode))
             outputs += self.second(middle, path, end, mode)
         return outputs
-
-    def fold_joins(self, path: BlockPath, end: int) -> None:
-        """Let every layer give its share of the mean that the join behind it takes, and let the joins add."""
-        kept = path[end]
-        if self.column in kept:
-            scale_output(self.conv, 1 / len(kept))
-        if max(kept) > self.column:
-            self.merge = add
-            self.first.fold_joins(path, end - self.rows // 2)
-            self.second.fold_joins(path, end)
 
 
 class FractalNet(nn.Module):
@@ -152,7 +130,6 @@ class FractalNet(nn.Module):
                 zip(architecture.channels, architecture.dropout, strict=True)
             )
         )
-        self.merge = join
         self.pool = nn.MaxPool2d(2)
         self.classifier = nn.Linear(architecture.channels[-1], architecture.classes)
         nn.init.xavier_uniform_(self.classifier.weight)
@@ -179,7 +156,7 @@ class FractalNet(nn.Module):
         x = self.stem(x)  # (N, C, H, W) of the first block
         for block, block_path in zip(self.blocks, path.blocks, strict=True):
             outputs = block(x, block_path, self.architecture.rows, mode)
-            x = self.merge([self.pool(output) for output in outputs])  # (N, channels, H/2, W/2)
+            x = join([self.pool(output) for output in outputs])  # (N, channels, H/2, W/2)
         x = x.flatten(1) if self.architecture.final_size == 1 else x.mean((2, 3))
         logits: Tensor = self.classifier(x)
         return logits
@@ -193,15 +170,3 @@ class FractalNet(nn.Module):
         values = self.state_dict()
         subnetwork.load_state_dict({name: values[name] for name in subnetwork.state_dict()})
         return subnetwork.train(self.training)
-
-    @torch.no_grad()
-    def fold_joins(self) -> None:
-        """Compute the same along the full path with fewer operations: joins add what layers have divided.
-
-        For a network that is trained no more, and whose path stays: a layer's share of the mean goes into its batch
-        norm, as ReLU, projections and pooling let a positive factor through.
-        """
-        self.merge = add
-        for block, block_path in zip(self.blocks, self.full_path.blocks, strict=True):
-            assert isinstance(block, Fractal)
-            block.fold_joins(block_path, self.architecture.rows)

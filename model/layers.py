@@ -89,14 +89,6 @@ class ConvLayer(nn.Module):
         return torch.relu(normed)
 
 
-def scale_output(layer: nn.Module, factor: float) -> None:
-    """Multiply what a layer gives by a positive factor, in its batch norm: the ReLU behind that lets it through."""
-    for norm in layer.modules():
-        if isinstance(norm, nn.BatchNorm2d):
-            norm.weight.mul_(factor)
-            norm.bias.mul_(factor)
-
-
 def build_stem(stem: Stem | None, in_channels: int) -> nn.Sequential:
     """Return what stands before the first block; empty for ``None``.
 

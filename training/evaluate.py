@@ -74,7 +74,6 @@ def extract_for_serving(
     subnetwork = network.extract(active)
     if len(active) > 1:
         _reestimate_norms(subnetwork, training, normalise)
-    subnetwork.fold_joins()
     return subnetwork.eval()
 
 

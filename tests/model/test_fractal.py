@@ -1,7 +1,6 @@
 """The network runs exactly the layers of its path, and a subnetwork is the network that it names."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 from functools import partial
 from random import Random
 
@@ -237,22 +236,3 @@ def test_a_layer_may_be_bound_to_its_arguments() -> None:
     layer = partial(ConvLayer, convolution="separable")
 
     assert FractalNet(ARCHITECTURE, layer=layer)(IMAGES).shape == (4, 5)
-
-
-@pytest.mark.parametrize("active", [{1}, {2, 3}, {1, 3}, {1, 2, 3}])
-@pytest.mark.parametrize("divisors", [(1, 1, 1), (1, 1, 2)])
-def test_folded_joins_give_the_same_answers(
-    active: set[int], divisors: tuple[int, int, int]
-) -> None:
-    torch.manual_seed(0)
-    architecture = replace(ARCHITECTURE, divisors=divisors)
-    network = FractalNet(architecture, active=active).eval()
-    for norm in network.modules():
-        if isinstance(norm, nn.BatchNorm2d):
-            nn.init.uniform_(norm.weight, 0.5, 1.5)
-            nn.init.uniform_(norm.bias, -0.5, 0.5)
-    expected = network(IMAGES)
-
-    network.fold_joins()
-
-    assert_close(network(IMAGES), expected)
