@@ -39,6 +39,10 @@ train: $(VENV)/.dev ## train RECIPE on DATA, going on where it stopped
 export: $(VENV)/.dev ## export the trained RECIPE to a bundle
 	$(BIN)/python -m training export --run $(RUN) --data $(DATA) --out $(RUN)/bundle
 
+bench: $(VENV)/.dev ## measure the server with the IMAGES of a folder <class>/*.jpg, into docs/results.md
+	@test -d "$(IMAGES)" || { echo 'error: say where labelled test images are: make bench IMAGES=folder (of <class>/*.jpg)' >&2; exit 2; }
+	$(BIN)/python -m benchmarks.serve --bundle model/pretrained/cifar10 --images "$(IMAGES)"
+
 up: ## server, Prometheus and Grafana in containers
 	docker compose up --build
 

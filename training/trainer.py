@@ -175,7 +175,7 @@ class Run:
     ) -> tuple[Tensor, Tensor]:
         """Add the gradients of one pass; return its loss and its probabilities (N, classes)."""
         recipe = self.recipe
-        with _mixed_precision(self.device):
+        with mixed_precision(self.device):
             logits = self.network(x, sample.path).float()
         loss = F.cross_entropy(logits, labels, label_smoothing=recipe.label_smoothing)
         if teacher is not None and recipe.distillation:
@@ -189,7 +189,7 @@ class Run:
         assert isinstance(network, FractalNet)
         record: dict[str, float] = {}
         for name, active in reported_subnetworks(network.architecture).items():
-            with _mixed_precision(self.device):
+            with mixed_precision(self.device):
                 logits = predict(network, self.validation, self.normalise, network.path_of(active))
             own = score(logits, self.validation.labels)
             correct, loss, n = self.group.sum([own.accuracy * own.n, own.loss * own.n, own.n])
@@ -275,7 +275,7 @@ def _has_bf16(device: torch.device) -> bool:
     return device.type == "cuda" or torch.cpu._is_avx512_bf16_supported()
 
 
-def _mixed_precision(device: torch.device) -> torch.autocast | nullcontext[None]:
+def mixed_precision(device: torch.device) -> torch.autocast | nullcontext[None]:
     """Return bf16 autocast where the device computes it in hardware, else float32."""
     return torch.autocast(device.type, dtype=torch.bfloat16) if _has_bf16(device) else nullcontext()
 
