@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 RECENT_S = 0.025  # time constant of the current rate; over 5 ms it was no better
+PROOFS = (16, 64)  # so many arrivals prove a rate before the recent one has risen to it
 HERALD_GAIN = 1 / 256  # an arrival: what follows an arrival is learned over several bursts
 HERALD_MEMORY_S = 0.5  # a burst that long ago says little; a load that has ended is forgotten
 GAPS_IN_A_BURST = 10.0  # after so many expected gaps without an arrival a burst is over
@@ -25,6 +26,8 @@ class Forecast:
         self._recent = 0.0  # arrivals a second at the last arrival; decays from there
         self._heralded = 0.0  # the recent rate as arrivals found it: what one arrival lets expect
         self._last_at = 0.0
+        self._proven = 0.0  # the rate that the latest arrivals prove, by a standard deviation
+        self._latest: deque[float] = deque(maxlen=PROOFS[-1])
         self._deadlines_s: deque[float] = deque(maxlen=DEADLINES_KEPT)
         self._seen = 0
         self._sorted_s: NDArray[np.float64] = np.zeros(0)
@@ -40,6 +43,9 @@ class Forecast:
         """Count an arrival that is due in ``deadline_s``."""
         silence_s = max(now - self._last_at, 0.0)
         self._last_at = now
+        self._latest.append(now)
+        spans_s = [(n, now - self._latest[-n]) for n in PROOFS if len(self._latest) >= n]
+        self._proven = max(((n - n**0.5) / max(s, 1e-9) for n, s in spans_s), default=0.0)
         self._recent *= exp(-silence_s / RECENT_S)
         self._heralded *= exp(-silence_s / HERALD_MEMORY_S)
         self._heralded += HERALD_GAIN * (self._recent - self._heralded)
@@ -57,7 +63,7 @@ class Forecast:
     def rate(self, now: float) -> float:
         """Return the arrivals to expect, per second, soon after ``now``."""
         silence_s = max(now - self._last_at, 0.0)
-        recent = self._recent * exp(-silence_s / RECENT_S)
+        recent = max(self._recent, self._proven) * exp(-silence_s / RECENT_S)
         if self._heralded <= recent:
             return recent
         goes_on = exp(-silence_s * self._heralded / GAPS_IN_A_BURST)
