@@ -69,7 +69,7 @@ class Dispatcher:
         workers: the thread of each device, in the same order; others may use it too.
         metrics: is told of every run.
         clock: seconds, monotonic; that of the requests' ``arrived_at``.
-        on_failure: is given the exception of a run that failed.
+        on_failure: is given the exception of a run, or of the choice of one, that failed.
         shares_cores: whether the event loop takes its time from the runs.
     """
 
@@ -137,7 +137,14 @@ class Dispatcher:
             self._timer = None
         while True:
             now = self._clock()
-            match self._scheduler.next_action(now):
+            try:
+                action = self._scheduler.next_action(now)
+            except Exception as error:
+                self._on_failure(error)
+                for request in self._scheduler.clear():
+                    _fail(request, InternalError("the choice of a run failed"))
+                return
+            match action:
                 case Run() as run:
                     if self._is_short(run):
                         self._conclude(run, self._outcome_of(run))
@@ -167,6 +174,8 @@ class Dispatcher:
         try:
             batch = [request.payload.pixels for request in run.batch]
             probabilities = self._devices[run.device](run.subnetwork, batch)
+            if len(probabilities) != len(batch):
+                raise RuntimeError(f"{len(batch)} images gave {len(probabilities)} answers")
         except Exception as error:
             return _Failed(error)
         return _Finished(probabilities, started_at, self._clock())

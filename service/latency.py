@@ -99,6 +99,12 @@ class LatencyModel:
         """Learn what a reply took, from the end of its run to the last byte."""
         self._reserve_s = _track(self._reserve_s, cost_s)
 
+    def doubt(self) -> None:
+        """Go halfway back to what is true of an idle machine: what was learnt is old, and forbids to learn more."""
+        self._slowdown = [slowdown**0.5 for slowdown in self._slowdown]
+        self._spread = {name: [each**0.5 for each in row] for name, row in self._spread.items()}
+        self._reserve_s = min(self._reserve_s, (self._reserve_s + INITIAL_RESERVE_S) / 2)
+
     def _cell(self, subnetwork: str, batch_size: int) -> int:
         """Return the index of the profiled size that stands for a batch: the next larger."""
         sizes = self._cells[subnetwork]

@@ -49,6 +49,7 @@ __all__ = [
 BEST_EFFORT_EVERY = (
     128  # of the runs under load less than 1 % answer requests that are late already
 )
+DOUBT_AFTER_S = 0.1  # without a run, on an idle machine that refuses
 LEAST_FREE = 0.05  # arrivals that cost more time than there is still leave a little to decide with
 MORE_ARRIVALS = (
     2.0  # standard deviations: where each arrival takes time, more may come than the mean
@@ -133,6 +134,7 @@ class Scheduler:
         self._best_effort: OrderedDict[Request, None] = OrderedDict()
         self._in_flight: dict[int, float] = {}  # device -> when it should be free
         self._runs_since_best_effort = 0
+        self._last_run_at = 0.0
         self._counts = np.arange(1.0, max_queue + 1.0)
         self._places = _places(max_queue)
 
@@ -154,6 +156,7 @@ class Scheduler:
         elif request.on_miss == "answer":
             self._best_effort[request] = None
         else:
+            self._doubt_old_predictions(now)
             allowed_s = request.deadline_at - request.arrived_at
             alone_s = self._latency.profile_s(name, 1) + reserve_s
             if alone_s > allowed_s:
@@ -192,6 +195,13 @@ class Scheduler:
     def finished(self, run: Run, now: float) -> None:
         """Note that a run ended: its device is free."""
         del self._in_flight[run.device]
+        self._last_run_at = now
+
+    def clear(self) -> tuple[Request, ...]:
+        """Take out all that wait."""
+        waiting = (*self._queue.take(len(self._queue)), *self._best_effort)
+        self._best_effort.clear()
+        return waiting
 
     def cancel(self, request: Request) -> bool:
         """Remove a request whose client has gone; False if it no longer waits."""
@@ -203,6 +213,12 @@ class Scheduler:
     def observe_overhead(self, cost_s: float) -> None:
         """Learn what a request cost, outside its run, the cores that run it."""
         self._forecast.observe_overhead(cost_s)
+
+    def _doubt_old_predictions(self, now: float) -> None:
+        """Keep a machine that refuses everything from believing for ever that it is slow: only runs tell it better."""
+        if not self._in_flight and not len(self) and now - self._last_run_at > DOUBT_AFTER_S:
+            self._latency.doubt()
+            self._last_run_at = now
 
     def _outlook(self, device: int, now: float) -> Outlook:
         """Return what the policy may know."""

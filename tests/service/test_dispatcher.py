@@ -138,6 +138,36 @@ async def test_a_run_that_fails_is_told_to_its_batch_and_the_next_one_runs() -> 
     assert answered.subnetwork == "deep"
 
 
+async def test_answers_that_do_not_match_their_images_are_a_failed_run() -> None:
+    machine = Machine()
+    machine.go.set()
+    machine.run = lambda subnetwork, batch: np.zeros((3, 2), np.float32)  # type: ignore[method-assign]
+
+    async with dispatching(machine) as dispatcher:
+        with pytest.raises(InternalError, match="the run of deep failed"):
+            await ask(dispatcher)
+
+
+async def test_a_choice_that_fails_is_told_to_all_who_wait_and_the_next_request_runs(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    machine = Machine()
+    async with dispatching(machine) as dispatcher:
+        running = ask(dispatcher)
+        waiting = [ask(dispatcher) for _ in range(3)]
+        await asyncio.sleep(0)
+        with monkeypatch.context() as broken:
+            broken.setattr(Scheduler, "next_action", lambda self, now: 1 / 0)
+            last = ask(dispatcher)
+            failed = await asyncio.gather(*waiting, last, return_exceptions=True)
+        machine.go.set()
+
+        assert (await running).subnetwork == "deep"
+        assert (await ask(dispatcher)).subnetwork == "deep"
+
+    assert all(isinstance(each, InternalError) for each in failed)
+
+
 async def test_a_request_whose_client_has_gone_is_never_run() -> None:
     machine = Machine()
 

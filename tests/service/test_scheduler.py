@@ -105,6 +105,30 @@ def test_a_deadline_the_load_makes_impossible_is_refused_as_overloaded() -> None
     assert refusal.retry_after_s > 0
 
 
+def test_a_machine_that_refuses_everything_doubts_that_it_is_slow() -> None:
+    latency = LatencyModel(PROFILE, reserve_s=0.0)
+    core = Scheduler(SUBNETWORKS, latency)
+    for _ in range(30):
+        latency.observe("column-1", 1, 0.040)  # a neighbour held the machine, and has gone
+        latency.observe_reply(0.020)
+
+    refusals = [core.admit(request(0.005, k / 4, refuse=True), k / 4) for k in range(30)]
+
+    assert refusals[0] is not None
+    assert refusals[-1] is None
+
+
+def test_a_burst_of_refusals_is_no_reason_to_doubt() -> None:
+    latency = LatencyModel(PROFILE, reserve_s=0.0)
+    core = Scheduler(SUBNETWORKS, latency)
+    for _ in range(30):
+        latency.observe("column-1", 1, 0.040)
+
+    refusals = [core.admit(request(0.005, 1.0, refuse=True), 1.0 + k / 1e5) for k in range(1000)]
+
+    assert all(refusals)
+
+
 def test_a_full_queue_refuses() -> None:
     core = scheduler(max_queue=1)
     core.admit(request(1.0), 0.0)
