@@ -6,36 +6,14 @@ import os
 import signal
 import socket
 import sys
-import time
 from types import FrameType
-from typing import Any
 
 import uvicorn
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from model.bundle import BundleError
 from service.app import Service, create_app
+from service.protocol import Protocol
 from service.settings import SettingsError, describe_settings, read_settings, unknown_settings
-
-
-class Protocol(HttpToolsProtocol):
-    """uvicorn's protocol; it also says when a request arrived, and when its client has gone."""
-
-    _task: asyncio.Task[Any] | None = None
-
-    def on_message_begin(self) -> None:
-        """Stamp the arrival when the first bytes of a request are read, before anything waits."""
-        super().on_message_begin()
-        self.scope["state"] |= {"arrived_at": time.monotonic(), "watch": self._watch}
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        """Cancel the request in progress: nobody will read its answer."""
-        super().connection_lost(exc)
-        if self._task is not None:
-            self._task.cancel()
-
-    def _watch(self, task: asyncio.Task[Any] | None) -> None:
-        self._task = task
 
 
 class Server(uvicorn.Server):

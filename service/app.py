@@ -17,6 +17,7 @@ from starlette.types import Receive, Scope, Send
 
 from model.bundle import Bundle, read_bundle
 from service import __version__
+from service.arrivals import Arrivals
 from service.feedback import AnswerMemory
 from service.problems import (
     BundleUnusable,
@@ -37,6 +38,8 @@ from service.worker import Worker
 # Of the device's time, what the warm-up of the next bundle takes from requests: the warm-up lasts ten times
 # ANYTIME_WARM_UP_S, and a request in ten waits for one of its runs.
 RELOAD_SHARE = 0.1
+
+FLOODED = 0.5  # of a deadline may be spent on the work before it: the flood behind it takes its part of the rest
 
 
 class Service:
@@ -59,6 +62,7 @@ class Service:
             capacity=settings.feedback_answers, window_s=settings.feedback_window_s
         )
         self.clock = time.monotonic
+        self.arrivals = Arrivals()
         self.serving: Serving | None = None
         self.draining = False
         self.failure: str | None = None
@@ -76,6 +80,20 @@ class Service:
     def is_reloading(self) -> bool:
         """Whether a reload is under way."""
         return self._reloading.locked()
+
+    def turns_away(self, arrived_at: float, deadline_s: float, *, refuses: bool) -> bool:
+        """Say whether a request is refused before it is parsed: those read before it leave it no time, or no place."""
+        if self.serving is None:
+            return False
+        now, scheduler = self.clock(), self.serving.scheduler
+        unread = self.arrivals.waiting
+        patience_s = FLOODED * deadline_s
+        is_late = refuses and now + scheduler.backlog_s(unread, now) > arrived_at + patience_s
+        if not is_late and unread + len(scheduler) < self.settings.max_queue:
+            return False
+        scheduler.turned_away(now, deadline_s)
+        self.metrics.request_ended("refused")
+        return True
 
     async def start(self, bundle: Bundle) -> None:
         """Warm the bundle up and become ready.

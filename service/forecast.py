@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 RECENT_S = 0.025  # time constant of the current rate; over 5 ms it was no better
 PROOFS = (16, 64)  # so many arrivals prove a rate before the recent one has risen to it
+LONELY = 24  # after so many arrivals that each found an idle machine, callers wait for their answers: none comes before
 HERALD_GAIN = 1 / 256  # an arrival: what follows an arrival is learned over several bursts
 HERALD_MEMORY_S = 0.5  # a burst that long ago says little; a load that has ended is forgotten
 GAPS_IN_A_BURST = 10.0  # after so many expected gaps without an arrival a burst is over
@@ -26,6 +27,7 @@ class Forecast:
         self._recent = 0.0  # arrivals a second at the last arrival; decays from there
         self._heralded = 0.0  # the recent rate as arrivals found it: what one arrival lets expect
         self._last_at = 0.0
+        self._lonely = 0  # the latest arrivals that found an idle machine
         self._proven = 0.0  # the rate that the latest arrivals prove, by a standard deviation
         self._latest: deque[float] = deque(maxlen=PROOFS[-1])
         self._deadlines_s: deque[float] = deque(maxlen=DEADLINES_KEPT)
@@ -39,8 +41,9 @@ class Forecast:
         """The mean cost of a request outside its run, on the machine that runs it."""
         return self._overhead_s
 
-    def arrived(self, now: float, deadline_s: float) -> None:
-        """Count an arrival that is due in ``deadline_s``."""
+    def arrived(self, now: float, deadline_s: float, *, found_idle: bool = False) -> None:
+        """Count an arrival that is due in ``deadline_s``, and whether it found nothing to wait for."""
+        self._lonely = self._lonely + 1 if found_idle else 0
         silence_s = max(now - self._last_at, 0.0)
         self._last_at = now
         self._latest.append(now)
@@ -62,6 +65,8 @@ class Forecast:
 
     def rate(self, now: float) -> float:
         """Return the arrivals to expect, per second, soon after ``now``."""
+        if self._lonely >= LONELY:
+            return 0.0
         silence_s = max(now - self._last_at, 0.0)
         recent = max(self._recent, self._proven) * exp(-silence_s / RECENT_S)
         if self._heralded <= recent:

@@ -12,7 +12,7 @@ from bisect import bisect_left
 from collections.abc import Mapping
 from math import exp, log
 
-QUANTILE = 0.95  # of runs that end within the prediction
+QUANTILE = 0.98  # of runs that end within the prediction
 QUANTILE_STEP = 0.02  # of the value, a run: forgets in some fifty runs
 NOISE_GAIN = 0.05  # of the way in log space, a run, while runs end as predicted
 SURPRISE_GAIN = 0.35  # where they do not: five runs cover 88 % of a change

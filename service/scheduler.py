@@ -24,6 +24,7 @@ Every admitted request leaves exactly once: in a ``Run``, in an ``Expire``, or b
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import inf
 from typing import Literal
 
 import numpy as np
@@ -134,7 +135,7 @@ class Scheduler:
         self._best_effort: OrderedDict[Request, None] = OrderedDict()
         self._in_flight: dict[int, float] = {}  # device -> when it should be free
         self._runs_since_best_effort = 0
-        self._last_run_at = 0.0
+        self._last_run_at = -inf
         self._counts = np.arange(1.0, max_queue + 1.0)
         self._places = _places(max_queue)
 
@@ -144,7 +145,10 @@ class Scheduler:
 
     def admit(self, request: Request, now: float) -> Refusal | None:
         """Accept a request, or say why not."""
-        self._forecast.arrived(now, request.deadline_at - now)
+        found_idle = (
+            not self._in_flight and not len(self) and request.arrived_at > self._last_run_at
+        )
+        self._forecast.arrived(now, request.deadline_at - now, found_idle=found_idle)
         if len(self) >= self._max_queue:
             return Refusal("queue_full", 0.0, self._max_queue, self._drain_s(now))
         name = request.subnetwork or self._fastest.name
@@ -164,6 +168,15 @@ class Scheduler:
             needed_s = now - request.arrived_at + start_s + own_s + reserve_s
             return Refusal("overloaded", needed_s, allowed_s, self._drain_s(now))
         return None
+
+    def turned_away(self, now: float, deadline_s: float) -> None:
+        """Count an arrival that was refused before it came here."""
+        self._forecast.arrived(now, deadline_s)
+
+    def backlog_s(self, unread: int, now: float) -> float:
+        """Return how long the work lasts that was accepted, and that of so many requests that are still to come here."""
+        each_s = self._fastest.pace_s * self._latency.slowdown() + self._forecast.overhead_s
+        return self._drain_s(now) + unread * each_s / self._latency.devices
 
     def next_action(self, now: float) -> Action:
         """Return what to do now; call again until it is ``Wait``."""
@@ -272,7 +285,7 @@ class Scheduler:
         place = self._queue.place_of(request.deadline_at)
         spare_s = self._spare_s(now) - kept_s
         if place < len(spare_s) and spare_s[place:].min() < pace_s:
-            return float("inf")
+            return inf
         if place:  # of those before it, some may be lost already and take no time
             start_s += place * pace_s + min(float(spare_s[:place].min()), 0.0)
         return start_s

@@ -40,6 +40,16 @@ def test_one_arrival_after_a_burst_heralds_the_next_for_a_while() -> None:
     assert forecast.rate(11.3) < 50
 
 
+def test_a_caller_that_waits_for_its_answers_brings_no_company() -> None:
+    forecast = Forecast()
+    for k in range(100):
+        forecast.arrived(k * 0.001, 0.01, found_idle=True)
+
+    assert forecast.rate(0.1) == 0.0
+    forecast.arrived(0.1, 0.01, found_idle=False)
+    assert forecast.rate(0.1) > 500
+
+
 def test_arrivals_overtake_those_who_have_longer_than_they() -> None:
     forecast = after(100, 0.001, deadline_s=0.02)
 

@@ -1,7 +1,9 @@
 """The server as a process: how it starts, refuses to start, and ends."""
 
+import json
 import re
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -247,6 +249,51 @@ def test_a_flood_is_answered_or_refused_to_the_last(start_server: StartServer, j
     counts = server.requests_by_outcome()
     assert counts["refused"] == statuses.count(503)
     assert counts["in_time"] + counts.get("late", 0) == statuses.count(200)
+
+
+def test_a_flood_that_came_while_the_server_stood_still_is_refused_at_once(
+    start_server: StartServer, jpeg: bytes
+) -> None:
+    server = start_server()
+    server.wait_for("ready")
+    request = b"POST /classify?deadline_ms=%d&on_miss=refuse HTTP/1.1\r\nHost: here\r\nContent-Length: %d\r\n\r\n%b"
+    connections = [socket.create_connection(server.address, timeout=60) for _ in range(300)]
+    assert server.classify(jpeg, deadline_ms=60_000).status_code == 200
+
+    server.process.send_signal(signal.SIGSTOP)
+    for connection in connections:
+        connection.sendall(request % (1, len(jpeg), jpeg))
+    server.process.send_signal(signal.SIGCONT)
+
+    counts: dict[int, int] = {}
+    for connection in connections:
+        head, body = read_reply(connection)
+        status = int(head.split()[1])
+        counts[status] = counts.get(status, 0) + 1
+        if status == 503:
+            assert b"application/problem+json" in head
+            assert b"retry-after: " in head.lower()
+            assert json.loads(body)["status"] == 503
+        connection.sendall(request % (60_000, len(jpeg), jpeg))  # the connection is still of use
+        assert read_reply(connection)[0].startswith(b"HTTP/1.1 200 ")
+        connection.close()
+
+    assert counts[503] > 200
+    outcomes = server.requests_by_outcome()
+    assert outcomes["refused"] + outcomes.get("expired", 0) == counts[503]
+    assert sum(outcomes.values()) == 601
+
+
+def read_reply(connection: socket.socket) -> tuple[bytes, bytes]:
+    """Return head and body of one reply."""
+    data = b""
+    while b"\r\n\r\n" not in data:
+        data += connection.recv(65536)
+    head, _, body = data.partition(b"\r\n\r\n")
+    length = int(re.search(rb"(?i)content-length: (\d+)", head)[1])  # type: ignore[index]
+    while len(body) < length:
+        body += connection.recv(65536)
+    return head, body
 
 
 def test_one_log_line_a_request_if_all_are_sampled(start_server: StartServer, jpeg: bytes) -> None:

@@ -86,6 +86,18 @@ def test_a_crowd_shares_its_slack() -> None:
     assert run_of(core.next_action(0.0)).subnetwork == "column-2"
 
 
+def test_a_lone_caller_gets_the_deepest_answer_however_fast_it_asks() -> None:
+    core, now = scheduler(), 0.0
+    core.observe_overhead(0.01)  # reading and replying take half a millisecond of the one core
+    for _ in range(200):
+        core.admit(request(0.03, arrived_at=now), now)
+        run = run_of(core.next_action(now))
+        core.finished(run, now + run.predicted_s)
+        now += run.predicted_s + 0.0005  # the next question comes after the reply
+
+    assert run.subnetwork == "full"
+
+
 def test_a_deadline_no_machine_could_meet_is_refused_as_impossible() -> None:
     refusal = scheduler().admit(request(0.0005, refuse=True), 0.0)
 

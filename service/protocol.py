@@ -1,0 +1,116 @@
+"""The connection: uvicorn's, which also says when a request arrived, and turns a flood away before it is parsed."""
+
+import asyncio
+import re
+import time
+from math import inf
+from secrets import token_hex
+from typing import TYPE_CHECKING, Any
+
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from service.arrivals import Arrivals
+from service.problems import Overloaded, render
+
+if TYPE_CHECKING:
+    from service.app import Service
+
+FLOOD = 16  # requests that were read and wait: from there on the next one is looked at before it is parsed
+WHOLE_REQUEST = re.compile(
+    rb"POST /classify(?:\?(?P<query>\S*))? HTTP/1\.1\r\n(?:[^\r]+\r\n)*?(?i:content-length): *(?P<length>\d+)\r\n"
+)
+CLOSING = re.compile(rb"(?i:\r\nconnection: *close\r\n)")
+DEADLINE = re.compile(rb"(?:^|&)deadline_ms=([0-9]+(?:\.[0-9]+)?)(?=&|$)")
+ON_MISS = re.compile(rb"(?:^|&)on_miss=(answer|refuse)(?=&|$)")
+REFUSAL = Overloaded(
+    "more requests are waiting to be read than can be answered in time",
+    headers={"Retry-After": "1"},
+)
+
+
+class Protocol(HttpToolsProtocol):
+    """One connection."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._service: Service = self.config.app.state.service  # type: ignore[union-attr]
+        self._arrivals: Arrivals = self._service.arrivals
+        self._task: asyncio.Task[Any] | None = None
+        self._replied_at = -inf
+
+    def data_received(self, data: bytes) -> None:
+        """Read what has come."""
+        if self._arrivals.waiting >= FLOOD and self._is_between_requests and self._turns_away(data):
+            return
+        super().data_received(data)
+
+    def on_message_begin(self) -> None:
+        """Stamp the arrival when the first bytes of a request are read, before anything waits."""
+        super().on_message_begin()
+        self.scope["state"] |= {"arrived_at": self._arrival(), "watch": self._watch}
+
+    def on_headers_complete(self) -> None:
+        """Count a request until its handling begins."""
+        super().on_headers_complete()
+        if self.scope["path"] == "/classify" and self.scope["method"] == "POST":
+            self._arrivals.waiting += 1
+
+    def on_response_complete(self) -> None:
+        """Note when the reply was written."""
+        self._replied()
+        super().on_response_complete()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Cancel the request in progress: nobody will read its answer."""
+        super().connection_lost(exc)
+        if self._task is not None:
+            self._task.cancel()
+
+    @property
+    def _is_between_requests(self) -> bool:
+        return self.cycle is None or self.cycle.response_complete
+
+    def _arrival(self) -> float:
+        arrived_at, is_first = self._arrivals.read(time.monotonic(), replied_at=self._replied_at)
+        if is_first:
+            self.loop.call_soon(self._arrivals.looked)  # runs when all sockets were read
+        return arrived_at
+
+    def _replied(self) -> None:
+        self._replied_at = time.monotonic()
+        self._arrivals.worked(self._replied_at)
+
+    def _watch(self, task: asyncio.Task[Any] | None) -> None:
+        """Follow the handling of a request from its begin to its end."""
+        if task is not None:
+            self._arrivals.waiting -= 1
+        self._task = task
+
+    def _turns_away(self, data: bytes) -> bool:
+        """Refuse a request that came whole, if those that were read before it leave it no time."""
+        match = WHOLE_REQUEST.match(data)
+        if match is None:
+            return False
+        body_at = data.find(b"\r\n\r\n", match.end() - 2) + 4
+        if len(data) - body_at != int(match["length"]) or CLOSING.search(data, 0, body_at):
+            return False  # it came in pieces, or more is to be done than to reply
+        query = match["query"] or b""
+        settings = self._service.settings
+        deadline = DEADLINE.search(query)
+        deadline_ms = float(deadline[1]) if deadline else settings.default_deadline_ms
+        on_miss = ON_MISS.search(query)
+        refuses = (on_miss[1].decode() if on_miss else settings.default_on_miss) == "refuse"
+        if not self._service.turns_away(self._arrival(), deadline_ms / 1e3, refuses=refuses):
+            return False
+        self._unset_keepalive_if_required()
+        self.transport.write(_refusal())
+        self._replied()
+        return True
+
+
+def _refusal() -> bytes:
+    """Return the reply to a request that was not parsed."""
+    response = render(REFUSAL)
+    headers = [*response.raw_headers, (b"x-request-id", token_hex(16).encode())]
+    lines = [b"HTTP/1.1 503 Service Unavailable", *(b"%s: %s" % header for header in headers)]
+    return b"\r\n".join([*lines, b"", bytes(response.body)])
