@@ -6,6 +6,7 @@ import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from http import HTTPStatus
+from random import Random
 from typing import Any
 
 from fastapi import FastAPI
@@ -63,6 +64,7 @@ class Service:
         )
         self.clock = time.monotonic
         self.arrivals = Arrivals()
+        self.ids = Random()  # the system's own generator lets go of the interpreter for each number
         self.serving: Serving | None = None
         self.draining = False
         self.failure: str | None = None

@@ -4,7 +4,6 @@ import asyncio
 import re
 import time
 from math import inf
-from secrets import token_hex
 from typing import TYPE_CHECKING, Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
@@ -103,14 +102,14 @@ class Protocol(HttpToolsProtocol):
         if not self._service.turns_away(self._arrival(), deadline_ms / 1e3, refuses=refuses):
             return False
         self._unset_keepalive_if_required()
-        self.transport.write(_refusal())
+        self.transport.write(_refusal(self._service.ids.getrandbits(128)))
         self._replied()
         return True
 
 
-def _refusal() -> bytes:
+def _refusal(request_id: int) -> bytes:
     """Return the reply to a request that was not parsed."""
     response = render(REFUSAL)
-    headers = [*response.raw_headers, (b"x-request-id", token_hex(16).encode())]
+    headers = [*response.raw_headers, (b"x-request-id", b"%032x" % request_id)]
     lines = [b"HTTP/1.1 503 Service Unavailable", *(b"%s: %s" % header for header in headers)]
     return b"\r\n".join([*lines, b"", bytes(response.body)])

@@ -5,7 +5,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from hmac import compare_digest
-from secrets import token_hex
+from random import Random
 from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
@@ -97,7 +97,7 @@ async def classify(request: Request) -> Response:
     state: dict[str, Any] = request.scope["state"]
     arrived_at: float = state.get("arrived_at") or service.clock()
     headers = dict(request.scope["headers"])
-    request_id = _request_id(headers.get(b"x-request-id", b""))
+    request_id = _request_id(headers.get(b"x-request-id", b""), service.ids)
     watch: Callable[[asyncio.Task[Any] | None], None] = state.get("watch", _watch_nothing)
     watch(asyncio.current_task())  # cancelled when the client goes
     try:
@@ -263,9 +263,9 @@ def _serving(service: "Service") -> "Serving":
     return service.serving
 
 
-def _request_id(sent: bytes) -> str:
+def _request_id(sent: bytes, ids: Random) -> str:
     """Return the client's own id if it is fit to be written to headers and logs, else a new one."""
-    return sent.decode() if SANE_REQUEST_ID.fullmatch(sent) else token_hex(16)
+    return sent.decode() if SANE_REQUEST_ID.fullmatch(sent) else f"{ids.getrandbits(128):032x}"
 
 
 async def _read_body(request: Request, headers: Mapping[bytes, bytes], limit: int) -> bytes:
