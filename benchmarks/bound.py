@@ -11,7 +11,7 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Sequence
 from heapq import heappop, heappush
 
-from service.policies import Candidate
+from service.scheduling.policies import Candidate
 
 
 def upper_bound(

@@ -6,8 +6,8 @@ from time import perf_counter
 
 from benchmarks.policies import TABLES
 from benchmarks.workloads import MIXES_S
-from service.latency import LatencyModel
-from service.scheduler import Request, Run, Scheduler
+from service.scheduling.latency import LatencyModel
+from service.scheduling.scheduler import Request, Run, Scheduler
 
 WAITING = 1000
 DECISIONS = 2000

@@ -13,10 +13,10 @@ from matplotlib.figure import Figure
 
 from benchmarks.bound import upper_bound
 from benchmarks.workloads import ARRIVALS, MIXES_S, arrival_times, deadlines
-from service.latency import LatencyModel
-from service.policies import Candidate
-from service.scheduler import Request, Scheduler
-from service.simulator import Machine, simulate
+from service.scheduling.latency import LatencyModel
+from service.scheduling.policies import Candidate
+from service.scheduling.scheduler import Request, Scheduler
+from service.scheduling.simulator import Machine, simulate
 
 BEGIN, END = "<!-- policies: begin -->", "<!-- policies: end -->"
 LOADS = (0.1, 0.4, 0.8, 1.2, 3.0)  # of the capacity of the shallowest subnetwork

@@ -18,8 +18,6 @@ from starlette.types import Receive, Scope, Send
 
 from model.bundle import Bundle, read_bundle
 from service import __version__
-from service.arrivals import Arrivals
-from service.feedback import AnswerMemory
 from service.problems import (
     BundleUnusable,
     InternalError,
@@ -31,9 +29,11 @@ from service.problems import (
     render,
 )
 from service.routes import classify, router
+from service.scheduling.arrivals import Arrivals
 from service.serving import UNUSABLE, Serving, Shared, open_serving
 from service.settings import Settings
-from service.telemetry import Metrics, ReloadOutcome, RequestLog, open_log
+from service.watching.feedback import AnswerMemory
+from service.watching.telemetry import Metrics, ReloadOutcome, RequestLog, open_log
 from service.worker import Worker
 
 # Of the device's time, what the warm-up of the next bundle takes from requests: the warm-up lasts ten times

@@ -16,11 +16,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.images import Pixels
-from service.latency import LatencyModel
 from service.problems import DeadlineImpossible, Expired, InternalError, Overloaded, Problem
-from service.scheduler import Expire, Refusal, Request, Run, Scheduler, Wait
+from service.scheduling.latency import LatencyModel
+from service.scheduling.scheduler import Expire, Refusal, Request, Run, Scheduler, Wait
 from service.settings import OnMiss
-from service.telemetry import Metrics
+from service.watching.telemetry import Metrics
 from service.worker import Worker
 
 RunBatch = Callable[[str, Sequence[Pixels]], NDArray[np.float32]]

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 from pydantic_core import to_json
 from starlette.responses import Response
 
-from service.telemetry import Outcome
+from service.watching.telemetry import Outcome
 
 MEDIA_TYPE = "application/problem+json"
 

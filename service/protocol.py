@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from service.arrivals import Arrivals
 from service.problems import Overloaded, render
+from service.scheduling.arrivals import Arrivals
 
 if TYPE_CHECKING:
     from service.app import Service

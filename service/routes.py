@@ -16,7 +16,6 @@ from pydantic_core import to_json
 from starlette.requests import ClientDisconnect
 from starlette.responses import PlainTextResponse, RedirectResponse, Response
 
-from service.feedback import AnswerMemory, Kept, Rejection
 from service.images import Pixels
 from service.problems import (
     CATALOGUE,
@@ -48,7 +47,8 @@ from service.schemas import (
     SubnetworkList,
     parse_feedback,
 )
-from service.telemetry import Outcome
+from service.watching.feedback import AnswerMemory, Kept, Rejection
+from service.watching.telemetry import Outcome
 
 if TYPE_CHECKING:
     from service.app import Service

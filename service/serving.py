@@ -9,11 +9,8 @@ import numpy as np
 import structlog
 
 from model.bundle import Bundle, BundleError, read_bundle
-from service.agreement import Agreement
-from service.aside import Aside
 from service.dispatcher import Dispatcher
 from service.images import ImageDecoder
-from service.latency import LatencyModel
 from service.runtime import (
     Device,
     Profile,
@@ -22,10 +19,13 @@ from service.runtime import (
     open_device,
     warm_up_batch_sizes,
 )
-from service.scheduler import Candidate, Scheduler
+from service.scheduling.latency import LatencyModel
+from service.scheduling.scheduler import Candidate, Scheduler
 from service.schemas import QueryParser
 from service.settings import Settings
-from service.telemetry import Metrics
+from service.watching.agreement import Agreement
+from service.watching.aside import Aside
+from service.watching.telemetry import Metrics
 from service.worker import Worker
 
 UNUSABLE = (BundleError, RuntimeUnavailable, ValueError)  # what ``open_serving`` may raise

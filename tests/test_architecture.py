@@ -10,7 +10,7 @@ from prometheus_client import CollectorRegistry
 
 from service.problems import CATALOGUE
 from service.settings import Settings
-from service.telemetry import Metrics
+from service.watching.telemetry import Metrics
 
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])

@@ -3,8 +3,8 @@ from functools import partial
 import pytest
 
 from benchmarks.bound import upper_bound
-from service.latency import LatencyModel
-from service.policies import Candidate
+from service.scheduling.latency import LatencyModel
+from service.scheduling.policies import Candidate
 
 SUBNETWORKS = [Candidate("column-1", 0.6), Candidate("full", 0.9)]
 LATENCY = LatencyModel({"column-1": {1: 0.001, 4: 0.002}, "full": {1: 0.004, 4: 0.016}})

@@ -11,7 +11,7 @@ import yaml
 from prometheus_client import CollectorRegistry
 
 from service.settings import read_settings
-from service.telemetry import Metrics
+from service.watching.telemetry import Metrics
 
 ROOT = Path(__file__).parents[2]
 PROMETHEUS = ROOT / "deploy/prometheus"

@@ -6,8 +6,8 @@ from threading import Event
 import numpy as np
 import pytest
 
-from service.agreement import MOST_WAITING, Agreement
 from service.images import Pixels
+from service.watching.agreement import MOST_WAITING, Agreement
 from tests.server import ServerProcess
 
 pytestmark = pytest.mark.anyio

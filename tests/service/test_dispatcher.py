@@ -11,10 +11,10 @@ from prometheus_client import CollectorRegistry
 
 from service.dispatcher import Answered, Dispatcher
 from service.images import Pixels
-from service.latency import LatencyModel
 from service.problems import DeadlineImpossible, Expired, InternalError, Overloaded
-from service.scheduler import Candidate, Scheduler
-from service.telemetry import Metrics
+from service.scheduling.latency import LatencyModel
+from service.scheduling.scheduler import Candidate, Scheduler
+from service.watching.telemetry import Metrics
 from service.worker import Worker
 
 pytestmark = pytest.mark.anyio

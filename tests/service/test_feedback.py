@@ -1,6 +1,6 @@
 import pytest
 
-from service.feedback import AnswerMemory, Kept
+from service.watching.feedback import AnswerMemory, Kept
 from tests.server import ServerProcess
 
 

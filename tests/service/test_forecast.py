@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from service.forecast import Forecast
+from service.scheduling.forecast import Forecast
 
 
 def after(arrivals: int, gap_s: float, deadline_s: float = 0.02) -> Forecast:

@@ -3,7 +3,7 @@ from random import Random
 
 import pytest
 
-from service.latency import LatencyModel
+from service.scheduling.latency import LatencyModel
 
 PROFILE = {"column-1": {1: 0.001, 4: 0.0025}, "full": {1: 0.010}}
 

@@ -2,8 +2,17 @@ from collections.abc import Mapping
 
 import pytest
 
-from service.latency import LatencyModel
-from service.scheduler import Action, Candidate, Expire, Refusal, Request, Run, Scheduler, Wait
+from service.scheduling.latency import LatencyModel
+from service.scheduling.scheduler import (
+    Action,
+    Candidate,
+    Expire,
+    Refusal,
+    Request,
+    Run,
+    Scheduler,
+    Wait,
+)
 
 SUBNETWORKS = (
     Candidate("full", 0.83),

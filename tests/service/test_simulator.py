@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from service.latency import LatencyModel
-from service.scheduler import Candidate, Expire, OnMiss, Request, Run, Scheduler, Wait
-from service.simulator import Machine, Tally, simulate
+from service.scheduling.latency import LatencyModel
+from service.scheduling.scheduler import Candidate, Expire, OnMiss, Request, Run, Scheduler, Wait
+from service.scheduling.simulator import Machine, Tally, simulate
 
 ACCURACY = {"column-1": 0.77, "column-2": 0.80, "full": 0.83}
 SUBNETWORKS = [Candidate(name, accuracy) for name, accuracy in ACCURACY.items()]

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from prometheus_client import CollectorRegistry
 
-from service.telemetry import Metrics, Outcome, RequestLog, open_log
+from service.watching.telemetry import Metrics, Outcome, RequestLog, open_log
 
 Capture = pytest.CaptureFixture[str]
 

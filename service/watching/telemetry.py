@@ -15,7 +15,7 @@ from prometheus_client import (
     generate_latest,
 )
 
-from service.instruments import Counter, Histogram
+from service.watching.instruments import Counter, Histogram
 
 Outcome = Literal["in_time", "late", "refused", "expired", "abandoned", "invalid", "failed"]
 ReloadOutcome = Literal["replaced", "unchanged", "failed"]

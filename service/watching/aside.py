@@ -1,4 +1,4 @@
-"""A process of the lowest priority that classifies images: ``python -m service.aside BUNDLE SUBNETWORK``.
+"""A process of the lowest priority that classifies images: ``python -m service.watching.aside BUNDLE SUBNETWORK``.
 
 It runs only where a core has nothing else to do. A thread of that kind in the server would not do: it can lose its core
 while it holds the interpreter's lock, and then the whole server waits.
@@ -23,7 +23,7 @@ class Aside:
 
     def __init__(self, bundle_dir: Path, subnetwork: str) -> None:
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "service.aside", str(bundle_dir), subnetwork],
+            [sys.executable, "-m", "service.watching.aside", str(bundle_dir), subnetwork],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             start_new_session=True,  # Ctrl-C is for the server

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from heapq import heappop, heappush
 from itertools import count
 
-from service.latency import LatencyModel
-from service.scheduler import Expire, Request, Run, Scheduler, Wait
+from service.scheduling.latency import LatencyModel
+from service.scheduling.scheduler import Expire, Request, Run, Scheduler, Wait
 
 Noise = Callable[[], float]
 

@@ -12,7 +12,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from service.latency import LatencyModel
+from service.scheduling.latency import LatencyModel
 
 PAYS = (
     1.05  # a batch grows while that takes 5 % off the time per request; below that it only delays

@@ -30,10 +30,10 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from service.deadline_queue import DeadlineQueue, OnMiss, Request
-from service.forecast import Forecast
-from service.latency import LatencyModel
-from service.policies import Candidate, GiveUp, Outlook, policy_named
+from service.scheduling.deadline_queue import DeadlineQueue, OnMiss, Request
+from service.scheduling.forecast import Forecast
+from service.scheduling.latency import LatencyModel
+from service.scheduling.policies import Candidate, GiveUp, Outlook, policy_named
 
 __all__ = [
     "Action",
