@@ -3,11 +3,12 @@
 The server drives the same ``Scheduler`` object by the same calls, so that what is measured here is what runs there.
 """
 
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from heapq import heappop, heappush
 from itertools import count
+from math import inf
 
 from service.scheduling.latency import LatencyModel
 from service.scheduling.scheduler import Expire, Request, Run, Scheduler, Wait
@@ -85,65 +86,103 @@ class Tally:
         return sum(accuracy[name] * times for name, times in self.in_time.items())
 
 
-def simulate(
-    scheduler: Scheduler, believed: LatencyModel, machine: Machine, requests: Sequence[Request]
-) -> Tally:
-    """Serve requests, in order of arrival, until all have ended.
+class Simulation:
+    """One server in virtual time.
 
     Args:
         scheduler: decides; fresh.
         believed: the latency model the scheduler predicts with; it is told what runs took.
         machine: what runs take in truth.
-        requests: in order of arrival.
+
+    Attributes:
+        tally: how the requests ended so far.
+        unanswered: requests that were offered and have not ended.
     """
-    tally = Tally()
-    ends: list[tuple[float, int, float, Run]] = []  # (end, tie-break, start, run)
-    ties = count()
-    half_s = machine.overhead_s / 2
-    now = 0.0
-    wake_at: float | None = None
-    arrived = 0
 
-    def next_event_at() -> float | None:
-        times = [ends[0][0]] if ends else []
-        if arrived < len(requests) and not (half_s and ends):
-            times.append(requests[arrived].arrived_at)
-        if wake_at is not None:
-            times.append(wake_at)
-        return min(times, default=None)
+    def __init__(self, scheduler: Scheduler, believed: LatencyModel, machine: Machine) -> None:
+        self.tally = Tally()
+        self.unanswered = 0
+        self._scheduler = scheduler
+        self._believed = believed
+        self._machine = machine
+        self._half_s = machine.overhead_s / 2
+        self._arrivals: deque[Request] = deque()
+        self._ends: list[tuple[float, int, float, Run]] = []  # (end, tie-break, start, run)
+        self._ties = count()
+        self._now = 0.0
+        self._wake_at: float | None = None
 
-    while (event_at := next_event_at()) is not None:
-        now = max(now, event_at)
-        while ends and ends[0][0] <= now:
-            end_at, _, start_at, run = heappop(ends)
-            believed.observe(run.subnetwork, len(run.batch), end_at - start_at, run.device)
-            scheduler.finished(run, now)
+    def offer(self, request: Request) -> None:
+        """Let a request come at its arrival, which is no earlier than that of those before it."""
+        self._arrivals.append(request)
+        self.unanswered += 1
+
+    def run_until(self, at: float) -> None:
+        """Serve until an instant; what happens after it is left for later."""
+        while (event_at := self._next_event_at()) <= at:
+            if event_at == inf:
+                break
+            self._now = max(self._now, event_at)
+            self._end_runs()
+            self._take_arrivals()
+            self._act()
+
+    def _next_event_at(self) -> float:
+        """Return when something happens next; never is infinity."""
+        event_at = self._ends[0][0] if self._ends else inf
+        if self._arrivals and not (self._half_s and self._ends):
+            event_at = min(event_at, self._arrivals[0].arrived_at)
+        return event_at if self._wake_at is None else min(event_at, self._wake_at)
+
+    def _end_runs(self) -> None:
+        while self._ends and self._ends[0][0] <= self._now:
+            end_at, _, start_at, run = heappop(self._ends)
+            self._believed.observe(run.subnetwork, len(run.batch), end_at - start_at, run.device)
+            self._scheduler.finished(run, self._now)
+            self.unanswered -= len(run.batch)
             for request in run.batch:
-                if half_s:
-                    now = machine.ends_at(now, half_s)
-                    believed.observe_reply(now - end_at)
-                if now <= request.deadline_at:
-                    tally.in_time[run.subnetwork] += 1
+                if self._half_s:
+                    self._now = self._machine.ends_at(self._now, self._half_s)
+                    self._believed.observe_reply(self._now - end_at)
+                if self._now <= request.deadline_at:
+                    self.tally.in_time[run.subnetwork] += 1
                 else:
-                    tally.late += 1
+                    self.tally.late += 1
+
+    def _take_arrivals(self) -> None:
         while (
-            arrived < len(requests)
-            and requests[arrived].arrived_at <= now
-            and not (half_s and ends)
+            self._arrivals
+            and self._arrivals[0].arrived_at <= self._now
+            and not (self._half_s and self._ends)
         ):
-            if half_s:
-                now = machine.ends_at(now, half_s)
-                scheduler.observe_overhead(machine.overhead_s)
-            refusal = scheduler.admit(requests[arrived], now)
-            arrived += 1
+            if self._half_s:
+                self._now = self._machine.ends_at(self._now, self._half_s)
+                self._scheduler.observe_overhead(self._machine.overhead_s)
+            refusal = self._scheduler.admit(self._arrivals.popleft(), self._now)
             if refusal is not None:
-                tally.refused[refusal.reason] += 1
-        while not isinstance(action := scheduler.next_action(now), Wait):
+                self.tally.refused[refusal.reason] += 1
+                self.unanswered -= 1
+
+    def _act(self) -> None:
+        machine = self._machine
+        while not isinstance(action := self._scheduler.next_action(self._now), Wait):
             match action:
                 case Expire(expired):
-                    tally.expired += len(expired)
+                    self.tally.expired += len(expired)
+                    self.unanswered -= len(expired)
                 case Run(batch=batch, subnetwork=subnetwork):
                     work_s = machine.latency_s.profile_s(subnetwork, len(batch)) * machine.noise()
-                    heappush(ends, (machine.ends_at(now, work_s), next(ties), now, action))
-        wake_at = action.until
-    return tally
+                    end_at = machine.ends_at(self._now, work_s)
+                    heappush(self._ends, (end_at, next(self._ties), self._now, action))
+        self._wake_at = action.until
+
+
+def simulate(
+    scheduler: Scheduler, believed: LatencyModel, machine: Machine, requests: Iterable[Request]
+) -> Tally:
+    """Serve requests, in order of arrival, until all have ended."""
+    simulation = Simulation(scheduler, believed, machine)
+    for request in requests:
+        simulation.offer(request)
+    simulation.run_until(inf)
+    return simulation.tally
