@@ -69,16 +69,17 @@ def _conditions(conditions: Mapping[str, Any]) -> str:
 
 
 def _floor(floor: Mapping[str, Mapping[str, Sequence[float]]]) -> str:
-    """Compare with the bare handler: medians of as many rounds, both servers asked by turns."""
+    """Compare with the bare handler, and without metrics: medians of as many rounds, all servers asked by turns."""
     rows = []
     for what, key in (("unloaded p50 (ms)", "p50_ms"), ("answers/s at saturation", "per_s")):
-        ours, bare = floor[key].values()
-        ratios = [a / b for a, b in zip(ours, bare, strict=True)]
-        rows.append(
-            [what, _spread(ours), _spread(bare), _spread(ratios), str(len(ratios))],
-        )
+        ours, *others = floor[key].values()
+        for name, other in zip(("bare handler", "without metrics"), others, strict=True):
+            ratios = [a / b for a, b in zip(ours, other, strict=True)]
+            rows.append(
+                [what, _spread(ours), name, _spread(other), _spread(ratios), str(len(ratios))]
+            )
     return "### Against a bare handler, column 1\n\n" + _table(
-        ["", "`/classify`", "bare handler", "ratio", "rounds"], rows
+        ["", "`/classify`", "against", "", "ratio", "rounds"], rows
     )
 
 

@@ -29,6 +29,7 @@ from benchmarks.servers import (
     bare,
     peer,
     running,
+    uninstrumented,
 )
 from model.bundle import Bundle, read_bundle
 
@@ -121,8 +122,13 @@ class Session:
 
 
 def measure_floor(session: Session) -> None:
-    """Compare ``/classify`` on column 1 with a bare handler, both up at once and asked by turns."""
-    systems = (anytime(session.bundle.folder, "static:column-1"), bare(session.graph("column-1")))
+    """Compare ``/classify`` on column 1 with a bare handler, and with itself without metrics; all asked by turns."""
+    folder, policy = session.bundle.folder, "static:column-1"
+    systems = (
+        anytime(folder, policy),
+        bare(session.graph("column-1")),
+        uninstrumented(folder, policy),
+    )
     alone: dict[str, list[float]] = {}
     saturated: dict[str, list[float]] = {}
     with ExitStack() as stack:

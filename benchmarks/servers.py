@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from http.client import HTTPConnection
 from pathlib import Path
 
@@ -65,6 +65,12 @@ def anytime(bundle: Path, policy: str) -> System:
             "ANYTIME_LOG_SAMPLE": "0",  # no other server here writes a line a request
         },
     )
+
+
+def uninstrumented(bundle: Path, policy: str) -> System:
+    """Return this project's server without metrics."""
+    command = (sys.executable, "-m", "benchmarks.peers.uninstrumented")
+    return replace(anytime(bundle, policy), name=f"{policy}, no metrics", command=command)
 
 
 def bare(graph: Path) -> System:
