@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from model.bundle import PRETRAINED_DIR, read_bundle
-from tests.server import ServerProcess
+from tests.server import ServerProcess, started
 
 ARCHIVE = Path(__file__).parents[3] / "shared/data/cifar10-jpeg.tar.xz"
 CONNECTIONS = 16
@@ -32,11 +32,9 @@ def test_images() -> list[tuple[bytes, str]]:
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[ServerProcess]:
-    server = ServerProcess(bundle_dir=PRETRAINED_DIR / "cifar10")
-    server.wait_for("ready")
-    yield server
-    server.terminate()
-    server.process.wait()
+    with started({"bundle_dir": PRETRAINED_DIR / "cifar10"}) as server:
+        server.wait_for("ready")
+        yield server
 
 
 def answers(server: ServerProcess, contents: list[bytes], subnetwork: str) -> list[str]:
