@@ -28,7 +28,7 @@ from service.problems import (
     from_status,
     render,
 )
-from service.routes import classify, router
+from service.routes import classify, classify_stream, router
 from service.scheduling.arrivals import Arrivals
 from service.serving import UNUSABLE, Serving, Shared, open_serving
 from service.settings import Settings
@@ -203,14 +203,18 @@ def read_current_bundle(settings: Settings) -> Bundle:
     )  # a link may lead elsewhere before all is loaded
 
 
+DIRECT = {"/classify": classify, "/classify/stream": classify_stream}
+
+
 class App(FastAPI):
-    """FastAPI, but for the way in to ``/classify``: its layers cost as much as a run of a shallow subnetwork."""
+    """FastAPI, but for the way in to what classifies: its layers cost as much as a run of a shallow subnetwork."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request, or run the application's lifespan."""
-        if scope["type"] == "http" and scope["path"] == "/classify" and scope["method"] == "POST":
+        direct = DIRECT.get(scope["path"]) if scope["type"] == "http" else None
+        if direct is not None and scope["method"] == "POST":
             scope["app"] = self
-            response = await classify(Request(scope, receive))
+            response = await direct(Request(scope, receive))
             await response(scope, receive, send)
         else:
             await super().__call__(scope, receive, send)

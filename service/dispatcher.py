@@ -8,9 +8,9 @@ failed with its run, or cancelled by a client that left.
 import asyncio
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
-from math import ceil
+from math import ceil, inf
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +18,16 @@ from numpy.typing import NDArray
 from service.images import Pixels
 from service.problems import DeadlineImpossible, Expired, InternalError, Overloaded, Problem
 from service.scheduling.latency import LatencyModel
-from service.scheduling.scheduler import Expire, Refusal, Request, Run, Scheduler, Wait
+from service.scheduling.scheduler import (
+    Expire,
+    HandIn,
+    Refine,
+    Refusal,
+    Request,
+    Run,
+    Scheduler,
+    Wait,
+)
 from service.settings import OnMiss
 from service.watching.telemetry import Metrics
 from service.worker import Worker
@@ -30,12 +39,15 @@ SHORT_RUN_S = 0.0003  # about what decoding an image takes the loop; the way to 
 SHORTEST_TIMER_S = 0.001  # the event loop's clock counts milliseconds; less would spin
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Job:
     """What a request carries through the scheduler."""
 
     pixels: Pixels
-    future: "asyncio.Future[Answered]"
+    future: "asyncio.Future[Answered]"  # its last answer
+    stop_at_confidence: float
+    on_answer: "Callable[[Answered], None] | None"  # is given those before the last
+    best: "Answered | None" = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +61,7 @@ class Answered:
         predicted_s: the run latency that the choice of subnetwork counted with.
         started_at: when its run started.
         finished_at: when its run ended.
+        given_at: when it became the answer: then, or when a better one was waited for no longer.
     """
 
     probabilities: NDArray[np.float32]
@@ -57,6 +70,7 @@ class Answered:
     predicted_s: float
     started_at: float
     finished_at: float
+    given_at: float
 
 
 class Dispatcher:
@@ -102,7 +116,7 @@ class Dispatcher:
     @property
     def is_idle(self) -> bool:
         """Whether no request waits or runs."""
-        return not self._running and not len(self._scheduler)
+        return not self._running and not len(self._scheduler) and not self._scheduler.refinable
 
     async def classify(
         self,
@@ -112,14 +126,23 @@ class Dispatcher:
         deadline_at: float,
         on_miss: OnMiss,
         subnetwork: str | None,
+        refine: Refine = "none",
+        stop_at_confidence: float = inf,
+        on_answer: Callable[[Answered], None] | None = None,
     ) -> Answered:
-        """Return the answer to one image; cancelling the call takes it out of the queue.
+        """Return the best answer to one image; cancelling the call takes it out of the queue.
+
+        Args:
+            pixels: uint8 (H, W, 3).
+            arrived_at, deadline_at, on_miss, subnetwork, refine: of the scheduler's request.
+            stop_at_confidence: an answer that is as sure as this is the last.
+            on_answer: is given each answer that another may follow, at once.
 
         Raises:
             DeadlineImpossible, Overloaded, Expired, InternalError: there is no answer.
         """
-        job = Job(pixels, self._loop.create_future())
-        request = Request(arrived_at, deadline_at, on_miss, subnetwork, job)
+        job = Job(pixels, self._loop.create_future(), stop_at_confidence, on_answer)
+        request = Request(arrived_at, deadline_at, on_miss, subnetwork, refine, job)
         refusal = self._scheduler.admit(request, self._clock())
         if refusal is not None:
             raise _problem(refusal)
@@ -142,7 +165,7 @@ class Dispatcher:
             except Exception as error:
                 self._on_failure(error)
                 for request in self._scheduler.clear():
-                    _fail(request, InternalError("the choice of a run failed"))
+                    self._fail(request, InternalError("the choice of a run failed"))
                 return
             match action:
                 case Run() as run:
@@ -153,6 +176,9 @@ class Dispatcher:
                         self._workers[run.device].start(partial(self._run, run))
                 case Expire(requests):
                     self._expire(requests)
+                case HandIn(requests):
+                    for request in requests:
+                        self._hand_in(request)
                 case Wait(until):
                     if until is not None:
                         delay_s = max(until - now, SHORTEST_TIMER_S)
@@ -162,7 +188,8 @@ class Dispatcher:
     def _expire(self, requests: Sequence[Request]) -> None:
         for request in requests:
             allowed_ms = 1e3 * (request.deadline_at - request.arrived_at)
-            _fail(request, Expired(f"no run could end within {allowed_ms:g} ms of the arrival"))
+            problem = Expired(f"no run could end within {allowed_ms:g} ms of the arrival")
+            self._fail(request, problem)
 
     def _is_short(self, run: Run) -> bool:
         """Whether to run it here: on shared cores the loop could do nothing else meanwhile anyway."""
@@ -198,7 +225,7 @@ class Dispatcher:
                 size, run_s = len(run.batch), finished_at - started_at
                 self._latency.observe(run.subnetwork, size, run_s, run.device)
                 if self._shares_cores:
-                    self._account(size)
+                    self._account(sum(not request.answered_by for request in run.batch))
                 self._metrics.run_ended(
                     subnetwork=run.subnetwork,
                     batch_size=size,
@@ -206,16 +233,54 @@ class Dispatcher:
                     predicted_s=run.predicted_s,
                 )
                 for request, row in zip(run.batch, probabilities, strict=True):
-                    future = request.payload.future
-                    if not future.done():
+                    is_waited_for = not request.payload.future.done()
+                    if request.answered_by is not None:
+                        self._metrics.refined(run.subnetwork, is_used=is_waited_for)
+                    if is_waited_for:
                         answered = Answered(
-                            row, run.subnetwork, size, run.predicted_s, started_at, finished_at
+                            row,
+                            run.subnetwork,
+                            size,
+                            run.predicted_s,
+                            started_at,
+                            finished_at,
+                            given_at=finished_at,
                         )
-                        future.set_result(answered)
+                        self._answer(request, answered)
             case _Failed(error):
                 self._on_failure(error)
                 for request in run.batch:
-                    _fail(request, InternalError(f"the run of {run.subnetwork} failed"))
+                    self._fail(request, InternalError(f"the run of {run.subnetwork} failed"))
+
+    def _answer(self, request: Request, answered: Answered) -> None:
+        """Give a request its answer, unless it is to be refined."""
+        job: Job = request.payload
+        if job.stop_at_confidence < inf and answered.probabilities.max() >= job.stop_at_confidence:
+            self._scheduler.suffice(request)
+        elif self._scheduler.refine(request, answered.subnetwork, self._clock()):
+            job.best = answered
+            if job.on_answer is not None:
+                job.on_answer(answered)
+            return
+        job.future.set_result(answered)
+
+    def _hand_in(self, request: Request) -> None:
+        """Give a request the best answer that it has."""
+        job: Job = request.payload
+        assert job.best is not None
+        if not job.future.done():
+            job.future.set_result(replace(job.best, given_at=self._clock()))
+
+    def _fail(self, request: Request, problem: Problem) -> None:
+        """Give a request the best answer that it has, or the reason why there is none."""
+        job: Job = request.payload
+        if job.future.done():
+            return
+        if job.best is None:
+            job.future.set_exception(problem)
+        else:
+            self._scheduler.cancel(request)
+            self._hand_in(request)
 
     def _account(self, answered: int) -> None:
         """Tell the scheduler what a request costs the event loop: all that this thread does is for requests."""
@@ -236,11 +301,6 @@ class _Finished:
 @dataclass(frozen=True, slots=True)
 class _Failed:
     error: Exception
-
-
-def _fail(request: Request, problem: Problem) -> None:
-    if not request.payload.future.done():
-        request.payload.future.set_exception(problem)
 
 
 def _problem(refusal: Refusal) -> Problem:

@@ -14,6 +14,7 @@ from service.scheduling.arrivals import Arrivals
 if TYPE_CHECKING:
     from service.app import Service
 
+CLASSIFYING = {"/classify", "/classify/stream"}
 FLOOD = 16  # requests that were read and wait: from there on the next one is looked at before it is parsed
 WHOLE_REQUEST = re.compile(
     rb"POST /classify(?:\?(?P<query>\S*))? HTTP/1\.1\r\n(?:[^\r]+\r\n)*?(?i:content-length): *(?P<length>\d+)\r\n"
@@ -51,7 +52,7 @@ class Protocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         """Count a request until its handling begins."""
         super().on_headers_complete()
-        if self.scope["path"] == "/classify" and self.scope["method"] == "POST":
+        if self.scope["path"] in CLASSIFYING and self.scope["method"] == "POST":
             self._arrivals.waiting += 1
 
     def on_response_complete(self) -> None:

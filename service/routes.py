@@ -2,9 +2,12 @@
 
 import asyncio
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from hmac import compare_digest
+from http import HTTPStatus
+from math import inf
 from random import Random
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,6 +18,7 @@ from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 from pydantic_core import to_json
 from starlette.requests import ClientDisconnect
 from starlette.responses import PlainTextResponse, RedirectResponse, Response
+from starlette.types import Receive, Scope, Send
 
 from service.images import Pixels
 from service.problems import (
@@ -33,10 +37,12 @@ from service.problems import (
     UnknownRequest,
     render,
 )
+from service.scheduling.scheduler import Refine
 from service.schemas import (
     CLASSIFY_DOCUMENTATION,
     FEEDBACK_DOCUMENTATION,
     PROBLEM_DOCUMENTATION,
+    STREAM_DOCUMENTATION,
     Answer,
     BundleName,
     ClassifyQuery,
@@ -70,6 +76,8 @@ LOGGED = (
 
 MAX_FEEDBACK_BYTES = 4096
 
+EVENT_STREAM, NDJSON = b"text/event-stream", b"application/x-ndjson"
+
 
 @dataclass(frozen=True, slots=True)
 class Asked:
@@ -80,7 +88,10 @@ class Asked:
     query: ClassifyQuery
     pixels: Pixels
     decode_s: float
+    accept: bytes
 
+
+Answering = Callable[["Service", "Serving", Asked], Awaitable[Response | None]]
 
 router = APIRouter()
 
@@ -93,46 +104,24 @@ router = APIRouter()
 )
 async def classify(request: Request) -> Response:
     """Give the most accurate answer that fits in the deadline, which counts from the arrival of the request."""
-    service = _service(request)
-    state: dict[str, Any] = request.scope["state"]
-    arrived_at: float = state.get("arrived_at") or service.clock()
-    headers = dict(request.scope["headers"])
-    request_id = _request_id(headers.get(b"x-request-id", b""), service.ids)
-    watch: Callable[[asyncio.Task[Any] | None], None] = state.get("watch", _watch_nothing)
-    watch(asyncio.current_task())  # cancelled when the client goes
-    try:
-        body = await _read_body(request, headers, service.settings.max_body_bytes)
-        serving = _serving(service)
-        # Entered with the whole body: a slow sender keeps no bundle from being replaced.
-        with serving:
-            query = serving.parse_query(request.scope["query_string"])
-            read_at = service.clock()
-            pixels = await serving.decoder.decode(body, headers.get(b"content-type", b""))
-            decode_s = service.clock() - read_at
-            answered = await serving.dispatcher.classify(
-                pixels,
-                arrived_at=arrived_at,
-                deadline_at=arrived_at + query.deadline_ms / 1e3,
-                on_miss=query.on_miss,
-                subnetwork=query.subnetwork,
-            )
-            asked = Asked(request_id, arrived_at, query, pixels, decode_s)
-            return _answer(service, serving, asked, answered)
-    except Problem as problem:
-        response = render(problem)
-        response.headers["X-Request-ID"] = request_id
-        _ended(service, problem.outcome, request_id, arrived_at, problem=problem)
-        return response
-    except (asyncio.CancelledError, ClientDisconnect):
-        _ended(service, "abandoned", request_id, arrived_at)
-        # Nobody hears this where the client has gone; a drain that takes too long ends here too.
-        return render(NotReady("the server stopped before the answer was found"))
-    except Exception as error:
-        service.log.error("request_crashed", request_id=request_id, exc_info=error)
-        _ended(service, "failed", request_id, arrived_at)
-        return render(InternalError("the server failed to handle the request"))
-    finally:
-        watch(None)
+    response = await _handle(request, _answer_once)
+    assert response is not None
+    return response
+
+
+@router.post(
+    "/classify/stream",
+    response_class=Response,
+    responses={
+        200: STREAM_DOCUMENTATION,
+        "4XX": PROBLEM_DOCUMENTATION,
+        "5XX": PROBLEM_DOCUMENTATION,
+    },
+    openapi_extra=CLASSIFY_DOCUMENTATION,
+)
+async def classify_stream(request: Request) -> Response:
+    """Give a first answer at once, and better ones until the deadline; server-sent events, or NDJSON by ``Accept``."""
+    return AnswerStream(request)
 
 
 @router.post(
@@ -294,8 +283,131 @@ def _too_large(what: str, limit: int) -> BodyTooLarge:
     return BodyTooLarge(f"{what}, the limit is {limit}", limit=limit)
 
 
-def _answer(service: "Service", serving: "Serving", asked: Asked, answered: "Answered") -> Response:
-    """Build the reply and account for it."""
+class AnswerStream(Response):
+    """The reply to ``/classify/stream``: an event for each answer, from the first one on."""
+
+    def __init__(self, request: Request) -> None:
+        self._request = request
+        self._has_begun = False
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Read the request, and send events or a problem."""
+        response = await _handle(self._request, partial(self._answer, send))
+        if response is not None and not self._has_begun:
+            await response(scope, receive, send)
+
+    async def _answer(
+        self, send: Send, service: "Service", serving: "Serving", asked: Asked
+    ) -> None:
+        """Send the answers. What fails, fails before the first: later there is an answer to send."""
+        found: asyncio.Queue[Answered | None] = asyncio.Queue()
+        last = asyncio.ensure_future(
+            _classified(serving, asked, "steps", on_answer=found.put_nowait)
+        )
+        last.add_done_callback(lambda _: found.put_nowait(None))
+        try:
+            while (answered := await found.get()) is not None:
+                reply = _reply(service, serving, asked, answered)
+                await self._write(send, service, asked, {**reply, "final": False})
+            reply = _reply(service, serving, asked, last.result())
+            _account(service, serving, asked, last.result(), reply)
+            await self._write(send, service, asked, {**reply, "final": True})
+        finally:
+            last.cancel()
+
+    async def _write(
+        self, send: Send, service: "Service", asked: Asked, event: dict[str, Any]
+    ) -> None:
+        is_ndjson = NDJSON in asked.accept
+        if not self._has_begun:
+            self._has_begun = True
+            service.metrics.first_answer.observe(event["latency_ms"] / 1e3)
+            headers = [
+                (b"content-type", NDJSON if is_ndjson else EVENT_STREAM),
+                (b"cache-control", b"no-store"),
+                (b"x-accel-buffering", b"no"),  # has nginx pass each event on at once
+                (b"x-request-id", asked.request_id.encode()),
+            ]
+            await send({"type": "http.response.start", "status": HTTPStatus.OK, "headers": headers})
+        document = to_json(event)
+        body = document + b"\n" if is_ndjson else b"data: " + document + b"\n\n"
+        more = not event["final"]
+        await send({"type": "http.response.body", "body": body, "more_body": more})
+
+
+async def _handle(request: Request, answer: Answering) -> Response | None:
+    """Read a request to classify and have it answered; return what is still to be sent: the answer, or a problem."""
+    service = _service(request)
+    state: dict[str, Any] = request.scope["state"]
+    arrived_at: float = state.get("arrived_at") or service.clock()
+    headers = dict(request.scope["headers"])
+    request_id = _request_id(headers.get(b"x-request-id", b""), service.ids)
+    watch: Callable[[asyncio.Task[Any] | None], None] = state.get("watch", _watch_nothing)
+    watch(asyncio.current_task())  # cancelled when the client goes
+    try:
+        body = await _read_body(request, headers, service.settings.max_body_bytes)
+        serving = _serving(service)
+        # Entered with the whole body: a slow sender keeps no bundle from being replaced.
+        with serving:
+            query = serving.parse_query(request.scope["query_string"])
+            read_at = service.clock()
+            pixels = await serving.decoder.decode(body, headers.get(b"content-type", b""))
+            decode_s = service.clock() - read_at
+            accept = headers.get(b"accept", b"")
+            asked = Asked(request_id, arrived_at, query, pixels, decode_s, accept)
+            return await answer(service, serving, asked)
+    except Problem as problem:
+        response = render(problem)
+        response.headers["X-Request-ID"] = request_id
+        _ended(service, problem.outcome, request_id, arrived_at, problem=problem)
+        return response
+    except (asyncio.CancelledError, ClientDisconnect):
+        _ended(service, "abandoned", request_id, arrived_at)
+        # Nobody hears this where the client has gone; a drain that takes too long ends here too.
+        return render(NotReady("the server stopped before the answer was found"))
+    except Exception as error:
+        service.log.error("request_crashed", request_id=request_id, exc_info=error)
+        _ended(service, "failed", request_id, arrived_at)
+        return render(InternalError("the server failed to handle the request"))
+    finally:
+        watch(None)
+
+
+async def _answer_once(service: "Service", serving: "Serving", asked: Asked) -> Response:
+    """Reply with the best answer."""
+    stop_at = asked.query.stop_at_confidence
+    answered = await _classified(serving, asked, "none" if stop_at is None else "deepest")
+    reply = _reply(service, serving, asked, answered)
+    _account(service, serving, asked, answered, reply)
+    return Response(
+        to_json(reply), headers={"X-Request-ID": asked.request_id}, media_type="application/json"
+    )
+
+
+async def _classified(
+    serving: "Serving",
+    asked: Asked,
+    refine: Refine,
+    on_answer: "Callable[[Answered], None] | None" = None,
+) -> "Answered":
+    """Return the best answer."""
+    query = asked.query
+    return await serving.dispatcher.classify(
+        asked.pixels,
+        arrived_at=asked.arrived_at,
+        deadline_at=asked.arrived_at + query.deadline_ms / 1e3,
+        on_miss=query.on_miss,
+        subnetwork=query.subnetwork,
+        refine=refine,
+        stop_at_confidence=query.stop_at_confidence or inf,
+        on_answer=on_answer,
+    )
+
+
+def _reply(
+    service: "Service", serving: "Serving", asked: Asked, answered: "Answered"
+) -> dict[str, Any]:
+    """Return the document of an answer."""
     query = asked.query
     row = answered.probabilities  # (classes,)
     labels = serving.bundle.manifest.labels
@@ -303,48 +415,56 @@ def _answer(service: "Service", serving: "Serving", asked: Asked, answered: "Ans
         {"label": labels[k], "class_id": k, "confidence": round(float(row[k]), 6)}
         for k in np.argsort(-row, kind="stable")[: query.top_k].tolist()
     ]
-    best = top[0]
-    accuracy = serving.expected_accuracy[answered.subnetwork]
-    now = service.clock()
-    latency_s = now - asked.arrived_at
-    in_time = 1e3 * latency_s <= query.deadline_ms
-    queue_s = answered.started_at - asked.arrived_at
-    reply = {
+    latency_ms = 1e3 * (service.clock() - asked.arrived_at)
+    return {
         "request_id": asked.request_id,
-        **best,
+        **top[0],
         "top": top,
         "subnetwork": answered.subnetwork,
-        "expected_accuracy": accuracy,
+        "expected_accuracy": serving.expected_accuracy[answered.subnetwork],
         "deadline_ms": query.deadline_ms,
-        "latency_ms": round(1e3 * latency_s, 3),
-        "queue_ms": round(1e3 * queue_s, 3),
+        "latency_ms": round(latency_ms, 3),
+        "queue_ms": round(1e3 * (answered.started_at - asked.arrived_at), 3),
         "run_ms": round(1e3 * (answered.finished_at - answered.started_at), 3),
-        "in_time": in_time,
+        "in_time": latency_ms <= query.deadline_ms,
         "bundle": serving.bundle_name,
     }
-    reply_s = now - answered.finished_at
-    slack_s = query.deadline_ms / 1e3 - queue_s - answered.predicted_s
+
+
+def _account(
+    service: "Service",
+    serving: "Serving",
+    asked: Asked,
+    answered: "Answered",
+    reply: dict[str, Any],
+) -> None:
+    """Account for the last answer to a request."""
+    now = service.clock()
+    deadline_s = asked.query.deadline_ms / 1e3
+    queue_s = answered.started_at - asked.arrived_at
+    reply_s = now - answered.given_at
+    slack_s = deadline_s - queue_s - answered.predicted_s
     serving.latency.observe_reply(reply_s)
     service.metrics.answered(
         subnetwork=answered.subnetwork,
-        label=best["label"],
-        confidence=best["confidence"],
-        accuracy=accuracy,
-        in_time=in_time,
-        latency_s=latency_s,
-        deadline_s=query.deadline_ms / 1e3,
+        label=reply["label"],
+        confidence=reply["confidence"],
+        accuracy=reply["expected_accuracy"],
+        in_time=reply["in_time"],
+        latency_s=now - asked.arrived_at,
+        deadline_s=deadline_s,
         queue_s=queue_s,
         decode_s=asked.decode_s,
         reply_s=reply_s,
         slack_s=slack_s,
     )
     service.answers.remember(
-        asked.request_id, subnetwork=answered.subnetwork, label=best["label"], now=now
+        asked.request_id, subnetwork=answered.subnetwork, label=reply["label"], now=now
     )
     if serving.agreement is not None:
-        serving.agreement.answered(asked.pixels, answered.subnetwork, best["class_id"])
+        serving.agreement.answered(asked.pixels, answered.subnetwork, reply["class_id"])
     service.log_request(
-        "in_time" if in_time else "late",
+        "in_time" if reply["in_time"] else "late",
         lambda: {
             **{key: reply[key] for key in LOGGED},
             "decode_ms": round(1e3 * asked.decode_s, 3),
@@ -352,9 +472,6 @@ def _answer(service: "Service", serving: "Serving", asked: Asked, answered: "Ans
             "slack_ms": round(1e3 * slack_s, 3),
             "batch_size": answered.batch_size,
         },
-    )
-    return Response(
-        to_json(reply), headers={"X-Request-ID": asked.request_id}, media_type="application/json"
     )
 
 

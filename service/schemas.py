@@ -25,6 +25,7 @@ class ClassifyQuery:
     on_miss: OnMiss
     subnetwork: str | None
     top_k: int
+    stop_at_confidence: float | None
 
 
 CACHED_QUERIES = 256  # clients send few different ones
@@ -45,12 +46,14 @@ class QueryParser:
             "on_miss": _one_of(("answer", "refuse")),
             "subnetwork": _one_of(tuple(subnetworks)),
             "top_k": _integer_up_to(classes),
+            "stop_at_confidence": _fraction,
         }
         self._defaults = {
             "deadline_ms": settings.default_deadline_ms,
             "on_miss": settings.default_on_miss,
             "subnetwork": None,
             "top_k": min(settings.default_top_k, classes),
+            "stop_at_confidence": None,
         }
 
         self._parsed = lru_cache(CACHED_QUERIES)(self._parse)
@@ -81,13 +84,24 @@ class QueryParser:
 
 
 def _positive_number(name: str, text: str) -> float:
-    try:
-        number = float(text)
-    except ValueError:
-        number = math.nan
+    number = _number(text)
     if not (0 < number < math.inf):
         raise _invalid(name, text, "a number over 0")
     return number
+
+
+def _fraction(name: str, text: str) -> float:
+    number = _number(text)
+    if not (0 < number <= 1):
+        raise _invalid(name, text, "a number over 0, at most 1")
+    return number
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan
 
 
 def _integer_up_to(limit: int) -> Callable[[str, str], int]:
@@ -151,6 +165,12 @@ class Answer(Document):
     run_ms: float = Field(description="The run alone, of the whole batch.")
     in_time: bool = Field(description="Whether latency_ms is within deadline_ms.")
     bundle: BundleName
+
+
+class Step(Answer):
+    """An event of ``/classify/stream``."""
+
+    final: bool = Field(description="Whether this is the last event.")
 
 
 class Feedback(Document):
@@ -254,6 +274,14 @@ CLASSIFY_DOCUMENTATION: dict[str, Any] = {
         ),
         _parameter("subnetwork", "The only subnetwork that may answer.", type="string"),
         _parameter("top_k", "How many labels to list.", type="integer", minimum=1),
+        _parameter(
+            "stop_at_confidence",
+            "A first answer from the fastest subnetwork that is at least this confident is the last; "
+            "others are refined until the deadline.",
+            type="number",
+            exclusiveMinimum=0,
+            maximum=1,
+        ),
     ],
     "requestBody": {
         "required": True,
@@ -268,6 +296,14 @@ CLASSIFY_DOCUMENTATION: dict[str, Any] = {
                 }
             },
         },
+    },
+}
+
+STREAM_DOCUMENTATION: dict[str, Any] = {
+    "description": "Answers from ever more accurate subnetworks, each as soon as it is found; the last is `final`.",
+    "content": {
+        media_type: {"schema": Step.model_json_schema()}
+        for media_type in ("text/event-stream", "application/x-ndjson")
     },
 }
 

@@ -64,6 +64,7 @@ class Serving:
             policy=settings.policy,
             max_queue=settings.max_queue,
             max_batch=settings.max_batch,
+            insure=settings.insurance,
         )
         self.dispatcher = Dispatcher(
             [device.run],

@@ -53,6 +53,10 @@ class Settings(BaseSettings):
         default="anytime",
         description="How subnetworks are chosen: anytime, slackfit or static:<subnetwork>.",
     )
+    insurance: bool = Field(
+        default=True,
+        description="Find a shallow answer first where a deep one would mostly be in time, but not safely.",
+    )
     max_batch: int = Field(
         default=16, ge=1, le=1024, description="Most requests that run together."
     )

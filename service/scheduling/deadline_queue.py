@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 OnMiss = Literal["answer", "refuse"]
+Refine = Literal["none", "deepest", "steps"]
 
 
 @dataclass(eq=False, slots=True)
@@ -21,14 +22,19 @@ class Request:
         deadline_at: when its answer is due, reply included, on the same clock.
         on_miss: what becomes of it where no subnetwork can meet its deadline: a late answer, or a refusal.
         subnetwork: the only subnetwork that may answer it; None leaves the choice to the policy.
+        refine: what follows its first answer, which then comes from the fastest subnetwork: nothing, the deepest answer
+            that there is time for, or every step to it.
         payload: whatever the caller attaches; never looked at.
+        answered_by: the subnetwork of the best answer that it has.
     """
 
     arrived_at: float
     deadline_at: float
     on_miss: OnMiss = "answer"
     subnetwork: str | None = None
+    refine: Refine = "none"
     payload: Any = None
+    answered_by: str | None = None
 
 
 class DeadlineQueue:
@@ -81,11 +87,11 @@ class DeadlineQueue:
         return False
 
     def alike(self, limit: int) -> int:
-        """Return how many of the most urgent requests, up to a limit, ask for the same subnetwork."""
-        wanted = self._requests[0].subnetwork
+        """Return how many of the most urgent requests, up to a limit, ask for the same subnetwork or refinement."""
+        head = self._requests[0]
         count = 0
         for request in self._requests[:limit]:
-            if request.subnetwork != wanted:
+            if request.subnetwork != head.subnetwork or request.refine != head.refine:
                 break
             count += 1
         return count

@@ -18,6 +18,7 @@ HERALD_MEMORY_S = 0.5  # a burst that long ago says little; a load that has ende
 GAPS_IN_A_BURST = 10.0  # after so many expected gaps without an arrival a burst is over
 DEADLINES_KEPT = 64  # the latest deadlines stand for the coming ones
 OVERHEAD_GAIN = 0.05  # a request: a mean over some twenty
+ANSWER_GAIN = 0.02  # an answer: a mean over some fifty
 
 
 class Forecast:
@@ -35,6 +36,17 @@ class Forecast:
         self._sorted_s: NDArray[np.float64] = np.zeros(0)
         self._sums_s: NDArray[np.float64] = np.zeros(1)
         self._overhead_s = 0.0
+        self._going_on = 1.0
+
+    @property
+    def shortest_s(self) -> float:
+        """The shortest of the latest deadlines."""
+        return float(self._sorted_s[0])
+
+    @property
+    def going_on(self) -> float:
+        """The share of requests whose first answer is not enough for them."""
+        return self._going_on
 
     @property
     def overhead_s(self) -> float:
@@ -62,6 +74,10 @@ class Forecast:
     def observe_overhead(self, cost_s: float) -> None:
         """Learn what a request cost outside its run."""
         self._overhead_s += OVERHEAD_GAIN * (cost_s - self._overhead_s)
+
+    def observe_answer(self, *, is_enough: bool) -> None:
+        """Learn whether a first answer was enough."""
+        self._going_on += ANSWER_GAIN * ((not is_enough) - self._going_on)
 
     def rate(self, now: float) -> float:
         """Return the arrivals to expect, per second, soon after ``now``."""

@@ -37,14 +37,14 @@ class Outlook:
         slack_s: (n,) seconds until each waiting request's run must have ended, ascending; n >= 1.
         places: (p,) ascending indices of waiting requests, from 0: those whose deadlines are looked at.
         rivals: (p,) how many requests, it included and those expected to come, are due by each one's deadline.
-        machine_s: (p,) the time until then of all devices, less what arrivals take outside their runs.
         runnable: how many of the most urgent may run together; at least 1.
-        machine_s: (n,) the machine time, of all devices, that arrivals leave until then.
+        machine_s: (p,) the machine time, of all devices, that arrivals leave until then.
         busy_s: seconds of work that the other devices still have before them.
         outside_s: seconds each waiting request will cost outside its run.
         free: the fraction of the machine's time that arrivals leave for waiting requests.
         rate: arrivals to expect, per second.
         device: the device that is free.
+        hand_in_s: how much earlier than the end of a run its answer must be in hand, to be handed in at the deadline.
     """
 
     slack_s: NDArray[np.float64]
@@ -57,14 +57,16 @@ class Outlook:
     free: float
     rate: float
     device: int
+    hand_in_s: float
 
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """Run the ``batch_size`` most urgent requests in ``subnetwork``."""
+    """Run the ``batch_size`` most urgent requests in ``subnetwork``; ``insured``: and then, if all goes well, deeper."""
 
     subnetwork: str
     batch_size: int
+    insured: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,9 +128,10 @@ class Anytime:
     concave in time, so equal shares lose least.
     """
 
-    def __init__(self, options: Sequence[Option], latency: LatencyModel) -> None:
+    def __init__(self, options: Sequence[Option], latency: LatencyModel, *, insure: bool) -> None:
         self.options = options
         self._latency = latency
+        self._insures = insure
         self._hull = _hull(options)
 
     def choose(self, outlook: Outlook) -> Choice | GiveUp:
@@ -143,8 +146,23 @@ class Anytime:
         for option in reversed(self.options if rivals_fit else self.options[:1]):
             size = option.paying(option.fitting(outlook.runnable, head_s, device))
             if size and self._latency.typical_s(option.name, size, device) <= size * share_s:
-                return Choice(option.name, size)
+                limit_s = min(head_s - outlook.hand_in_s, size * share_s)
+                insured = self._insures and self._insured(option, size, limit_s, device)
+                return insured or Choice(option.name, size)
         return self._press(outlook, head_s, slowdown)
+
+    def _insured(self, safe: Option, size: int, limit_s: float, device: int) -> Choice | None:
+        """Choose a shallow run before a deeper one than is safe; None if there is no time for two, as they mostly are."""
+        for deep in reversed(self.options):
+            if deep.accuracy <= safe.accuracy:
+                return None
+            left_s = limit_s - self._latency.typical_s(deep.name, size, device)
+            for first in reversed(self.options):
+                if first.accuracy > safe.accuracy:
+                    continue
+                if self._latency.typical_s(first.name, size, device) <= left_s:
+                    return Choice(first.name, size, insured=True)
+        return None
 
     def _share_s(self, outlook: Outlook, after: int = 0, run_s: float = 0.0) -> float:
         """Return the run time that each request may take for all to be met, once some have run."""
@@ -211,7 +229,12 @@ class SlackFit:
 
 
 def policy_named(
-    name: str, subnetworks: Sequence[Candidate], latency: LatencyModel, *, max_batch: int
+    name: str,
+    subnetworks: Sequence[Candidate],
+    latency: LatencyModel,
+    *,
+    max_batch: int,
+    insure: bool = True,
 ) -> Policy:
     """Build a policy: ``anytime``, ``slackfit`` or ``static:<subnetwork>``.
 
@@ -229,7 +252,9 @@ def policy_named(
     else:
         raise ValueError(f"policy {name!r}: use anytime, slackfit or static:<subnetwork>")
     options = [Option(candidate, latency, max_batch) for candidate in chosen]
-    return SlackFit(options) if name == "slackfit" else Anytime(options, latency)
+    if name == "slackfit":
+        return SlackFit(options)
+    return Anytime(options, latency, insure=insure)
 
 
 def _first_near(least_s: float, paces_s: Sequence[float], factor: float) -> int:

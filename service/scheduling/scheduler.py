@@ -12,13 +12,17 @@ The rules:
 5. Best-effort requests run in the fastest subnetwork (or the one they name), first come first served: when nothing
    else waits, and at most once in ``BEST_EFFORT_EVERY`` runs where every waiting request can still be met after it.
    Admission keeps time for that run, so they neither delay others past their deadlines nor starve.
+6. A request that has an answer may be refined: it asks for that, or the policy insured it, by a shallow answer before a
+   deep one that might be late. Refinements run when nothing waits that has no answer; the best answer there is is
+   handed in when the deadline comes.
 
 How an adapter drives it: ``admit`` each request as it arrives; then, and after each ``finished``, carry out
 ``next_action`` until it returns ``Wait``, and call again at ``Wait.until`` at the latest. ``observe`` and
 ``observe_reply`` of the latency model, and ``observe_overhead`` here, are told what was measured: how long a run took,
 how long from its end to its replies, and the time a request costs, outside its run, the cores that also run it (zero
 where runs are elsewhere, on a GPU).
-Every admitted request leaves exactly once: in a ``Run``, in an ``Expire``, or by ``cancel``.
+After a run the adapter offers each request to ``refine``; what is not taken has its last answer. Every admitted request
+leaves exactly once: in a ``Run`` after which it is not refined, in an ``Expire``, in a ``HandIn``, or by ``cancel``.
 """
 
 from collections import OrderedDict
@@ -30,16 +34,19 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from service.scheduling.deadline_queue import DeadlineQueue, OnMiss, Request
+from service.scheduling.deadline_queue import DeadlineQueue, OnMiss, Refine, Request
 from service.scheduling.forecast import Forecast
 from service.scheduling.latency import LatencyModel
 from service.scheduling.policies import Candidate, GiveUp, Outlook, policy_named
+from service.scheduling.refinements import HAND_IN_S, Leave, Refinements
 
 __all__ = [
     "Action",
     "Candidate",
     "Expire",
+    "HandIn",
     "OnMiss",
+    "Refine",
     "Refusal",
     "Request",
     "Run",
@@ -93,13 +100,20 @@ class Expire:
 
 
 @dataclass(frozen=True, slots=True)
+class HandIn:
+    """Answer ``requests`` with the best that they have: there is no time for a better one."""
+
+    requests: tuple[Request, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Wait:
     """Nothing to do before the next arrival or end of a run, or ``until`` if that is sooner."""
 
     until: float | None = None
 
 
-Action = Run | Expire | Wait
+Action = Run | Expire | HandIn | Wait
 
 
 class Scheduler:
@@ -111,6 +125,7 @@ class Scheduler:
         policy: ``anytime``, ``slackfit`` or ``static:<subnetwork>``.
         max_queue: the most requests that may wait.
         max_batch: the most requests in one run.
+        insure: whether the policy may let a shallow answer precede a deep one that might be late.
 
     Raises:
         ValueError: no such policy.
@@ -124,15 +139,22 @@ class Scheduler:
         policy: str = "anytime",
         max_queue: int = 1024,
         max_batch: int = 16,
+        insure: bool = True,
     ) -> None:
         self._latency = latency
-        self._policy = policy_named(policy, subnetworks, latency, max_batch=max_batch)
+        self._policy = policy_named(
+            policy, subnetworks, latency, max_batch=max_batch, insure=insure
+        )
         self._fastest = self._policy.options[0]
         self._max_queue = max_queue
         self._max_batch = max_batch
         self._forecast = Forecast()
         self._queue = DeadlineQueue()
         self._best_effort: OrderedDict[Request, None] = OrderedDict()
+        accuracy = {each.name: each.accuracy for each in subnetworks}
+        self._refinements = Refinements(
+            self._policy.options, accuracy, latency, max_batch=max_batch
+        )
         self._in_flight: dict[int, float] = {}  # device -> when it should be free
         self._runs_since_best_effort = 0
         self._last_run_at = -inf
@@ -140,8 +162,13 @@ class Scheduler:
         self._places = _places(max_queue)
 
     def __len__(self) -> int:
-        """Return how many requests wait."""
+        """Return how many requests wait for an answer."""
         return len(self._queue) + len(self._best_effort)
+
+    @property
+    def refinable(self) -> int:
+        """How many requests wait for a better answer."""
+        return len(self._refinements)
 
     def admit(self, request: Request, now: float) -> Refusal | None:
         """Accept a request, or say why not."""
@@ -181,18 +208,21 @@ class Scheduler:
     def next_action(self, now: float) -> Action:
         """Return what to do now; call again until it is ``Wait``."""
         device = self._free_device()
+        due = self._refinements.due(now)
+        if due:
+            return HandIn(due)
         expired = self._give_up(self._hopeless(now, can_start=device is not None))
         if expired:
             return Expire(expired)
         if device is None:
-            return Wait(self._next_expiry_at())
+            return Wait(self._next_due_at())
         if self._best_effort and (not self._queue or self._has_room_for_best_effort(now)):
             return self._run_best_effort(device, now)
         if not self._queue:
-            return Wait()
+            return self._run_refinement(device, now)
         self._runs_since_best_effort += 1
         outlook = self._outlook(device, now)
-        forced = self._queue.head.subnetwork
+        forced = self._forced(self._queue.head)
         if forced is not None:
             head_s = float(outlook.slack_s[0])
             size = outlook.runnable
@@ -203,16 +233,43 @@ class Scheduler:
         if isinstance(choice, GiveUp):
             expired = self._give_up(choice.count)
             return Expire(expired) if expired else self.next_action(now)
-        return self._start(device, self._queue.take(choice.batch_size), choice.subnetwork, now)
+        batch = self._queue.take(choice.batch_size)
+        if choice.insured:
+            for request in batch:
+                request.refine = "deepest"
+        return self._start(device, batch, choice.subnetwork, now)
 
     def finished(self, run: Run, now: float) -> None:
         """Note that a run ended: its device is free."""
         del self._in_flight[run.device]
         self._last_run_at = now
 
+    def refine(self, request: Request, answered_by: str, now: float) -> bool:
+        """Keep a request that a run answered, for a better answer; False if this was its last."""
+        if request.answered_by is None:
+            self._forecast.observe_answer(is_enough=False)
+        if request.refine != "none" and request.subnetwork is None:
+            leave = self._leave(request, now)
+            if self._refinements.step(request, answered_by, leave, now) is not None:
+                self._refinements.hold(request)
+                request.answered_by = answered_by
+                return True
+            self._refinements.release(request)
+        return False
+
+    def suffice(self, request: Request) -> None:
+        """Let a request go whose answer is good enough."""
+        if request.answered_by is None:
+            self._forecast.observe_answer(is_enough=True)
+        self._refinements.release(request)
+
     def clear(self) -> tuple[Request, ...]:
         """Take out all that wait."""
-        waiting = (*self._queue.take(len(self._queue)), *self._best_effort)
+        waiting = (
+            *self._queue.take(len(self._queue)),
+            *self._best_effort,
+            *self._refinements.clear(),
+        )
         self._best_effort.clear()
         return waiting
 
@@ -221,7 +278,7 @@ class Scheduler:
         if request in self._best_effort:
             del self._best_effort[request]
             return True
-        return self._queue.remove(request)
+        return self._queue.remove(request) or self._refinements.release(request)
 
     def observe_overhead(self, cost_s: float) -> None:
         """Learn what a request cost, outside its run, the cores that run it."""
@@ -245,12 +302,45 @@ class Scheduler:
             rivals=self._counts[places] + rate * self._forecast.overtaking_s(seen_s),
             machine_s=self._machine_s(seen_s, rate),
             runnable=self._queue.alike(self._max_batch),
-            busy_s=sum(max(end_at - now, 0.0) for end_at in self._in_flight.values()),
+            busy_s=self._busy_s(now),
+            hand_in_s=HAND_IN_S,
             outside_s=self._forecast.overhead_s / 2,
             free=self._free_fraction(now),
             rate=rate,
             device=device,
         )
+
+    def _leave(self, request: Request, now: float) -> Leave:
+        """Return what the load leaves to the refinement of a request."""
+        free = self._free_device()
+        device = min(self._in_flight, key=self._in_flight.__getitem__) if free is None else free
+        rate = self._forecast.rate(now)
+        span_s = max(self._refinements.hand_in_at(request) - now, 0.0)
+        coming = rate * span_s
+        deep = coming * self._forecast.going_on  # the others need no more than a first answer
+        rivals = 1 + len(self) + len(self._refinements) + deep
+        first_s = self._fastest.pace_s * self._latency.slowdown(device)
+        machine_s = float(self._machine_s(np.array([span_s]), rate)[0])
+        machine_s -= self._busy_s(now) + (coming - deep) * first_s
+        shield_s = inf
+        if rate:
+            answer_s = self._latency.predict_s(self._fastest.name, 1) + self._latency.reserve_s
+            shield_s = self._forecast.shortest_s - answer_s
+        return Leave(
+            device=device,
+            start_s=self._until_free_s(now),
+            machine_s=machine_s - rivals * self._forecast.overhead_s / 2,
+            rivals=rivals,
+            shield_s=shield_s,
+        )
+
+    def _forced(self, request: Request) -> str | None:
+        """Return the only subnetwork that may give a request its first answer."""
+        return request.subnetwork or (self._fastest.name if request.refine != "none" else None)
+
+    def _busy_s(self, now: float) -> float:
+        """Return the seconds of work that the runs under way still have before them."""
+        return sum(max(end_at - now, 0.0) for end_at in self._in_flight.values())
 
     def _machine_s(self, slack_s: NDArray[np.float64], rate: float) -> NDArray[np.float64]:
         """Return (n,) the time that all devices have until each deadline, less the arrivals' cost."""
@@ -333,11 +423,13 @@ class Scheduler:
         name = request.subnetwork or self._fastest.name
         return request.deadline_at - self._latency.reserve_s - self._latency.predict_s(name, 1)
 
-    def _next_expiry_at(self) -> float | None:
-        """Return when the most urgent request must be refused, if it asks for that."""
+    def _next_due_at(self) -> float | None:
+        """Return when a request must be refused that asks for that, or the best answer so far be handed in."""
+        due_at = self._refinements.next_hand_in_at
         if self._queue and self._queue.head.on_miss == "refuse":
-            return self._latest_start_at(self._queue.head)
-        return None
+            expires_at = self._latest_start_at(self._queue.head)
+            return expires_at if due_at is None else min(expires_at, due_at)
+        return due_at
 
     def _has_room_for_best_effort(self, now: float) -> bool:
         """Return whether a late request may go first: seldom, and only if no other misses by it."""
@@ -357,6 +449,19 @@ class Scheduler:
                 break
             batch.append(self._best_effort.popitem(last=False)[0])
         return self._start(device, tuple(batch), forced or self._fastest.name, now)
+
+    def _run_refinement(self, device: int, now: float) -> Run | HandIn | Wait:
+        """Run the most urgent requests that have an answer and time for a better one; hand in the others."""
+        if not self._refinements:
+            return Wait(self._next_due_at())
+        head = self._refinements.head
+        assert head.answered_by is not None
+        leave = self._leave(head, now)
+        option = self._refinements.step(head, head.answered_by, leave, now)
+        if option is None:
+            self._refinements.release(head)
+            return HandIn((head,))
+        return self._start(device, self._refinements.take(option, leave, now), option.name, now)
 
     def _start(self, device: int, batch: tuple[Request, ...], subnetwork: str, now: float) -> Run:
         predicted_s = self._latency.predict_s(subnetwork, len(batch), device)

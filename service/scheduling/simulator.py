@@ -11,7 +11,7 @@ from itertools import count
 from math import inf
 
 from service.scheduling.latency import LatencyModel
-from service.scheduling.scheduler import Expire, Request, Run, Scheduler, Wait
+from service.scheduling.scheduler import Expire, HandIn, Request, Run, Scheduler, Wait
 
 Noise = Callable[[], float]
 
@@ -108,6 +108,7 @@ class Simulation:
         self._half_s = machine.overhead_s / 2
         self._arrivals: deque[Request] = deque()
         self._ends: list[tuple[float, int, float, Run]] = []  # (end, tie-break, start, run)
+        self._in_hand: set[Request] = set()
         self._ties = count()
         self._now = 0.0
         self._wake_at: float | None = None
@@ -139,15 +140,24 @@ class Simulation:
             end_at, _, start_at, run = heappop(self._ends)
             self._believed.observe(run.subnetwork, len(run.batch), end_at - start_at, run.device)
             self._scheduler.finished(run, self._now)
-            self.unanswered -= len(run.batch)
             for request in run.batch:
-                if self._half_s:
-                    self._now = self._machine.ends_at(self._now, self._half_s)
-                    self._believed.observe_reply(self._now - end_at)
-                if self._now <= request.deadline_at:
-                    self.tally.in_time[run.subnetwork] += 1
+                if request.answered_by is not None and request not in self._in_hand:
+                    continue  # its answer was handed in meanwhile
+                if self._scheduler.refine(request, run.subnetwork, self._now):
+                    self._in_hand.add(request)
                 else:
-                    self.tally.late += 1
+                    self._reply(request, run.subnetwork, end_at)
+
+    def _reply(self, request: Request, answered_by: str, given_at: float) -> None:
+        self._in_hand.discard(request)
+        self.unanswered -= 1
+        if self._half_s:
+            self._now = self._machine.ends_at(self._now, self._half_s)
+            self._believed.observe_reply(self._now - given_at)
+        if self._now <= request.deadline_at:
+            self.tally.in_time[answered_by] += 1
+        else:
+            self.tally.late += 1
 
     def _take_arrivals(self) -> None:
         while (
@@ -170,6 +180,11 @@ class Simulation:
                 case Expire(expired):
                     self.tally.expired += len(expired)
                     self.unanswered -= len(expired)
+                case HandIn(requests):
+                    given_at = self._now
+                    for request in requests:
+                        assert request.answered_by is not None
+                        self._reply(request, request.answered_by, given_at)
                 case Run(batch=batch, subnetwork=subnetwork):
                     work_s = machine.latency_s.profile_s(subnetwork, len(batch)) * machine.noise()
                     end_at = machine.ends_at(self._now, work_s)

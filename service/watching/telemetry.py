@@ -24,6 +24,10 @@ ANSWERED: tuple[Outcome, Outcome] = ("in_time", "late")
 FeedbackOutcome = Literal["scored", "unknown", "repeated", "late", "invalid"]
 AGREEMENT = {True: "agrees", False: "differs"}  # values of the label ``verdict``
 LABELLED = {True: "right", False: "wrong"}
+REFINEMENT = {
+    True: "used",
+    False: "unused",
+}  # values of the label ``outcome``: unused came too late
 
 NO_SUBNETWORK = "none"  # the label of requests that were not run
 
@@ -112,6 +116,18 @@ class Metrics:
             "anytime_batch_size",
             "Requests that ran together.",
             BATCH_BUCKETS,
+            registry=registry,
+        )
+        self.first_answer = Histogram(
+            "anytime_first_answer_seconds",
+            "Arrival to the first answer of a stream.",
+            LATENCY_BUCKETS,
+            registry=registry,
+        )
+        self.refinements = Counter(
+            "anytime_refinements",
+            "Runs of a request that had an answer already, by what became of the better one.",
+            ["subnetwork", "outcome"],
             registry=registry,
         )
         self.expected_correct = Counter(
@@ -219,6 +235,8 @@ class Metrics:
             for outcome in ANSWERED:
                 self.requests.inc(name, outcome, amount=0)
             self.expected_correct.inc(name, amount=0)
+            for is_used in (True, False):
+                self.refinements.inc(name, REFINEMENT[is_used], amount=0)
             for is_agreed in (True, False):
                 self.agreement.inc(name, AGREEMENT[is_agreed], amount=0)
                 self.labelled.inc(name, LABELLED[is_agreed], amount=0)
@@ -271,6 +289,10 @@ class Metrics:
         self.run_latency.observe(run_latency_s, subnetwork)
         self.prediction.observe(run_latency_s / predicted_s, subnetwork)
         self.batch_size.observe(batch_size)
+
+    def refined(self, subnetwork: str, *, is_used: bool) -> None:
+        """Record a run of a request that had an answer."""
+        self.refinements.inc(subnetwork, REFINEMENT[is_used])
 
     def compared(self, subnetwork: str, agrees: bool) -> None:
         """Record a comparison of an answer with that of the best subnetwork."""

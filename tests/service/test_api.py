@@ -215,7 +215,13 @@ def test_the_documentation_describes_classify(server: ServerProcess) -> None:
     assert server.client.get("/docs").status_code == 200
     described = server.client.get("/openapi.json").json()["paths"]["/classify"]["post"]
     parameters = {each["name"] for each in described["parameters"]}
-    assert parameters == {"deadline_ms", "on_miss", "subnetwork", "top_k"}
+    assert parameters == {
+        "deadline_ms",
+        "on_miss",
+        "subnetwork",
+        "top_k",
+        "stop_at_confidence",
+    }
     assert "$ref" in json.dumps(described["responses"]["200"])
     assert list(described["responses"]["4XX"]["content"]) == ["application/problem+json"]
 

@@ -10,19 +10,32 @@ parse = QueryParser(
 
 
 def test_defaults_come_from_the_settings() -> None:
-    assert parse(b"") == ClassifyQuery(deadline_ms=20, on_miss="answer", subnetwork=None, top_k=3)
+    assert parse(b"") == ClassifyQuery(
+        deadline_ms=20, on_miss="answer", subnetwork=None, top_k=3, stop_at_confidence=None
+    )
 
 
 def test_every_parameter_is_read() -> None:
-    query = parse(b"deadline_ms=2.5&on_miss=refuse&subnetwork=full&top_k=10")
+    query = parse(b"deadline_ms=2.5&on_miss=refuse&subnetwork=full&top_k=10&stop_at_confidence=0.9")
 
-    assert query == ClassifyQuery(deadline_ms=2.5, on_miss="refuse", subnetwork="full", top_k=10)
+    assert query == ClassifyQuery(
+        deadline_ms=2.5, on_miss="refuse", subnetwork="full", top_k=10, stop_at_confidence=0.9
+    )
 
 
 def test_the_default_top_k_is_at_most_the_number_of_classes() -> None:
     few = QueryParser(Settings(default_top_k=5), subnetworks=["full"], classes=2)
 
     assert few(b"").top_k == 2
+
+
+@pytest.mark.parametrize("value", ["0", "-0.1", "1.01", "nan", "inf", "sure", ""])
+def test_a_confidence_is_a_fraction(value: str) -> None:
+    with pytest.raises(InvalidParameter) as caught:
+        parse(f"stop_at_confidence={value}".encode())
+
+    assert f"stop_at_confidence is {value!r}" in caught.value.detail
+    assert "a number over 0, at most 1" in caught.value.detail
 
 
 @pytest.mark.parametrize("value", ["0", "-1", "nan", "inf", "1e999", "five", "", "5ms", "0x5"])

@@ -1,0 +1,149 @@
+"""PURE: requests that have an answer in hand, and time left for a better one.
+
+Nothing here delays a request without an answer: a refinement starts only where none waits, within an equal share of the
+time that those expected to come leave, and for no longer than the most urgent of them could wait.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from service.scheduling.deadline_queue import DeadlineQueue, Request
+from service.scheduling.latency import LatencyModel
+from service.scheduling.policies import Option
+
+HAND_IN_S = 0.001  # before the reply must begin: timers count milliseconds
+
+
+@dataclass(frozen=True, slots=True)
+class Leave:
+    """What the load leaves to refinements.
+
+    Args:
+        device: the device that is free, or will be first.
+        start_s: seconds until it is free.
+        machine_s: seconds of all devices until the most urgent one's answer must be handed in, less what others need.
+        rivals: how many share that time, those refined included.
+        shield_s: the longest run that costs no expected arrival its deadline.
+    """
+
+    device: int
+    start_s: float
+    machine_s: float
+    rivals: float
+    shield_s: float
+
+    @property
+    def share_s(self) -> float:
+        """The time that each may take."""
+        return self.machine_s / self.rivals
+
+
+class Refinements:
+    """The requests with an answer in hand, in the order of their deadlines.
+
+    Args:
+        options: what the policy chooses from, fastest first.
+        accuracy: of every subnetwork that may have answered.
+        latency: predicted run latencies.
+        max_batch: the most requests in one run.
+    """
+
+    def __init__(
+        self,
+        options: Sequence[Option],
+        accuracy: dict[str, float],
+        latency: LatencyModel,
+        *,
+        max_batch: int,
+    ) -> None:
+        self._options = options
+        self._accuracy = accuracy
+        self._latency = latency
+        self._max_batch = max_batch
+        self._waiting = DeadlineQueue()
+        self._in_hand = DeadlineQueue()  # these, and those in a run
+
+    def __len__(self) -> int:
+        """Return how many wait for a run."""
+        return len(self._waiting)
+
+    @property
+    def head(self) -> Request:
+        """The most urgent request that waits."""
+        return self._waiting.head
+
+    def hand_in_at(self, request: Request) -> float:
+        """Return when the best answer so far must be handed in."""
+        return request.deadline_at - self._latency.reserve_s - HAND_IN_S
+
+    @property
+    def next_hand_in_at(self) -> float | None:
+        """When the first answer must be handed in; None if there is none in hand."""
+        return self.hand_in_at(self._in_hand.head) if self._in_hand else None
+
+    def hold(self, request: Request) -> None:
+        """Keep a request, to be refined."""
+        if request.answered_by is None:
+            self._in_hand.add(request)
+        self._waiting.add(request)
+
+    def release(self, request: Request) -> bool:
+        """Let a request go, wherever it is; False if it is not here."""
+        self._waiting.remove(request)
+        return self._in_hand.remove(request)
+
+    def due(self, now: float) -> tuple[Request, ...]:
+        """Take out those whose answers must be handed in now."""
+        count = 0
+        for request in self._in_hand:
+            if self.hand_in_at(request) > now:
+                break
+            count += 1
+        taken = self._in_hand.take(count) if count else ()
+        for request in taken:
+            self._waiting.remove(request)
+        return taken
+
+    def clear(self) -> tuple[Request, ...]:
+        """Take out all that wait."""
+        waiting = self._waiting.take(len(self._waiting))
+        for request in waiting:
+            self._in_hand.remove(request)
+        return waiting
+
+    def step(self, request: Request, answered_by: str, leave: Leave, now: float) -> Option | None:
+        """Return the subnetwork that should answer a request next, after one that has; None if there is no time."""
+        slack_s = self.hand_in_at(request) - now - leave.start_s
+        limit_s = min(slack_s, leave.share_s, leave.shield_s)
+        deeper = [each for each in self._options if each.accuracy > self._accuracy[answered_by]]
+        fitting = [
+            (each, cost_s)
+            for each in deeper
+            if (cost_s := self._latency.typical_s(each.name, 1, leave.device)) <= limit_s
+        ]
+        if not fitting:
+            return None
+        deepest, deepest_s = fitting[-1]
+        if request.refine == "steps":
+            return next(
+                (each for each, cost_s in fitting if cost_s + deepest_s <= limit_s), deepest
+            )
+        return deepest
+
+    def take(self, option: Option, leave: Leave, now: float) -> tuple[Request, ...]:
+        """Take out the most urgent requests that a subnetwork can answer better together."""
+        slack_s = self.hand_in_at(self.head) - now
+        size = 0
+        for request in self._waiting:
+            answered_by = request.answered_by
+            assert answered_by is not None
+            if size == self._max_batch or self._accuracy[answered_by] >= option.accuracy:
+                break
+            size += 1
+        size = option.paying(size)
+        while size > 1:
+            cost_s = self._latency.typical_s(option.name, size, leave.device)
+            if cost_s <= min(slack_s, size * leave.share_s, leave.shield_s):
+                break
+            size -= 1
+        return self._waiting.take(size)
