@@ -19,7 +19,6 @@ PAYS = (
 )
 
 ROOMY = 1.5  # times its prediction: a run with less room may be late by a stall of its own length
-WORTH_SAFETY = 0.985  # of the accuracy: of runs without room about 2 % are late
 
 BEST = 1.01  # a batch within 1 % of the least time per request is as good as the best
 
@@ -47,7 +46,7 @@ class Outlook:
         free: the fraction of the machine's time that arrivals leave for waiting requests.
         rate: arrivals to expect, per second.
         device: the device that is free.
-        hand_in_s: how much earlier than the end of a run its answer must be in hand, to be handed in at the deadline.
+        second_run_s: how long a run may take that follows another one of the most urgent requests, both counted.
     """
 
     slack_s: NDArray[np.float64]
@@ -60,7 +59,7 @@ class Outlook:
     free: float
     rate: float
     device: int
-    hand_in_s: float
+    second_run_s: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,10 +130,9 @@ class Anytime:
     concave in time, so equal shares lose least.
     """
 
-    def __init__(self, options: Sequence[Option], latency: LatencyModel, *, insure: bool) -> None:
+    def __init__(self, options: Sequence[Option], latency: LatencyModel) -> None:
         self.options = options
         self._latency = latency
-        self._insures = insure
         self._hull = _hull(options)
 
     def choose(self, outlook: Outlook) -> Choice | GiveUp:
@@ -149,23 +147,22 @@ class Anytime:
         for option in reversed(self.options if rivals_fit else self.options[:1]):
             size = option.paying(option.fitting(outlook.runnable, head_s, device))
             if size and self._latency.typical_s(option.name, size, device) <= size * share_s:
-                deep = self._insures and self._to_insure(option, size, outlook, size * share_s)
-                return (
-                    Choice(self.options[0].name, size, True) if deep else Choice(option.name, size)
-                )
+                if self._is_to_insure(option, size, outlook, size * share_s):
+                    return Choice(fastest.name, size, insured=True)
+                return Choice(option.name, size)
         return self._press(outlook, head_s, slowdown)
 
-    def _to_insure(self, safe: Option, size: int, outlook: Outlook, share_s: float) -> bool:
-        """Whether to let the fastest answer first, and then, most likely in time, an option at least about as good."""
-        head_s, device = float(outlook.slack_s[0]), outlook.device
-        is_tight = self._latency.predict_s(safe.name, size, device) * ROOMY > head_s
-        least = safe.accuracy * WORTH_SAFETY if is_tight else safe.accuracy
-        left_s = min(head_s - outlook.hand_in_s, share_s)
-        left_s -= self._latency.typical_s(self.options[0].name, size, device)
+    def _is_to_insure(self, safe: Option, size: int, outlook: Outlook, share_s: float) -> bool:
+        """Whether to let the fastest answer first, and then, most likely in time, an option that is better or as good."""
+        device, fastest = outlook.device, self.options[0]
+        left_s = min(share_s, size * outlook.second_run_s)
+        left_s -= self._latency.typical_s(fastest.name, size, device)
+        room_s = float(outlook.slack_s[0]) / ROOMY
+        is_tight = self._latency.predict_s(safe.name, size, device) > room_s
         return any(
             self._latency.typical_s(deep.name, size, device) <= left_s
             for deep in self.options[1:]
-            if deep.accuracy > least
+            if deep.accuracy > safe.accuracy or (deep is safe and is_tight)
         )
 
     def _share_s(self, outlook: Outlook, after: int = 0, run_s: float = 0.0) -> float:
@@ -238,7 +235,6 @@ def policy_named(
     latency: LatencyModel,
     *,
     max_batch: int,
-    insure: bool = True,
 ) -> Policy:
     """Build a policy: ``anytime``, ``slackfit`` or ``static:<subnetwork>``.
 
@@ -258,7 +254,7 @@ def policy_named(
     options = [Option(candidate, latency, max_batch) for candidate in chosen]
     if name == "slackfit":
         return SlackFit(options)
-    return Anytime(options, latency, insure=insure)
+    return Anytime(options, latency)
 
 
 def _first_near(least_s: float, paces_s: Sequence[float], factor: float) -> int:

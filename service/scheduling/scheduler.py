@@ -38,7 +38,7 @@ from service.scheduling.deadline_queue import DeadlineQueue, OnMiss, Refine, Req
 from service.scheduling.forecast import Forecast
 from service.scheduling.latency import LatencyModel
 from service.scheduling.policies import Candidate, GiveUp, Outlook, policy_named
-from service.scheduling.refinements import HAND_IN_S, Leave, Refinements
+from service.scheduling.refinements import Leave, Refinements
 
 __all__ = [
     "Action",
@@ -142,10 +142,9 @@ class Scheduler:
         insure: bool = True,
     ) -> None:
         self._latency = latency
-        self._policy = policy_named(
-            policy, subnetworks, latency, max_batch=max_batch, insure=insure
-        )
+        self._policy = policy_named(policy, subnetworks, latency, max_batch=max_batch)
         self._fastest = self._policy.options[0]
+        self._insures = insure
         self._max_queue = max_queue
         self._max_batch = max_batch
         self._forecast = Forecast()
@@ -303,12 +302,20 @@ class Scheduler:
             machine_s=self._machine_s(seen_s, rate),
             runnable=self._queue.alike(self._max_batch),
             busy_s=self._busy_s(now),
-            hand_in_s=HAND_IN_S,
+            second_run_s=self._second_run_s(now),
             outside_s=self._forecast.overhead_s / 2,
             free=self._free_fraction(now),
             rate=rate,
             device=device,
         )
+
+    def _second_run_s(self, now: float) -> float:
+        """Return how long two runs, one after the other, of the most urgent request may take; 0 without insurance."""
+        if not self._insures or len(self._queue) > self._max_batch:
+            return 0.0
+        leave = self._leave(self._queue.head, now)
+        slack_s = self._refinements.hand_in_at(self._queue.head) - now
+        return min(slack_s, leave.share_s, leave.shield_s)
 
     def _leave(self, request: Request, now: float) -> Leave:
         """Return what the load leaves to the refinement of a request."""
@@ -318,7 +325,7 @@ class Scheduler:
         span_s = max(self._refinements.hand_in_at(request) - now, 0.0)
         coming = rate * span_s
         deep = coming * self._forecast.going_on  # the others need no more than a first answer
-        rivals = 1 + len(self) + len(self._refinements) + deep
+        rivals = max(len(self), 1) + len(self._refinements) + deep
         first_s = self._fastest.pace_s * self._latency.slowdown(device)
         machine_s = float(self._machine_s(np.array([span_s]), rate)[0])
         machine_s -= self._busy_s(now) + (coming - deep) * first_s
