@@ -15,6 +15,7 @@ from math import ceil, inf
 import numpy as np
 from numpy.typing import NDArray
 
+from service.alarm import Alarm
 from service.images import Pixels
 from service.problems import DeadlineImpossible, Expired, InternalError, Overloaded, Problem
 from service.scheduling.latency import LatencyModel
@@ -36,7 +37,6 @@ RunBatch = Callable[[str, Sequence[Pixels]], NDArray[np.float32]]
 
 OVERHEAD_REQUESTS = 16  # reading the thread's CPU clock costs a microsecond
 SHORT_RUN_S = 0.0003  # about what decoding an image takes the loop; the way to a thread and back takes half of it
-SHORTEST_TIMER_S = 0.001  # the event loop's clock counts milliseconds; less would spin
 
 
 @dataclass(slots=True)
@@ -108,7 +108,7 @@ class Dispatcher:
         self._shares_cores = shares_cores
         self._devices = devices
         self._workers = workers
-        self._timer: asyncio.TimerHandle | None = None
+        self._alarm = Alarm(self._act, clock)
         self._running = 0
         self._answered = 0
         self._cpu_s = time.thread_time()
@@ -153,11 +153,12 @@ class Dispatcher:
             self._scheduler.cancel(request)
             raise
 
+    def close(self) -> None:
+        """End its thread, after the last request."""
+        self._alarm.close()
+
     def _act(self) -> None:
         """Carry out the scheduler's actions until it waits."""
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
         while True:
             now = self._clock()
             try:
@@ -180,9 +181,7 @@ class Dispatcher:
                     for request in requests:
                         self._hand_in(request)
                 case Wait(until):
-                    if until is not None:
-                        delay_s = max(until - now, SHORTEST_TIMER_S)
-                        self._timer = self._loop.call_later(delay_s, self._act)
+                    self._alarm.set(until)
                     return
 
     def _expire(self, requests: Sequence[Request]) -> None:

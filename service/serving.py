@@ -110,6 +110,7 @@ class Serving:
         if self.agreement is not None:
             self.agreement.close()
         self.decoder.close()
+        self.dispatcher.close()
         self._worker.start(self.device.close)
 
     def _compare(self, shared: Shared) -> Agreement:

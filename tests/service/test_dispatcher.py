@@ -64,6 +64,7 @@ async def dispatching(machine: Machine, max_queue: int = 100) -> AsyncIterator[D
     finally:
         machine.go.set()
         worker.close()
+        dispatcher.close()
 
 
 def ask(
