@@ -168,7 +168,7 @@ class Service:
         shared = Shared(self.settings, self._worker, self.metrics, self.log, self.clock)
         new = await open_serving(bundle, shared, rest=self._rest)
         if self.serving is not None:
-            new.latency.observe_reply(self.serving.latency.reserve_s)
+            new.latency.observe_reply(self.serving.latency.reply_s)
         self._at_work.append(new)
         self.serving = new
         self.metrics.show(

@@ -28,6 +28,8 @@ from service.watching.aside import Aside
 from service.watching.telemetry import Metrics
 from service.worker import Worker
 
+WAY_S = 0.0002  # between a caller on this machine and the server; a longer way is the caller's to allow for
+
 UNUSABLE = (BundleError, RuntimeUnavailable, ValueError)  # what ``open_serving`` may raise
 
 
@@ -57,7 +59,7 @@ class Serving:
             each.name: each.accuracy.validation.value for each in manifest.subnetworks
         }
         self.device = device
-        self.latency = LatencyModel(profile)
+        self.latency = LatencyModel(profile, way_s=WAY_S)
         self.scheduler = Scheduler(
             [Candidate(name, value) for name, value in self.expected_accuracy.items()],
             self.latency,

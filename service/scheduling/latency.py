@@ -29,6 +29,7 @@ class LatencyModel:
         profile: typical run latency in seconds by subnetwork and batch size, of an idle machine.
         devices: how many devices share the profile; each has its own slowdown.
         reserve_s: what a reply is taken to cost before any was observed.
+        way_s: what a caller sees of a request before it is read here, and of a reply after it was written.
 
     Raises:
         ValueError: the profile is empty, or a size or latency in it is not positive.
@@ -40,6 +41,7 @@ class LatencyModel:
         *,
         devices: int = 1,
         reserve_s: float = INITIAL_RESERVE_S,
+        way_s: float = 0.0,
     ) -> None:
         if not profile or not all(profile.values()):
             raise ValueError("the latency profile is empty")
@@ -52,7 +54,8 @@ class LatencyModel:
         self._profile = {name: self._interpolate(cells) for name, cells in profile.items()}
         self._spread = {name: [INITIAL_SPREAD] * len(cells) for name, cells in self._cells.items()}
         self._slowdown = [1.0] * devices
-        self._reserve_s = reserve_s
+        self._reply_s = reserve_s
+        self._way_s = way_s
 
     @property
     def devices(self) -> int:
@@ -60,9 +63,14 @@ class LatencyModel:
         return len(self._slowdown)
 
     @property
+    def reply_s(self) -> float:
+        """A high quantile of the time from the end of a run until its reply is written."""
+        return self._reply_s
+
+    @property
     def reserve_s(self) -> float:
-        """A high quantile of the time from the end of a run to its reply."""
-        return self._reserve_s
+        """A high quantile of the time from the end of a run until its reply is with the caller."""
+        return self._reply_s + self._way_s
 
     def slowdown(self, device: int = 0) -> float:
         """Return how many times slower than its profile the device now is."""
@@ -97,13 +105,13 @@ class LatencyModel:
 
     def observe_reply(self, cost_s: float) -> None:
         """Learn what a reply took, from the end of its run to the last byte."""
-        self._reserve_s = _track(self._reserve_s, cost_s)
+        self._reply_s = _track(self._reply_s, cost_s)
 
     def doubt(self) -> None:
         """Go halfway back to what is true of an idle machine: what was learnt is old, and forbids to learn more."""
         self._slowdown = [slowdown**0.5 for slowdown in self._slowdown]
         self._spread = {name: [each**0.5 for each in row] for name, row in self._spread.items()}
-        self._reserve_s = min(self._reserve_s, (self._reserve_s + INITIAL_RESERVE_S) / 2)
+        self._reply_s = min(self._reply_s, (self._reply_s + INITIAL_RESERVE_S) / 2)
 
     def _cell(self, subnetwork: str, batch_size: int) -> int:
         """Return the index of the profiled size that stands for a batch: the next larger."""

@@ -28,7 +28,7 @@ leaves exactly once: in a ``Run`` after which it is not refined, in an ``Expire`
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import inf
+from math import inf, sqrt
 from typing import Literal
 
 import numpy as np
@@ -144,7 +144,7 @@ class Scheduler:
         self._latency = latency
         self._policy = policy_named(policy, subnetworks, latency, max_batch=max_batch)
         self._fastest = self._policy.options[0]
-        self._insures = insure
+        self._insures = insure and len(self._policy.options) > 1
         self._max_queue = max_queue
         self._max_batch = max_batch
         self._forecast = Forecast()
@@ -327,7 +327,8 @@ class Scheduler:
         deep = coming * self._forecast.going_on  # the others need no more than a first answer
         rivals = max(len(self), 1) + len(self._refinements) + deep
         first_s = self._fastest.pace_s * self._latency.slowdown(device)
-        machine_s = float(self._machine_s(np.array([span_s]), rate)[0])
+        outside_s = self._forecast.overhead_s * (coming + MORE_ARRIVALS * sqrt(coming))
+        machine_s = span_s * self._latency.devices - outside_s
         machine_s -= self._busy_s(now) + (coming - deep) * first_s
         shield_s = inf
         if rate:
