@@ -57,5 +57,5 @@ $(VENV)/.serve: pyproject.toml
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.serve
-	$(BIN)/pip install --quiet --editable '.[$(RUNTIME),train,dev]'
+	$(BIN)/pip install --quiet --editable '.[$(RUNTIME),traces,train,dev]'
 	@touch $@

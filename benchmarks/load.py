@@ -10,7 +10,7 @@ import json
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from random import Random
 
@@ -96,6 +96,8 @@ def main() -> int:
     if options.core is not None:
         os.sched_setaffinity(0, {options.core})
     dialect = DIALECTS[options.dialect]
+    if options.query:
+        dialect = replace(dialect, path=f"{dialect.path}&{options.query}")
     deadlines_s = [deadline_ms / 1e3 for deadline_ms in options.deadline_ms]
     try:
         classes = read_bundle(options.bundle).manifest.labels
@@ -131,6 +133,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.load", description=__doc__)
     parser.add_argument("--port", type=int, required=True, help="of a server on this machine")
     parser.add_argument("--dialect", choices=DIALECTS, default="anytime", help="of the server")
+    parser.add_argument("--query", default="", help="further parameters, as in a URL")
     parser.add_argument("--bundle", type=Path, required=True, help="gives the names of the classes")
     parser.add_argument("--images", type=Path, required=True, help="folder of <class>/*.jpg")
     load = parser.add_mutually_exclusive_group(required=True)

@@ -12,13 +12,13 @@ from random import Random
 from matplotlib.figure import Figure
 
 from benchmarks.bound import upper_bound
+from benchmarks.documents import write_section
 from benchmarks.workloads import ARRIVALS, MIXES_S, arrival_times, deadlines
 from service.scheduling.latency import LatencyModel
 from service.scheduling.policies import Candidate
 from service.scheduling.scheduler import Request, Scheduler
 from service.scheduling.simulator import Machine, simulate
 
-BEGIN, END = "<!-- policies: begin -->", "<!-- policies: end -->"
 LOADS = (0.1, 0.4, 0.8, 1.2, 3.0)  # of the capacity of the shallowest subnetwork
 NOISE_CV = 0.1  # coefficient of variation of run latencies
 WIDEST_GAP = 0.01  # of the bound, from which on the gap closed means something
@@ -239,11 +239,8 @@ def main() -> None:
         ]
         print(table_of(case, found[case]) + "\n", flush=True)
     if options.docs:
-        document = options.docs / "scheduling.md"
-        before, _, rest = document.read_text().partition(BEGIN)
-        after = rest.partition(END)[2]
         tables = "\n\n".join(table_of(case, points) for case, points in found.items())
-        document.write_text(f"{before}{BEGIN}\n{tables}\n{END}{after}")
+        write_section(options.docs / "scheduling.md", "policies", tables)
         draw(found, options.docs / "plots" / "policies.png")
 
 

@@ -119,11 +119,12 @@ def summarise(
 
 
 def _quantiles_ms(values_s: Sequence[float] | np.ndarray[Any, Any]) -> dict[str, float] | None:
-    """Return median, 99th percentile and maximum."""
+    """Return mean, median, 99th percentile and maximum."""
     if len(values_s) == 0:
         return None
     p50, p99, most = np.quantile(np.asarray(values_s), (0.5, 0.99, 1.0))
     return {
+        "mean": round(1e3 * float(np.mean(values_s)), 4),
         "p50": round(1e3 * p50, 4),
         "p99": round(1e3 * p99, 4),
         "max": round(1e3 * most, 4),

@@ -2,14 +2,14 @@
 
 import argparse
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any
 
+from benchmarks.documents import DOCS, percent, spread, table, write_section
 from benchmarks.plots import PLOTS, SHOWN, Curves, Point, draw, file_name, median_of
 
-BEGIN, END = "<!-- serving: begin -->", "<!-- serving: end -->"
 COMMAND = "python -m benchmarks.serve --bundle model/pretrained/cifar10 --images DIR"
 
 
@@ -47,12 +47,7 @@ def write_tables(found: Mapping[str, Any], docs: Path) -> None:
         parts.append(_overload(found["overload"]))
     for failure in found.get("failures", []):
         parts.append("Not measured: " + failure.splitlines()[0])
-    section = "\n\n".join([BEGIN, *parts, END]) + "\n"
-    path = docs / "results.md"
-    text = path.read_text() if path.exists() else "# Results\n"
-    before, _, rest = text.partition(BEGIN)
-    after = rest.partition(END)[2].lstrip("\n")
-    path.write_text(before.rstrip("\n") + "\n\n" + section + (f"\n{after}" if after else ""))
+    write_section(docs / "results.md", "serving", "\n\n".join(parts))
 
 
 def _conditions(conditions: Mapping[str, Any]) -> str:
@@ -75,10 +70,8 @@ def _floor(floor: Mapping[str, Mapping[str, Sequence[float]]]) -> str:
         ours, *others = floor[key].values()
         for name, other in zip(("bare handler", "without metrics"), others, strict=True):
             ratios = [a / b for a, b in zip(ours, other, strict=True)]
-            rows.append(
-                [what, _spread(ours), name, _spread(other), _spread(ratios), str(len(ratios))]
-            )
-    return "### Against a bare handler, column 1\n\n" + _table(
+            rows.append([what, spread(ours), name, spread(other), spread(ratios), str(len(ratios))])
+    return "### Against a bare handler, column 1\n\n" + table(
         ["", "`/classify`", "against", "", "ratio", "rounds"], rows
     )
 
@@ -88,15 +81,15 @@ def _deadlines(points: Sequence[Point]) -> str:
         [
             f"{p['deadline_ms']:g} ms",
             str(p["offered"]),
-            _percent(p["in_time"]),
-            _percent(p["accuracy"]),
+            percent(p["in_time"]),
+            percent(p["accuracy"]),
             f"{p['answered_ms']['p50']:.2f}",
             f"{p['answered_ms']['p99']:.2f}",
             _mix(p),
         ]
         for p in points
     ]
-    return "### One request at a time\n\n" + _table(
+    return "### One request at a time\n\n" + table(
         ["deadline", "n", "in time", "accuracy", "p50 (ms)", "p99 (ms)", "subnetworks"], rows
     )
 
@@ -110,8 +103,8 @@ def _capacity(found: Mapping[str, Any]) -> str:
     if points:
         in_time = [point["in_time"] for point in points]
         text += (
-            f" `anytime` at 85 % of that, {points[0]['rate']:.0f}/s: {_spread(in_time, _percent)} in time, "
-            f"{_spread([point['accuracy'] for point in points], _percent)} accuracy over {len(points)} seeds."
+            f" `anytime` at 85 % of that, {points[0]['rate']:.0f}/s: {spread(in_time, percent)} in time, "
+            f"{spread([point['accuracy'] for point in points], percent)} accuracy over {len(points)} seeds."
         )
     return text
 
@@ -142,15 +135,15 @@ def _against_best(own: Curves, peers: Curves) -> str:
         rows.append(
             [
                 f"{rate:.0f}",
-                _spread(ours, _percent),
-                _percent(best),
+                spread(ours, percent),
+                percent(best),
                 name,
                 f"{100 * (median(ours) - best):+.1f}",
             ]
         )
     return (
         "Correct in time, `anytime` (median, range) and the best of all others at each rate:\n\n"
-        + _table(["rate/s", "anytime", "best other", "which", "difference"], rows)
+        + table(["rate/s", "anytime", "best other", "which", "difference"], rows)
     )
 
 
@@ -175,7 +168,7 @@ def _peers(curves: Curves) -> str:
     header = ["", "p50 / p99 at the lowest rate (ms)", "highest rate with 99 % in time"]
     return (
         "### Other servers on the same ONNX files\n\n"
-        + _table([*header, "most correct answers in time a second", "memory (MiB)"], rows)
+        + table([*header, "most correct answers in time a second", "memory (MiB)"], rows)
         + "\n\nCorrect in time, %:\n\n"
         + _table_of(
             curves, sorted({rate for c in curves.values() for rate in c}), "correct_in_time"
@@ -200,7 +193,7 @@ def _overload(overload: Mapping[str, Any]) -> str:
     ]
     return (
         "### Ten times the capacity\n\n"
-        + _table(["", "anytime"], rows)
+        + table(["", "anytime"], rows)
         + "\n\n`unsent`: all of the generator's connections were busy until the request's deadline; the server never "
         "saw it."
     )
@@ -226,24 +219,10 @@ def _all(curve: Mapping[float, Sequence[Point]]) -> list[Point]:
 
 def _table_of(curves: Curves, rates: Sequence[float], key: str) -> str:
     rows = [
-        [name, *(_percent(median_of(curve.get(rate, []), key), "") for rate in rates)]
+        [name, *(percent(median_of(curve.get(rate, []), key), "") for rate in rates)]
         for name, curve in curves.items()
     ]
-    return _table(["rate/s", *(f"{rate:.0f}" for rate in rates)], rows)
-
-
-def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
-def _spread(values: Sequence[float], text: Callable[[float], str] = "{:.3g}".format) -> str:
-    """Return median and range."""
-    return f"{text(median(values))} ({text(min(values))}–{text(max(values))})"
-
-
-def _percent(value: float | None, unit: str = " %") -> str:
-    return "–" if value is None else f"{100 * value:.1f}{unit}"
+    return table(["rate/s", *(f"{rate:.0f}" for rate in rates)], rows)
 
 
 def _mix(point: Point) -> str:
@@ -256,7 +235,7 @@ def main() -> None:
     """Write the report again from what an earlier run found."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.report", description=__doc__)
     parser.add_argument("found", type=Path, help="serving.json of benchmarks.serve")
-    parser.add_argument("--docs", type=Path, default=Path(__file__).parents[1] / "docs")
+    parser.add_argument("--docs", type=Path, default=DOCS)
     options = parser.parse_args()
     publish(json.loads(options.found.read_text()), options.docs)
 

@@ -104,6 +104,11 @@ class Server:
         self.port = port
         self._process = process
 
+    @property
+    def pid(self) -> int:
+        """Its first process."""
+        return self._process.pid
+
     def memory_mib(self) -> float:
         """Return the memory of all its processes; what they share is counted once (PSS)."""
         kib = 0
@@ -130,12 +135,14 @@ class Server:
 
 
 @contextmanager
-def running(system: System, *, core: int, port: int, image: bytes, log: Path) -> Iterator[Server]:
+def running(
+    system: System, *, core: int | str, port: int, image: bytes, log: Path
+) -> Iterator[Server]:
     """Run a server on one core until the block ends; it answers before the block begins.
 
     Args:
         system: what to run.
-        core: the core for all its processes.
+        core: the core for all its processes, or several as taskset writes them.
         port: where it is to listen.
         image: a JPEG file to try it with.
         log: gets its output.

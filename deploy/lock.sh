@@ -10,6 +10,6 @@ lock() {
 }
 
 for runtime in cpu gpu; do
-  lock "$@" --extra "$runtime" --output-file "deploy/requirements/$runtime.txt" pyproject.toml
+  lock "$@" --extra "$runtime" --extra traces --output-file "deploy/requirements/$runtime.txt" pyproject.toml
 done
 echo 'hatchling>=1.27' | lock "$@" --output-file deploy/requirements/build.txt -

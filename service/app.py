@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from http import HTTPStatus
 from random import Random
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fastapi import FastAPI
 from prometheus_client import CollectorRegistry
@@ -31,10 +31,13 @@ from service.problems import (
 from service.routes import classify, classify_stream, router
 from service.scheduling.arrivals import Arrivals
 from service.serving import UNUSABLE, Serving, Shared, open_serving
-from service.settings import Settings
+from service.settings import Settings, SettingsError
 from service.watching.feedback import AnswerMemory
 from service.watching.telemetry import Metrics, ReloadOutcome, RequestLog, open_log
 from service.worker import Worker
+
+if TYPE_CHECKING:
+    from service.watching.tracing import Tracer
 
 # Of the device's time, what the warm-up of the next bundle takes from requests: the warm-up lasts ten times
 # ANYTIME_WARM_UP_S, and a request in ten waits for one of its runs.
@@ -64,6 +67,7 @@ class Service:
         )
         self.clock = time.monotonic
         self.arrivals = Arrivals()
+        self.tracer = _open_tracer(settings, self.clock)
         self.ids = Random()  # the system's own generator lets go of the interpreter for each number
         self.serving: Serving | None = None
         self.draining = False
@@ -162,11 +166,15 @@ class Service:
         for serving in self._at_work:
             serving.close()
         self._worker.close()
+        if self.tracer is not None:
+            self.tracer.close()
 
     async def _open(self, bundle: Bundle) -> Serving:
         """Warm a bundle up, and answer new requests from it."""
         shared = Shared(self.settings, self._worker, self.metrics, self.log, self.clock)
         new = await open_serving(bundle, shared, rest=self._rest)
+        if self.serving is None and new.device.gpu is not None:
+            self._show_memory(new.device.gpu)
         if self.serving is not None:
             new.latency.observe_reply(self.serving.latency.reply_s)
         self._at_work.append(new)
@@ -182,6 +190,15 @@ class Service:
         )
         return new
 
+    def _show_memory(self, gpu: int) -> None:
+        """Show the memory of a GPU, if its driver tells."""
+        from service.watching.gpu import memory_reader  # its package comes with the extra ``gpu``
+
+        read = memory_reader(gpu)
+        if read is not None:
+            self.metrics.gpu_memory.labels("used").set_function(lambda: read().used)
+            self.metrics.gpu_memory.labels("total").set_function(lambda: read().total)
+
     async def _rest(self, run_s: float) -> None:
         """Leave the device to requests after a run of the warm-up."""
         if self.draining:
@@ -194,6 +211,24 @@ class Service:
         self.metrics.reloads.inc(outcome)
         log = self.log.error if outcome == "failed" else self.log.info
         log("reload", outcome=outcome, **fields)
+
+
+def _open_tracer(settings: Settings, clock: Callable[[], float]) -> "Tracer | None":
+    """Return what records traces, if they are wanted.
+
+    Raises:
+        SettingsError: they are, and cannot be made.
+    """
+    if not settings.trace_sample:
+        return None
+    try:
+        from service.watching.tracing import Tracer
+    except ImportError as error:
+        raise SettingsError(
+            f"ANYTIME_TRACE_SAMPLE is {settings.trace_sample:g}, but OpenTelemetry is not installed: "
+            "pip install 'anytime-inference[traces]', or set it to 0"
+        ) from error
+    return Tracer(settings.trace_sample, version=__version__, clock=clock)
 
 
 def read_current_bundle(settings: Settings) -> Bundle:
@@ -229,6 +264,7 @@ def create_app(settings: Settings, *, on_failure: Callable[[], None] = lambda: N
 
     Raises:
         BundleError: the bundle cannot be used.
+        SettingsError: traces are wanted, and OpenTelemetry is not installed.
     """
     bundle = read_current_bundle(settings)
     service = Service(settings)

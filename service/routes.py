@@ -87,8 +87,9 @@ class Asked:
     arrived_at: float
     query: ClassifyQuery
     pixels: Pixels
+    decoding_at: float
     decode_s: float
-    accept: bytes
+    headers: Mapping[bytes, bytes]
 
 
 Answering = Callable[["Service", "Serving", Asked], Awaitable[Response | None]]
@@ -311,6 +312,7 @@ class AnswerStream(Response):
                 await self._write(send, service, asked, {**reply, "final": False})
             reply = _reply(service, serving, asked, last.result())
             _account(service, serving, asked, last.result(), reply)
+            _trace(service, "POST /classify/stream", asked, last.result(), reply)
             await self._write(send, service, asked, {**reply, "final": True})
         finally:
             last.cancel()
@@ -318,7 +320,7 @@ class AnswerStream(Response):
     async def _write(
         self, send: Send, service: "Service", asked: Asked, event: dict[str, Any]
     ) -> None:
-        is_ndjson = NDJSON in asked.accept
+        is_ndjson = NDJSON in asked.headers.get(b"accept", b"")
         if not self._has_begun:
             self._has_begun = True
             service.metrics.first_answer.observe(event["latency_ms"] / 1e3)
@@ -340,7 +342,7 @@ async def _handle(request: Request, answer: Answering) -> Response | None:
     service = _service(request)
     state: dict[str, Any] = request.scope["state"]
     arrived_at: float = state.get("arrived_at") or service.clock()
-    headers = dict(request.scope["headers"])
+    headers: dict[bytes, bytes] = dict(request.scope["headers"])
     request_id = _request_id(headers.get(b"x-request-id", b""), service.ids)
     watch: Callable[[asyncio.Task[Any] | None], None] = state.get("watch", _watch_nothing)
     watch(asyncio.current_task())  # cancelled when the client goes
@@ -353,13 +355,24 @@ async def _handle(request: Request, answer: Answering) -> Response | None:
             read_at = service.clock()
             pixels = await serving.decoder.decode(body, headers.get(b"content-type", b""))
             decode_s = service.clock() - read_at
-            accept = headers.get(b"accept", b"")
-            asked = Asked(request_id, arrived_at, query, pixels, decode_s, accept)
+            asked = Asked(request_id, arrived_at, query, pixels, read_at, decode_s, headers)
             return await answer(service, serving, asked)
     except Problem as problem:
         response = render(problem)
         response.headers["X-Request-ID"] = request_id
         _ended(service, problem.outcome, request_id, arrived_at, problem=problem)
+        if service.tracer is not None:
+            service.tracer.record(
+                (f"POST {request.url.path}", arrived_at, service.clock()),
+                [],
+                headers=headers,
+                attributes={
+                    "http.response.status_code": problem.status,
+                    "anytime.request_id": request_id,
+                    "anytime.outcome": problem.outcome,
+                },
+                problem=problem.detail,
+            )
         return response
     except (asyncio.CancelledError, ClientDisconnect):
         _ended(service, "abandoned", request_id, arrived_at)
@@ -379,6 +392,7 @@ async def _answer_once(service: "Service", serving: "Serving", asked: Asked) -> 
     answered = await _classified(serving, asked, "none" if stop_at is None else "deepest")
     reply = _reply(service, serving, asked, answered)
     _account(service, serving, asked, answered, reply)
+    _trace(service, "POST /classify", asked, answered, reply)
     return Response(
         to_json(reply), headers={"X-Request-ID": asked.request_id}, media_type="application/json"
     )
@@ -471,6 +485,34 @@ def _account(
             "predicted_ms": round(1e3 * answered.predicted_s, 3),
             "slack_ms": round(1e3 * slack_s, 3),
             "batch_size": answered.batch_size,
+        },
+    )
+
+
+def _trace(
+    service: "Service", name: str, asked: Asked, answered: "Answered", reply: Mapping[str, Any]
+) -> None:
+    """Record an answer and where its time went, if traces are on."""
+    if service.tracer is None:
+        return
+    now, decoded_at = service.clock(), asked.decoding_at + asked.decode_s
+    service.tracer.record(
+        (name, asked.arrived_at, now),
+        [
+            ("decode", asked.decoding_at, decoded_at),
+            ("queue", decoded_at, answered.started_at),
+            ("run", answered.started_at, answered.finished_at),
+            ("reply", answered.given_at, now),
+        ],
+        headers=asked.headers,
+        attributes={
+            "http.response.status_code": HTTPStatus.OK,
+            "anytime.request_id": asked.request_id,
+            "anytime.outcome": "in_time" if reply["in_time"] else "late",
+            "anytime.subnetwork": answered.subnetwork,
+            "anytime.deadline_ms": asked.query.deadline_ms,
+            "anytime.batch_size": answered.batch_size,
+            "anytime.predicted_ms": 1e3 * answered.predicted_s,
         },
     )
 

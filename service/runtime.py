@@ -30,12 +30,19 @@ class Device:
         name: ``cpu`` or ``cuda:0``.
         sessions: by the subnetwork's name.
         shares_cores: whether its runs leave no core to the event loop.
+        gpu: the index of the GPU, if it is one.
     """
 
     def __init__(
-        self, name: str, sessions: dict[str, ort.InferenceSession], *, shares_cores: bool
+        self,
+        name: str,
+        sessions: dict[str, ort.InferenceSession],
+        *,
+        shares_cores: bool,
+        gpu: int | None = None,
     ) -> None:
         self.name = name
+        self.gpu = gpu
         self.shares_cores = shares_cores
         self._sessions = sessions
 
@@ -86,7 +93,7 @@ def open_device(bundle: Bundle, *, device: Literal["auto", "cpu", "cuda"], threa
             return open_device(bundle, device="cpu", threads=threads)
         sessions[subnetwork.name] = session
     if wants_cuda:
-        return Device("cuda:0", sessions, shares_cores=False)
+        return Device("cuda:0", sessions, shares_cores=False, gpu=0)
     return Device("cpu", sessions, shares_cores=run_threads >= cores())
 
 

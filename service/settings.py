@@ -101,6 +101,12 @@ class Settings(BaseSettings):
     admin_key: SecretStr = Field(
         default=SecretStr(""), description="Key of POST /admin/reload, which is off without one."
     )
+    trace_sample: float = Field(
+        default=0.0,
+        ge=0,
+        le=1,
+        description="Share of requests traced with OpenTelemetry, besides those whose callers trace them; 0 is off.",
+    )
     log_sample: float = Field(
         default=0.01,
         ge=0,

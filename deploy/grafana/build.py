@@ -109,6 +109,13 @@ OPERATOR = [
         quantiles("anytime_slack_seconds", 0.05, 0.5),
         description="What deadlines leave beyond the predicted run latency; under 0 is given up.",
     ),
+    Panel("First answer of a stream", "s", quantiles("anytime_first_answer_seconds", 0.5, 0.99)),
+    Panel(
+        "Refinements",
+        "reqps",
+        {"{{outcome}}": "sum by (outcome) (rate(anytime_refinements_total[$__rate_interval]))"},
+        description="Runs for a better answer than the one in hand; those unused came too late.",
+    ),
     Panel("Requests a run", "none", {"mean": mean("anytime_batch_size")}),
     Panel(
         "Run latency over prediction",
@@ -117,7 +124,7 @@ OPERATOR = [
             **quantiles("anytime_run_over_prediction_ratio", 0.5, 0.95),
             "slowdown {{instance}} {{device}}": "anytime_slowdown_ratio",
         },
-        description="p95 should lie at 100 %.",
+        description="98 % of the runs should lie under 100 %.",
     ),
     Panel(
         "Cost of a request outside its run",
@@ -127,7 +134,10 @@ OPERATOR = [
     Panel(
         "Memory",
         "bytes",
-        {"{{instance}}": 'process_resident_memory_bytes{job="anytime"}'},
+        {
+            "{{instance}}": 'process_resident_memory_bytes{job="anytime"}',
+            "GPU of {{instance}}, {{state}}": "anytime_gpu_memory_bytes",
+        },
     ),
     Panel("Ready", "none", {"{{instance}}": "anytime_ready"}),
     Panel(

@@ -248,7 +248,7 @@ class Scheduler:
         if request.answered_by is None:
             self._forecast.observe_answer(is_enough=False)
         if request.refine != "none" and request.subnetwork is None:
-            leave = self._leave(request, now)
+            leave = self._leave(request, now, others=len(self) + len(self._refinements))
             if self._refinements.step(request, answered_by, leave, now) is not None:
                 self._refinements.hold(request)
                 request.answered_by = answered_by
@@ -313,19 +313,20 @@ class Scheduler:
         """Return how long two runs, one after the other, of the most urgent request may take; 0 without insurance."""
         if not self._insures or len(self._queue) > self._max_batch:
             return 0.0
-        leave = self._leave(self._queue.head, now)
+        others = len(self) + len(self._refinements) - 1
+        leave = self._leave(self._queue.head, now, others=others)
         slack_s = self._refinements.hand_in_at(self._queue.head) - now
         return min(slack_s, leave.share_s, leave.shield_s)
 
-    def _leave(self, request: Request, now: float) -> Leave:
-        """Return what the load leaves to the refinement of a request."""
+    def _leave(self, request: Request, now: float, *, others: int) -> Leave:
+        """Return what the load leaves to the refinement of a request, beside others that wait."""
         free = self._free_device()
         device = min(self._in_flight, key=self._in_flight.__getitem__) if free is None else free
         rate = self._forecast.rate(now)
         span_s = max(self._refinements.hand_in_at(request) - now, 0.0)
         coming = rate * span_s
         deep = coming * self._forecast.going_on  # the others need no more than a first answer
-        rivals = max(len(self), 1) + len(self._refinements) + deep
+        rivals = 1 + others + deep
         first_s = self._fastest.pace_s * self._latency.slowdown(device)
         outside_s = self._forecast.overhead_s * (coming + MORE_ARRIVALS * sqrt(coming))
         machine_s = span_s * self._latency.devices - outside_s
@@ -464,7 +465,7 @@ class Scheduler:
             return Wait(self._next_due_at())
         head = self._refinements.head
         assert head.answered_by is not None
-        leave = self._leave(head, now)
+        leave = self._leave(head, now, others=len(self._refinements) - 1)
         option = self._refinements.step(head, head.answered_by, leave, now)
         if option is None:
             self._refinements.release(head)

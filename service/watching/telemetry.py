@@ -176,6 +176,12 @@ class Metrics:
             ["device"],
             registry=registry,
         )
+        self.gpu_memory = Gauge(
+            "anytime_gpu_memory_bytes",
+            "Memory of the GPU that runs, by all processes on it.",
+            ["state"],
+            registry=registry,
+        )
         self.accuracy = Gauge(
             "anytime_subnetwork_accuracy_ratio",
             "Share of correct answers on validation images.",

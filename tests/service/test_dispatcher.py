@@ -244,3 +244,90 @@ async def test_closing_waits_for_the_run_that_has_begun() -> None:
 
     answered = await asked
     assert answered.subnetwork == "deep"
+
+
+class Stuck(Machine):
+    """A device that never ends a deep run, until it is let go."""
+
+    def run(self, subnetwork: str, batch: Sequence[Pixels]) -> NDArray[np.float32]:
+        if subnetwork == "deep":
+            return super().run(subnetwork, batch)
+        self.runs.append((subnetwork, len(batch)))
+        return np.tile(np.array([0.25, 0.75], np.float32), (len(batch), 1))
+
+
+def ask_for_steps(
+    dispatcher: Dispatcher, found: list[str], deadline_s: float, stop_at_confidence: float = 2.0
+) -> "asyncio.Task[Answered]":
+    now = time.monotonic()
+    return asyncio.create_task(
+        dispatcher.classify(
+            IMAGE,
+            arrived_at=now,
+            deadline_at=now + deadline_s,
+            on_miss="answer",
+            subnetwork=None,
+            refine="steps",
+            stop_at_confidence=stop_at_confidence,
+            on_answer=lambda answered: found.append(answered.subnetwork),
+        )
+    )
+
+
+async def test_each_answer_is_told_and_the_last_returned() -> None:
+    machine, found = Machine(), list[str]()
+    machine.go.set()
+
+    async with dispatching(machine) as dispatcher:
+        answered = await ask_for_steps(dispatcher, found, 60.0)
+
+    assert (found, answered.subnetwork) == (["tiny", "fast"], "deep")
+
+
+async def test_the_best_answer_is_given_at_the_deadline_while_a_deep_run_is_stuck() -> None:
+    machine, found = Stuck(), list[str]()
+
+    async with dispatching(machine) as dispatcher:
+        answered = await ask_for_steps(dispatcher, found, 0.2)
+        assert dispatcher.is_idle is False  # the run goes on
+        machine.go.set()
+
+    assert (found, answered.subnetwork) == (["tiny", "fast"], "fast")
+    assert machine.runs == [("tiny", 1), ("fast", 1), ("deep", 1)]
+
+
+async def test_a_deep_run_that_fails_leaves_the_answer_before_it() -> None:
+    machine, found = Stuck(), list[str]()
+    machine.failure = RuntimeError("out of memory")
+    machine.go.set()
+
+    async with dispatching(machine) as dispatcher:
+        answered = await ask_for_steps(dispatcher, found, 60.0)
+
+    assert (found, answered.subnetwork) == (["tiny", "fast"], "fast")
+
+
+async def test_an_answer_that_is_sure_enough_is_the_last() -> None:
+    machine, found = Stuck(), list[str]()
+
+    async with dispatching(machine) as dispatcher:
+        answered = await ask_for_steps(dispatcher, found, 60.0, stop_at_confidence=0.7)
+
+    assert (found, answered.subnetwork) == ([], "tiny")
+
+
+async def test_a_client_that_leaves_is_refined_no_further() -> None:
+    machine, found = Stuck(), list[str]()
+
+    async with dispatching(machine) as dispatcher:
+        running = ask(dispatcher, subnetwork="deep")
+        await asyncio.sleep(0)
+        asked = ask_for_steps(dispatcher, found, 60.0)
+        await asyncio.sleep(0)
+        asked.cancel()
+        machine.go.set()
+        await running
+        with pytest.raises(asyncio.CancelledError):
+            await asked
+
+    assert machine.runs == [("deep", 1)]

@@ -2,11 +2,20 @@ from functools import partial
 from random import Random
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from service.scheduling.latency import LatencyModel
-from service.scheduling.scheduler import Candidate, Expire, OnMiss, Request, Run, Scheduler, Wait
+from service.scheduling.scheduler import (
+    Candidate,
+    Expire,
+    OnMiss,
+    Refine,
+    Request,
+    Run,
+    Scheduler,
+    Wait,
+)
 from service.scheduling.simulator import Machine, Tally, simulate
 
 ACCURACY = {"column-1": 0.77, "column-2": 0.80, "full": 0.83}
@@ -128,6 +137,7 @@ arrivals = st.tuples(
     st.floats(-0.001, 0.05),  # due after
     st.sampled_from(["answer", "refuse"]),
     st.sampled_from([None, None, None, *ACCURACY]),
+    st.sampled_from(["none", "none", "deepest", "steps"]),
 )
 policies = st.sampled_from(["anytime", "slackfit", "static:column-2"])
 
@@ -135,28 +145,37 @@ policies = st.sampled_from(["anytime", "slackfit", "static:column-2"])
 @given(st.lists(arrivals, max_size=80), policies, st.integers(1, 3), st.sampled_from([0.0, 0.0005]))
 @settings(max_examples=60, deadline=None)
 def test_every_request_ends_exactly_once(
-    drawn: list[tuple[float, float, OnMiss, str | None]],
+    drawn: list[tuple[float, float, OnMiss, str | None, Refine]],
     policy: str,
     devices: int,
     overhead_s: float,
 ) -> None:
     requests = [
-        Request(at, at + due, on_miss, subnetwork)
-        for at, due, on_miss, subnetwork in sorted(drawn, key=lambda each: each[0])
+        Request(at, at + due, on_miss, subnetwork, refine)
+        for at, due, on_miss, subnetwork, refine in sorted(drawn, key=lambda each: each[0])
     ]
     tally = serve(requests, policy, Machine(TRUTH, overhead_s=overhead_s), devices)
 
     assert tally.received == len(requests)
 
 
+# A head that is rather given up, and behind it one that cannot run with it.
+CROWD: list[tuple[float, float, OnMiss, str | None, Refine]] = [
+    *[(0.0, 0.0, "answer", None, "none")] * 16,  # type: ignore[list-item]
+    (0.0, 0.03, "answer", None, "deepest"),
+    (0.0, 0.004, "answer", None, "none"),
+]
+
+
+@example(CROWD, "anytime")
 @given(st.lists(arrivals, min_size=1, max_size=40), policies)
 @settings(max_examples=60, deadline=None)
 def test_a_run_is_of_one_kind_urgent_first_and_predicted_in_time(
-    drawn: list[tuple[float, float, OnMiss, str | None]], policy: str
+    drawn: list[tuple[float, float, OnMiss, str | None, Refine]], policy: str
 ) -> None:
     scheduler = Scheduler(SUBNETWORKS, LatencyModel(PROFILE), policy=policy, max_batch=8)
-    for _, due_at, on_miss, subnetwork in drawn:
-        scheduler.admit(Request(0.0, due_at, on_miss, subnetwork), 0.0)
+    for _, due_at, on_miss, subnetwork, refine in drawn:
+        scheduler.admit(Request(0.0, due_at, on_miss, subnetwork, refine), 0.0)
     now = 0.0
 
     while not isinstance(action := scheduler.next_action(now), Wait):

@@ -1,0 +1,55 @@
+import asyncio
+import time
+
+import pytest
+
+from service.alarm import Alarm
+
+pytestmark = pytest.mark.anyio
+
+
+async def test_it_rings_on_the_event_loop_not_before_its_instant() -> None:
+    rung: asyncio.Queue[float] = asyncio.Queue()
+    alarm = Alarm(lambda: rung.put_nowait(time.monotonic()), time.monotonic)
+
+    for _ in range(3):
+        at = time.monotonic() + 0.002
+        alarm.set(at)
+        assert await rung.get() >= at
+
+    alarm.close()
+
+
+async def test_a_sooner_instant_takes_the_place_of_a_later_one() -> None:
+    rung = asyncio.Event()
+    alarm = Alarm(rung.set, time.monotonic)
+
+    alarm.set(time.monotonic() + 3600)
+    alarm.set(time.monotonic() + 0.001)
+
+    await rung.wait()
+    alarm.close()
+
+
+async def test_it_rings_once() -> None:
+    rung: asyncio.Queue[None] = asyncio.Queue()
+    alarm = Alarm(lambda: rung.put_nowait(None), time.monotonic)
+    alarm.set(time.monotonic())
+    await rung.get()
+
+    alarm.close()
+
+    assert rung.empty()
+
+
+async def test_it_can_be_called_off() -> None:
+    now = 0.0
+    rung: asyncio.Queue[None] = asyncio.Queue()
+    alarm = Alarm(lambda: rung.put_nowait(None), lambda: now)
+
+    alarm.set(1.0)
+    alarm.set(None)
+    now = 2.0
+    alarm.close()
+
+    assert rung.empty()
