@@ -35,7 +35,7 @@ from model.bundle import Bundle, read_bundle
 
 SERVER_CORE, LOAD_CORE = 0, 1
 FIRST_PORT = 9100  # a peer takes up to three
-DEADLINE_MS = 25.0
+PARTS = ("floor", "deadlines", "capacity", "overload", "peers", "sweep")
 RATES = (50, 100, 200, 300, 500, 700, 900, 1100, 1300, 1600, 2000, 3000)
 IN_TIME = 0.99  # of all requests offered: the server holds the rate
 COLLAPSED = 0.05  # no more is to be seen at higher rates
@@ -55,6 +55,7 @@ class Session:
         images: folder of labelled images.
         environments: folder of the peers' virtual environments.
         seconds: of a point.
+        deadline_ms: of the requests, but for those asked one after the other.
         end_at: when the budget is spent, on the monotonic clock.
     """
 
@@ -63,6 +64,7 @@ class Session:
     environments: Path
     scratch: Path
     seconds: float
+    deadline_ms: float
     end_at: float
     found: dict[str, Any] = field(default_factory=dict)
     started: int = 0
@@ -112,7 +114,7 @@ class Session:
     def point(self, server: Server, rate: float, seed: int) -> dict[str, Any] | None:
         """Return the figures at a rate; None if the generator lagged at every try."""
         for attempt in range(TRIES):
-            arguments = ("--deadline-ms", DEADLINE_MS, "--seed", 100 * seed + attempt)
+            arguments = ("--deadline-ms", self.deadline_ms, "--seed", 100 * seed + attempt)
             phases = ("--phase", f"{rate}:{SETTLE_S}", "--phase", f"{rate}:{self.seconds}")
             _, figures = self.measure(server, *phases, *arguments)
             if not figures["lagging"]:
@@ -182,7 +184,7 @@ def measure_overload(session: Session, seconds: float) -> None:
     rate = 10 * session.found["capacity_per_s"]
     phases = ("--phase", "200:2", "--phase", f"{rate}:{seconds}", "--phase", "200:5")
     with session.serving(anytime(session.bundle.folder, "anytime")) as server:
-        load = session.load(server, *phases, "--deadline-ms", DEADLINE_MS)
+        load = session.load(server, *phases, "--deadline-ms", session.deadline_ms)
         memory_mib = []
         while load.poll() is None:
             memory_mib.append(round(server.memory_mib(), 1))
@@ -232,11 +234,12 @@ def main() -> int:
         ROOT / "build" / "peers",
         out,
         options.seconds,
+        options.deadline_ms,
         started_at + options.budget_s,
     )
     session.found["conditions"] = describe_conditions(session.bundle) | {
         "seconds": options.seconds,
-        "deadline_ms": DEADLINE_MS,
+        "deadline_ms": options.deadline_ms,
         "started": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
     }
     graphs = [session.graph(name) for name in ("column-1", "full")]
@@ -249,11 +252,14 @@ def main() -> int:
         "peers": lambda: sweep(session, [*map(bare, graphs), *peers], 0, "peers"),
         "sweep": lambda: _sweep_in_rounds(session),
     }
-    for name, part in parts.items():
+    for name in options.parts:
         print(f"{time.monotonic() - started_at:5.0f} s: {name}", flush=True)
-        part()
+        parts[name]()
         (out / "serving.json").write_text(json.dumps(session.found, indent=1))
-    publish(session.found, ROOT / "docs")
+    if list(options.parts) == list(PARTS):
+        publish(session.found, ROOT / "docs")
+    else:
+        print(f"what was found is in {out / 'serving.json'}; only a whole measurement is published")
     return 0
 
 
@@ -271,6 +277,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--images", type=Path, required=True, help="folder of <class>/*.jpg")
     parser.add_argument("--budget-s", type=float, default=1200.0, help="no part begins after it")
     parser.add_argument("--seconds", type=float, default=3.0, help="of a point")
+    parser.add_argument("--deadline-ms", type=float, default=25.0)
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
     parser.add_argument("--overload-s", type=float, default=60.0)
     parser.add_argument("--peers", nargs="*", choices=PEER_DIALECTS, default=list(PEER_DIALECTS))
     parser.add_argument("--out", type=Path, default=ROOT / "build" / "bench")

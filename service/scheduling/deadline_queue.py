@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 OnMiss = Literal["answer", "refuse"]
-Refine = Literal["none", "deepest", "steps"]
+Refine = Literal["none", "deepest", "steps", "insured"]
 
 
 @dataclass(eq=False, slots=True)
@@ -23,7 +23,7 @@ class Request:
         on_miss: what becomes of it where no subnetwork can meet its deadline: a late answer, or a refusal.
         subnetwork: the only subnetwork that may answer it; None leaves the choice to the policy.
         refine: what follows its first answer, which then comes from the fastest subnetwork: nothing, the deepest answer
-            that there is time for, or every step to it.
+            that there is time for, or every step to it. ``insured`` is set by the scheduler.
         payload: whatever the caller attaches; never looked at.
         answered_by: the subnetwork of the best answer that it has.
     """

@@ -18,7 +18,8 @@ HERALD_MEMORY_S = 0.5  # a burst that long ago says little; a load that has ende
 GAPS_IN_A_BURST = 10.0  # after so many expected gaps without an arrival a burst is over
 DEADLINES_KEPT = 64  # the latest deadlines stand for the coming ones
 OVERHEAD_GAIN = 0.05  # a request: a mean over some twenty
-ANSWER_GAIN = 0.02  # an answer: a mean over some fifty
+HARM = 0.02  # arrivals that a run may cost their deadline, expected
+ANSWER_GAIN = 0.02  # a request: a mean over some fifty
 
 
 class Forecast:
@@ -36,16 +37,17 @@ class Forecast:
         self._sorted_s: NDArray[np.float64] = np.zeros(0)
         self._sums_s: NDArray[np.float64] = np.zeros(1)
         self._overhead_s = 0.0
+        self._staged = 0.0
         self._going_on = 1.0
 
     @property
-    def shortest_s(self) -> float:
-        """The shortest of the latest deadlines."""
-        return float(self._sorted_s[0])
+    def staged(self) -> float:
+        """The share of arrivals that want a first answer at once."""
+        return self._staged
 
     @property
     def going_on(self) -> float:
-        """The share of requests whose first answer is not enough for them."""
+        """The share of those whose first answer is not enough."""
         return self._going_on
 
     @property
@@ -53,8 +55,18 @@ class Forecast:
         """The mean cost of a request outside its run, on the machine that runs it."""
         return self._overhead_s
 
-    def arrived(self, now: float, deadline_s: float, *, found_idle: bool = False) -> None:
-        """Count an arrival that is due in ``deadline_s``, and whether it found nothing to wait for."""
+    def arrived(
+        self, now: float, deadline_s: float, *, found_idle: bool = False, is_staged: bool = False
+    ) -> None:
+        """Count an arrival.
+
+        Args:
+            now: when it came.
+            deadline_s: how long until it is due.
+            found_idle: whether it found nothing to wait for.
+            is_staged: whether it wants a first answer at once.
+        """
+        self._staged += ANSWER_GAIN * (is_staged - self._staged)
         self._lonely = self._lonely + 1 if found_idle else 0
         silence_s = max(now - self._last_at, 0.0)
         self._last_at = now
@@ -75,7 +87,7 @@ class Forecast:
         """Learn what a request cost outside its run."""
         self._overhead_s += OVERHEAD_GAIN * (cost_s - self._overhead_s)
 
-    def observe_answer(self, *, is_enough: bool) -> None:
+    def observe_first_answer(self, *, is_enough: bool) -> None:
         """Learn whether a first answer was enough."""
         self._going_on += ANSWER_GAIN * ((not is_enough) - self._going_on)
 
@@ -89,6 +101,25 @@ class Forecast:
             return recent
         goes_on = exp(-silence_s * self._heralded / GAPS_IN_A_BURST)
         return recent + (self._heralded - recent) * goes_on
+
+    def harmless_s(self, answer_s: float, rate: float) -> float:
+        """Return for how long a device may be kept from arrivals: but one in 50 such runs costs none its deadline.
+
+        Args:
+            answer_s: what an arrival's answer takes at least; what is due sooner is lost anyhow.
+            rate: of arrivals, per second, over 0.
+        """
+        waits_s = (
+            self._sorted_s - answer_s
+        )  # how long each of the latest arrivals could have waited
+        waits_s = waits_s[waits_s.searchsorted(0.0) :]
+        if not len(waits_s):
+            return float("inf")
+        lost = (
+            rate * np.arange(1.0, len(waits_s) + 1.0) / len(self._sorted_s)
+        )  # a second of waiting
+        longest_s = np.minimum(np.append(waits_s[1:], np.inf), HARM / lost)
+        return float(max(waits_s[0], longest_s.max()))
 
     def overtaking_s(self, slack_s: NDArray[np.float64]) -> NDArray[np.float64] | float:
         """Return for how long arrivals go before each waiting request: E[max(slack - deadline, 0)].

@@ -1,7 +1,7 @@
 """PURE: requests that have an answer in hand, and time left for a better one.
 
 Nothing here delays a request without an answer: a refinement starts only where none waits, within an equal share of the
-time that those expected to come leave, and for no longer than the most urgent of them could wait.
+time that those expected to come leave, and for no longer than those could wait that may come meanwhile.
 """
 
 from collections.abc import Sequence
@@ -23,7 +23,7 @@ class Leave:
         start_s: seconds until it is free.
         machine_s: seconds of all devices until the most urgent one's answer must be handed in, less what others need.
         rivals: how many share that time, those refined included.
-        shield_s: the longest run that costs no expected arrival its deadline.
+        shield_s: the longest run that is unlikely to cost an arrival its deadline.
     """
 
     device: int

@@ -58,6 +58,8 @@ BEST_EFFORT_EVERY = (
     128  # of the runs under load less than 1 % answer requests that are late already
 )
 DOUBT_AFTER_S = 0.1  # without a run, on an idle machine that refuses
+STAGED = ("deepest", "steps")  # the requests that want a first answer at once
+HORIZON_S = 0.25  # ten times what the rate is known from: what comes later is not expected
 LEAST_FREE = 0.05  # arrivals that cost more time than there is still leave a little to decide with
 MORE_ARRIVALS = (
     2.0  # standard deviations: where each arrival takes time, more may come than the mean
@@ -174,7 +176,12 @@ class Scheduler:
         found_idle = (
             not self._in_flight and not len(self) and request.arrived_at > self._last_run_at
         )
-        self._forecast.arrived(now, request.deadline_at - now, found_idle=found_idle)
+        self._forecast.arrived(
+            now,
+            request.deadline_at - now,
+            found_idle=found_idle,
+            is_staged=request.refine in STAGED,
+        )
         if len(self) >= self._max_queue:
             return Refusal("queue_full", 0.0, self._max_queue, self._drain_s(now))
         name = request.subnetwork or self._fastest.name
@@ -235,7 +242,7 @@ class Scheduler:
         batch = self._queue.take(choice.batch_size)
         if choice.insured:
             for request in batch:
-                request.refine = "deepest"
+                request.refine = "insured"
         return self._start(device, batch, choice.subnetwork, now)
 
     def finished(self, run: Run, now: float) -> None:
@@ -245,8 +252,8 @@ class Scheduler:
 
     def refine(self, request: Request, answered_by: str, now: float) -> bool:
         """Keep a request that a run answered, for a better answer; False if this was its last."""
-        if request.answered_by is None:
-            self._forecast.observe_answer(is_enough=False)
+        if request.answered_by is None and request.refine in STAGED:
+            self._forecast.observe_first_answer(is_enough=False)
         if request.refine != "none" and request.subnetwork is None:
             leave = self._leave(request, now, others=len(self) + len(self._refinements))
             if self._refinements.step(request, answered_by, leave, now) is not None:
@@ -259,7 +266,7 @@ class Scheduler:
     def suffice(self, request: Request) -> None:
         """Let a request go whose answer is good enough."""
         if request.answered_by is None:
-            self._forecast.observe_answer(is_enough=True)
+            self._forecast.observe_first_answer(is_enough=True)
         self._refinements.release(request)
 
     def clear(self) -> tuple[Request, ...]:
@@ -324,17 +331,21 @@ class Scheduler:
         device = min(self._in_flight, key=self._in_flight.__getitem__) if free is None else free
         rate = self._forecast.rate(now)
         span_s = max(self._refinements.hand_in_at(request) - now, 0.0)
-        coming = rate * span_s
-        deep = coming * self._forecast.going_on  # the others need no more than a first answer
+        coming = rate * min(span_s, HORIZON_S)
+        # Of those to come, some want a deep answer, and go first; the others a first answer, and then wait behind the
+        # deadlines before theirs, if they go on at all.
+        staged = self._forecast.staged
+        overtaking_s = float(np.sum(self._forecast.overtaking_s(np.array([span_s]))))
+        deep = coming * (1 - staged) + rate * overtaking_s * staged * self._forecast.going_on
         rivals = 1 + others + deep
         first_s = self._fastest.pace_s * self._latency.slowdown(device)
         outside_s = self._forecast.overhead_s * (coming + MORE_ARRIVALS * sqrt(coming))
         machine_s = span_s * self._latency.devices - outside_s
-        machine_s -= self._busy_s(now) + (coming - deep) * first_s
+        machine_s -= self._busy_s(now) + coming * staged * first_s
         shield_s = inf
         if rate:
             answer_s = self._latency.predict_s(self._fastest.name, 1) + self._latency.reserve_s
-            shield_s = self._forecast.shortest_s - answer_s
+            shield_s = self._forecast.harmless_s(answer_s, rate)
         return Leave(
             device=device,
             start_s=self._until_free_s(now),
