@@ -1,4 +1,4 @@
-"""Try three replicas behind HAProxy under load: kill one, drain one, roll all to a new bundle; print what became of it.
+"""Try three replicas behind HAProxy under load: kill one, drain one, roll all to a new bundle, and have all reload one.
 
     python deploy/try_replicas.py [--bundle DIR] [--rate 100] [--seconds 5]
 
@@ -10,6 +10,7 @@ import asyncio
 import json
 import os
 import shutil
+import signal
 import socket
 import sys
 import tempfile
@@ -20,6 +21,7 @@ from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 from random import Random
+from typing import Any
 
 from PIL import Image
 
@@ -78,6 +80,19 @@ class Replica:
         self.process.terminate()
         if await self.process.wait():
             raise RuntimeError(f"a replica ended with {self.process.returncode}")
+
+
+    async def reload(self, name: str) -> None:
+        """Have it load what its bundle folder holds now; return when that answers."""
+        assert self.process is not None
+        self.process.send_signal(signal.SIGHUP)
+        connection = await Connection.open(self.port)
+        listed: dict[str, Any] = {}
+        while listed.get("bundle", {}).get("name") != name:
+            await asyncio.sleep(0.05)
+            _, body = await connection.ask(b"GET /subnetworks HTTP/1.1\r\nHost: anytime\r\n\r\n")
+            listed = json.loads(body)
+        connection.close()
 
 
 class Connection:
@@ -191,13 +206,20 @@ def free_port() -> int:
     return port
 
 
-def renamed(bundle: Path, folder: Path) -> Path:
+def renamed(bundle: Path, folder: Path, name: str) -> Path:
     """Return a copy of a bundle under another name."""
-    copy = shutil.copytree(bundle, folder / "new")
+    copy = shutil.copytree(bundle, folder / name)
     manifest = json.loads((copy / "manifest.json").read_text())
-    manifest["name"] += "-new"
+    manifest["name"] = name
     (copy / "manifest.json").write_text(json.dumps(manifest))
     return copy
+
+
+def lead(link: Path, to: Path) -> None:
+    """Have a link lead elsewhere, at one instant."""
+    fresh = link.with_name("fresh")
+    fresh.symlink_to(to)
+    fresh.rename(link)
 
 
 async def tell(admin: Path, command: str) -> str:
@@ -225,7 +247,9 @@ async def try_replicas(options: argparse.Namespace, folder: Path) -> int:
     port, admin = free_port(), folder / "haproxy.sock"
     variables = {"BIND": f"127.0.0.1:{port}", "ADMIN": str(admin)}
     variables |= {f"REPLICA_{i + 1}": f"127.0.0.1:{r.port}" for i, r in enumerate(replicas)}
-    new_bundle = renamed(options.bundle, folder)
+    bundles = {name: renamed(options.bundle, folder, name) for name in ("first", "second", "third")}
+    current = folder / "current"
+    lead(current, bundles["first"])
     load = Load(port, rate=options.rate, deadline_ms=options.deadline_ms)
     event_at: dict[str, float] = {}
 
@@ -241,28 +265,34 @@ async def try_replicas(options: argparse.Namespace, folder: Path) -> int:
         await tell(admin, "set server replicas/replica-2 state drain")
         await drained(admin, "replica-2")
         await replicas[1].stop()
-        await replicas[1].start(options.bundle)
+        await replicas[1].start(current)
         await tell(admin, "set server replicas/replica-2 state ready")
 
     async def roll() -> None:
+        lead(current, bundles["second"])
         for replica in replicas:
             await replica.stop()  # no word to the proxy: readiness and repeats must do
-            await replica.start(new_bundle)
+            await replica.start(current)
+
+    async def reload() -> None:
+        lead(current, bundles["third"])
+        await asyncio.gather(*(replica.reload("third") for replica in replicas))
 
     config = ROOT / "deploy" / "haproxy" / "haproxy.cfg"
     proxy = await asyncio.create_subprocess_exec(
         "haproxy", "-f", str(config), env=os.environ | variables
     )
     try:
-        await asyncio.gather(*(replica.start(options.bundle) for replica in replicas))
+        await asyncio.gather(*(replica.start(current) for replica in replicas))
         await ready(port, proxy)
         sending = asyncio.create_task(load.run())
         await asyncio.sleep(0)
         await phase("steady", lambda: asyncio.sleep(0))
         await phase("kill -9 one", kill)
-        await phase("start it again", lambda: replicas[0].start(options.bundle))
+        await phase("start it again", lambda: replicas[0].start(current))
         await phase("drain one", drain)
         await phase("roll all", roll)
+        await phase("all reload", reload)
         load.stopped = True
         await sending
     finally:
