@@ -33,6 +33,7 @@ DEPLOY = ROOT / "deploy"
 WINDOW_S = 20
 GPU_METRIC = "anytime_gpu_"
 HAS_GPU = shutil.which("nvidia-smi") is not None
+DRAWN_S = 40.0  # of healthy load, for the pictures
 TIMEOUT_S = 120.0  # for the data of an expression, or an alert
 EXPECTED_ALERTS = {"AnytimeBudgetBurnsFast", "AnytimeBudgetBurnsSlowly", "AnytimeAccuracyDropped"}
 
@@ -210,6 +211,9 @@ def watch(bundle: Path, folder: Path, plots: Path | None) -> None:
 
         _until(all_give_data, lambda: _repeat(load.send, 20), lambda: f"data for {missing}")
         print("every expression gives data")
+        until = time.monotonic() + (DRAWN_S if plots is not None else 0.0)
+        while time.monotonic() < until:
+            load.send()
         raised = firing()
         assert not raised & EXPECTED_ALERTS, f"a healthy load raises {raised}"
         _until(
