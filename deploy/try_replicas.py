@@ -81,7 +81,6 @@ class Replica:
         if await self.process.wait():
             raise RuntimeError(f"a replica ended with {self.process.returncode}")
 
-
     async def reload(self, name: str) -> None:
         """Have it load what its bundle folder holds now; return when that answers."""
         assert self.process is not None

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 RECENT_S = 0.025  # time constant of the current rate; over 5 ms it was no better
 PROOFS = (16, 64)  # so many arrivals prove a rate before the recent one has risen to it
 LONELY = 24  # after so many arrivals that each found an idle machine, callers wait for their answers: none comes before
+SHORTEST_PROOF_S = 0.004  # what comes in less comes at one instant, and proves no rate
 HERALD_GAIN = 1 / 256  # an arrival: what follows an arrival is learned over several bursts
 HERALD_MEMORY_S = 0.5  # a burst that long ago says little; a load that has ended is forgotten
 GAPS_IN_A_BURST = 10.0  # after so many expected gaps without an arrival a burst is over
@@ -72,7 +73,9 @@ class Forecast:
         self._last_at = now
         self._latest.append(now)
         spans_s = [(n, now - self._latest[-n]) for n in PROOFS if len(self._latest) >= n]
-        self._proven = max(((n - n**0.5) / max(s, 1e-9) for n, s in spans_s), default=0.0)
+        self._proven = max(
+            ((n - n**0.5) / max(s, SHORTEST_PROOF_S) for n, s in spans_s), default=0.0
+        )
         self._recent *= exp(-silence_s / RECENT_S)
         self._heralded *= exp(-silence_s / HERALD_MEMORY_S)
         self._heralded += HERALD_GAIN * (self._recent - self._heralded)

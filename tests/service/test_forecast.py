@@ -27,8 +27,12 @@ def test_a_burst_that_paused_may_go_on_and_one_that_ended_is_forgotten() -> None
 
 
 def test_few_arrivals_prove_a_burst_before_it_has_lasted() -> None:
-    assert after(20, 0.0001).rate(0.0019) > 7_000
+    assert after(80, 0.0001).rate(0.0079) > 8_000
     assert after(5, 0.0001).rate(0.0004) < 1_000
+
+
+def test_arrivals_at_one_instant_prove_no_lasting_rate() -> None:
+    assert after(20, 0.0).rate(0.0) < 4_000
 
 
 def test_one_arrival_after_a_burst_heralds_the_next_for_a_while() -> None:
