@@ -125,7 +125,7 @@ class Scheduler:
         subnetworks: all that may be run; the policy chooses from those on the accuracy/latency front.
         latency: predicted run latencies; it also says how many devices there are.
         policy: ``anytime``, ``slackfit`` or ``static:<subnetwork>``.
-        max_queue: the most requests that may wait.
+        max_queue: the most requests that may wait for an answer, and for a better one.
         max_batch: the most requests in one run.
         insure: whether the policy may let a shallow answer precede a deep one that might be late.
 
@@ -254,14 +254,16 @@ class Scheduler:
         """Keep a request that a run answered, for a better answer; False if this was its last."""
         if request.answered_by is None and request.refine in STAGED:
             self._forecast.observe_first_answer(is_enough=False)
-        if request.refine != "none" and request.subnetwork is None:
-            leave = self._leave(request, now, others=len(self) + len(self._refinements))
-            if self._refinements.step(request, answered_by, leave, now) is not None:
-                self._refinements.hold(request)
-                request.answered_by = answered_by
-                return True
+        if request.refine == "none" or request.subnetwork is not None:
+            return False
+        leave = self._leave(request, now, others=len(self) + len(self._refinements))
+        has_place = len(self._refinements) < self._max_queue
+        if not has_place or self._refinements.step(request, answered_by, leave, now) is None:
             self._refinements.release(request)
-        return False
+            return False
+        self._refinements.hold(request)
+        request.answered_by = answered_by
+        return True
 
     def suffice(self, request: Request) -> None:
         """Let a request go whose answer is good enough."""

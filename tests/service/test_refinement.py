@@ -158,6 +158,17 @@ def test_a_refinement_is_handed_in_when_the_load_no_longer_leaves_time_for_it() 
     assert core.next_action(0.0185) == HandIn((asked,))  # nobody called in time
 
 
+def test_no_more_than_the_queue_holds_wait_for_better_answers() -> None:
+    core = Scheduler(SUBNETWORKS, LatencyModel(PROFILE, reserve_s=0.0), max_queue=1)
+    first, second = request(9.0, "deepest"), request(9.0, "deepest")
+    for asked in (first, second):
+        core.admit(asked, 0.0)
+        core.finished(run_of(core.next_action(0.0)), 0.001)
+
+    assert core.refine(first, "column-1", 0.001)
+    assert not core.refine(second, "column-1", 0.001)
+
+
 def test_a_client_that_left_is_not_refined() -> None:
     core, asked = scheduler(), request(0.1, "steps")
     core.admit(asked, 0.0)
