@@ -30,4 +30,5 @@ def test_no_request_is_lost_or_answered_twice() -> None:
     )
 
     assert result.returncode == 0, result.stdout + result.stderr
-    assert "-new" in result.stdout, "the new bundle answered nothing"
+    assert "'second'" in result.stdout, "the bundle that was rolled out answered nothing"
+    assert "'third'" in result.stdout, "the bundle that was reloaded answered nothing"
