@@ -15,7 +15,7 @@ BASE=localhost/anytime-base:bookworm
 IMAGE=localhost/anytime:cpu
 PROMETHEUS=localhost/anytime-prometheus:bookworm
 
-for tool in buildah podman runc debootstrap prometheus; do
+for tool in buildah podman podman-compose runc debootstrap prometheus; do
   command -v "$tool" >/dev/null || { echo "try-image: $tool is not installed" >&2; exit 1; }
 done
 

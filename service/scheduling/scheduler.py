@@ -302,12 +302,14 @@ class Scheduler:
         """Return what the policy may know."""
         slack_s = self._queue.slack_s(now + self._latency.reserve_s)
         places = self._places[: self._places.searchsorted(len(slack_s))]
-        seen_s = slack_s[places]
+        seen_s, rivals = slack_s[places], self._counts[places]
         rate = self._forecast.rate(now)
+        if rate:
+            rivals = rivals + rate * self._forecast.overtaking_s(seen_s)
         return Outlook(
             slack_s=slack_s,
             places=places,
-            rivals=self._counts[places] + rate * self._forecast.overtaking_s(seen_s),
+            rivals=rivals,
             machine_s=self._machine_s(seen_s, rate),
             runnable=self._queue.alike(self._max_batch),
             busy_s=self._busy_s(now),
@@ -367,7 +369,7 @@ class Scheduler:
     def _machine_s(self, slack_s: NDArray[np.float64], rate: float) -> NDArray[np.float64]:
         """Return (n,) the time that all devices have until each deadline, less the arrivals' cost."""
         machine_s = slack_s * self._latency.devices
-        if self._forecast.overhead_s:
+        if rate and self._forecast.overhead_s:
             coming = rate * np.maximum(slack_s, 0.0)
             machine_s -= self._forecast.overhead_s * (coming + MORE_ARRIVALS * np.sqrt(coming))
         return machine_s
