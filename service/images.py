@@ -59,6 +59,13 @@ class ImageDecoder:
         # Pillow's own limit is one for the process and only warns; ours is checked for each image.
         Image.MAX_IMAGE_PIXELS = None
 
+    async def warm_up(self) -> None:
+        """Decode an image of each format: Pillow loads its parts when they are first needed."""
+        for image_format in FORMATS:
+            file = BytesIO()
+            Image.new("RGB", (self._size, self._size)).save(file, image_format)
+            await self.decode(file.getvalue())
+
     async def decode(self, body: bytes, content_type: bytes = b"") -> Pixels:
         """Return the image in a request's body as uint8 (size, size, 3).
 

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 
@@ -51,7 +52,14 @@ class Serving:
     decodes it, runs it and names its labels, and a bundle that was replaced ends after its last request.
     """
 
-    def __init__(self, bundle: Bundle, device: Device, profile: Profile, shared: Shared) -> None:
+    def __init__(
+        self,
+        bundle: Bundle,
+        device: Device,
+        profile: Profile,
+        shared: Shared,
+        aside: Aside | None,
+    ) -> None:
         settings, manifest = shared.settings, bundle.manifest
         self.bundle = bundle
         self.bundle_name = {"name": manifest.name, "digest": bundle.digest}
@@ -86,7 +94,7 @@ class Serving:
         self.parse_query = QueryParser(
             settings, subnetworks=list(self.expected_accuracy), classes=len(manifest.labels)
         )
-        self.agreement = self._compare(shared) if settings.agreement_sample else None
+        self.agreement = self._compare(aside, shared) if aside is not None else None
         self._worker = shared.worker
         self._requests = 0
         self._empty = asyncio.Event()
@@ -115,12 +123,11 @@ class Serving:
         self.dispatcher.close()
         self._worker.start(self.device.close)
 
-    def _compare(self, shared: Shared) -> Agreement:
+    def _compare(self, aside: Aside, shared: Shared) -> Agreement:
         """Return what compares a share of the answers with those of the best subnetwork."""
-        best = max(self.expected_accuracy, key=self.expected_accuracy.__getitem__)
         return Agreement(
-            Aside(self.bundle.folder, best),
-            best=best,
+            aside,
+            best=aside.subnetwork,
             share=shared.settings.agreement_sample,
             is_idle=lambda: self.dispatcher.is_idle,
             record=shared.metrics.compared,
@@ -144,6 +151,23 @@ async def open_serving(
         ValueError: there is no such policy, or its subnetwork is not in the bundle.
     """
     settings, manifest = shared.settings, bundle.manifest
+    undo = ExitStack()
+    aside: Aside | None = None
+    if settings.agreement_sample:  # first of all: it is to be there before the first request
+        best = max(manifest.subnetworks, key=lambda each: each.accuracy.validation.value)
+        aside = Aside(bundle.folder, best.name)
+        undo.callback(aside.close)
+    with undo:
+        serving = await _warm_up(bundle, shared, aside, rest)
+        undo.pop_all()
+    return serving
+
+
+async def _warm_up(
+    bundle: Bundle, shared: Shared, aside: Aside | None, rest: Callable[[float], Awaitable[None]]
+) -> Serving:
+    """Load every graph, measure run latencies, and do what only the first request would do."""
+    settings, manifest = shared.settings, bundle.manifest
     device = await asyncio.to_thread(_load, bundle, settings)
 
     async def time_run(subnetwork: str, size: int) -> float:
@@ -158,7 +182,9 @@ async def open_serving(
         warm_up_batch_sizes(settings.max_batch),
         budget_s=settings.warm_up_s,
     )
-    return Serving(bundle, device, profile, shared)
+    serving = Serving(bundle, device, profile, shared, aside)
+    await serving.decoder.warm_up()
+    return serving
 
 
 def _load(bundle: Bundle, settings: Settings) -> Device:

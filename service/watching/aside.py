@@ -1,10 +1,9 @@
-"""A process of the lowest priority that classifies images: ``python -m service.watching.aside BUNDLE SUBNETWORK``.
+"""A process of the lowest priority that classifies images.
 
 It runs only where a core has nothing else to do. A thread of that kind in the server would not do: it can lose its core
 while it holds the interpreter's lock, and then the whole server waits.
 """
 
-import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -14,16 +13,29 @@ import numpy as np
 
 from model.bundle import read_bundle
 from service.images import Pixels
+from service.runtime import open_device
 
 CLASS_BYTES = 4
+
+# Out of everybody's way before anything is imported, which takes a core for half a second.
+START = """
+import os, sys
+if hasattr(os, "SCHED_IDLE"):  # Linux
+    os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+else:
+    os.nice(19)
+from service.watching.aside import main
+sys.exit(main())
+"""
 
 
 class Aside:
     """The server's end: starts the process, which ends with the server or by ``close``."""
 
     def __init__(self, bundle_dir: Path, subnetwork: str) -> None:
+        self.subnetwork = subnetwork
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "service.watching.aside", str(bundle_dir), subnetwork],
+            [sys.executable, "-c", START, str(bundle_dir), subnetwork],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             start_new_session=True,  # Ctrl-C is for the server
@@ -52,12 +64,6 @@ class Aside:
 
 def main() -> int:
     """Answer images from stdin, (H, W, 3) bytes each, with classes on stdout, until stdin ends."""
-    if hasattr(os, "SCHED_IDLE"):  # Linux
-        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
-    else:
-        os.nice(19)
-    from service.runtime import open_device  # from here on, nothing is in anybody's way
-
     folder, subnetwork = sys.argv[1:]
     bundle = read_bundle(Path(folder))
     manifest = bundle.manifest
@@ -71,7 +77,3 @@ def main() -> int:
         sys.stdout.buffer.write(class_id.to_bytes(CLASS_BYTES, "big"))
         sys.stdout.buffer.flush()
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
