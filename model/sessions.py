@@ -1,6 +1,7 @@
 """Sessions of ONNX Runtime: one for each graph, all of a process on one pool of threads."""
 
 import os
+from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
 
@@ -9,14 +10,14 @@ from onnxruntime.capi.onnxruntime_pybind11_state import Fail
 
 
 def open_session(
-    path: str | os.PathLike[str], *, threads: int, cuda: bool = False
+    path: str | os.PathLike[str], *, threads: int, cuda: Mapping[str, str] | None = None
 ) -> ort.InferenceSession:
     """Load a graph.
 
     Args:
         path: of the ONNX file.
         threads: CPU threads of the pool; a process has one pool, and the first session's size stays.
-        cuda: on the GPU where ONNX Runtime can use it; ``get_providers`` of the session tells.
+        cuda: options of the CUDA provider, for the GPU; ``get_providers`` of the session tells whether it is used.
 
     Raises:
         Exception: the graph does not load; ONNX Runtime has no common base of its errors.
@@ -27,11 +28,10 @@ def open_session(
     options.use_per_session_threads = False
     options.log_severity_level = 3  # errors; its warnings are about nodes left on the CPU
     providers: list[Any] = ["CPUExecutionProvider"]
-    if cuda:
-        # The heuristic search spares start-up a trial of every algorithm at every batch size.
-        cuda_options = {"cudnn_conv_algo_search": "HEURISTIC"}
-        providers.insert(0, ("CUDAExecutionProvider", cuda_options))
-    return ort.InferenceSession(path, options, providers=providers)
+    if cuda is not None:
+        providers.insert(0, ("CUDAExecutionProvider", dict(cuda)))
+    # Its own fallback to the CPU only prints; here the caller decides.
+    return ort.InferenceSession(path, options, providers=providers, enable_fallback=0)
 
 
 def cores() -> int:

@@ -1,6 +1,8 @@
 """ONNX Runtime: a session for every subnetwork of a bundle on one device, and how long its runs take."""
 
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
+from pathlib import Path
 from statistics import median
 from typing import Literal
 
@@ -10,11 +12,17 @@ from numpy.typing import NDArray
 
 from model.bundle import Bundle
 from model.sessions import cores, open_session
+from service.captured import CapturedRuns
 from service.images import Pixels
 
 MAX_THREADS = 4  # the networks are small: more threads wait for each other longer than they compute
 WARM_UP_RUNS = 5  # the first run of a cell allocates and is not counted
 
+# The heuristic search spares start-up a trial of every algorithm at every batch size.
+CUDA_OPTIONS = {"cudnn_conv_algo_search": "HEURISTIC"}
+CUDA_GRAPHS = {"enable_cuda_graph": "1"}
+
+RunImages = Callable[[Sequence[Pixels]], NDArray[np.float32]]
 Profile = dict[str, dict[int, float]]
 TimeRun = Callable[[str, int], Awaitable[float]]  # subnetwork, batch size; seconds
 
@@ -24,77 +32,127 @@ class RuntimeUnavailable(Exception):
 
 
 class Device:
-    """The sessions of a bundle on one device.
+    """The subnetworks of a bundle on one device.
 
     Args:
         name: ``cpu`` or ``cuda:0``.
-        sessions: by the subnetwork's name.
+        runs: what runs a batch, by the subnetwork's name.
         shares_cores: whether its runs leave no core to the event loop.
-        gpu: the index of the GPU, if it is one.
+        gpu: the index of the GPU, if it is one; batches are then padded to the next size that was warmed up.
     """
 
     def __init__(
-        self,
-        name: str,
-        sessions: dict[str, ort.InferenceSession],
-        *,
-        shares_cores: bool,
-        gpu: int | None = None,
+        self, name: str, runs: dict[str, RunImages], *, shares_cores: bool, gpu: int | None = None
     ) -> None:
         self.name = name
         self.gpu = gpu
         self.shares_cores = shares_cores
-        self._sessions = sessions
+        self._runs = runs
 
     def run(self, subnetwork: str, batch: Sequence[Pixels]) -> NDArray[np.float32]:
         """Return the probabilities (N, classes) of N images, each uint8 (H, W, 3)."""
-        images = np.stack(batch) if len(batch) > 1 else batch[0][np.newaxis]  # (N, H, W, 3)
-        outputs = self._sessions[subnetwork].run(("probabilities",), {"images": images})
-        probabilities: NDArray[np.float32] = outputs[0]
-        return probabilities
+        return self._runs[subnetwork](batch)
 
     def close(self) -> None:
         """Give the memory of its sessions back."""
-        self._sessions.clear()
+        self._runs.clear()
 
 
-def open_device(bundle: Bundle, *, device: Literal["auto", "cpu", "cuda"], threads: int) -> Device:
+def open_device(
+    bundle: Bundle,
+    *,
+    device: Literal["auto", "cpu", "cuda"],
+    threads: int,
+    batch_sizes: Sequence[int],
+    warn: Callable[[str], None],
+) -> Device:
     """Create a session for every subnetwork, on the GPU where one can be used.
 
     Args:
         bundle: the verified bundle.
         device: ``auto`` falls back to the CPU, ``cuda`` does not.
         threads: CPU threads of one run; 0 chooses by the cores at hand.
+        batch_sizes: that will be warmed up, ascending; no batch is larger than the last.
+        warn: is told what will be slower than it could be, and why.
 
     Raises:
         RuntimeUnavailable: ``cuda`` was asked for and ONNX Runtime cannot use it, or a graph does not load.
     """
+    if device == "cpu":
+        return open_cpu_device(bundle, threads=threads)
+    try:
+        return _open_cuda_device(bundle, batch_sizes, warn)
+    except RuntimeUnavailable as error:
+        if device == "cuda":
+            raise RuntimeUnavailable(f"ANYTIME_DEVICE is cuda, but {error}") from error
+        if has_cuda():
+            warn(f"not on the GPU: {error}")
+        return open_cpu_device(bundle, threads=threads)
+
+
+def has_cuda() -> bool:
+    """Whether this ONNX Runtime is one for GPUs."""
+    return "CUDAExecutionProvider" in ort.get_available_providers()
+
+
+def open_cpu_device(bundle: Bundle, *, threads: int) -> Device:
+    """Create a session for every subnetwork on the CPU.
+
+    Raises:
+        RuntimeUnavailable: a graph does not load.
+    """
     run_threads = threads or default_threads()
-    wants_cuda = device != "cpu" and "CUDAExecutionProvider" in ort.get_available_providers()
-    if device == "cuda" and not wants_cuda:
-        raise RuntimeUnavailable(
-            "ANYTIME_DEVICE is cuda, but this ONNX Runtime has no CUDA; install onnxruntime-gpu"
-        )
-    if wants_cuda:
-        ort.preload_dlls()
-    sessions: dict[str, ort.InferenceSession] = {}
-    for subnetwork in bundle.manifest.subnetworks:
-        path = bundle.graph_path(subnetwork)
+    runs: dict[str, RunImages] = {
+        name: partial(_run_session, _open(path, threads=run_threads))
+        for name, path in _graphs(bundle)
+    }
+    return Device("cpu", runs, shares_cores=run_threads >= cores())
+
+
+def _run_session(session: ort.InferenceSession, batch: Sequence[Pixels]) -> NDArray[np.float32]:
+    images = np.stack(batch) if len(batch) > 1 else batch[0][np.newaxis]  # (N, H, W, 3)
+    outputs = session.run(("probabilities",), {"images": images})
+    probabilities: NDArray[np.float32] = outputs[0]
+    return probabilities
+
+
+def _open_cuda_device(
+    bundle: Bundle, batch_sizes: Sequence[int], warn: Callable[[str], None]
+) -> Device:
+    if not has_cuda():
+        raise RuntimeUnavailable("this ONNX Runtime has no CUDA; install onnxruntime-gpu")
+    ort.preload_dlls()
+    runs: dict[str, RunImages] = {}
+    for name, path in _graphs(bundle):
         try:
-            session = open_session(path, threads=run_threads, cuda=wants_cuda)
-        except Exception as error:  # ONNX Runtime has no common base of its errors
-            raise RuntimeUnavailable(f"{path}: {str(error).splitlines()[0]}") from error
-        if wants_cuda and session.get_providers()[0] != "CUDAExecutionProvider":
-            # ONNX Runtime falls back with a printed message only.
-            if device == "cuda":
-                raise RuntimeUnavailable(
-                    "ANYTIME_DEVICE is cuda, but ONNX Runtime cannot use a GPU"
-                )
-            return open_device(bundle, device="cpu", threads=threads)
-        sessions[subnetwork.name] = session
-    if wants_cuda:
-        return Device("cuda:0", sessions, shares_cores=False, gpu=0)
-    return Device("cpu", sessions, shares_cores=run_threads >= cores())
+            session = _open(path, threads=1, cuda=CUDA_OPTIONS | CUDA_GRAPHS)
+        except RuntimeUnavailable as error:
+            session = _open(path, threads=1, cuda=CUDA_OPTIONS)
+            warn(f"no CUDA graphs: {error}")
+        if session.get_providers()[0] != "CUDAExecutionProvider":  # it has only printed why
+            raise RuntimeUnavailable("ONNX Runtime cannot use a GPU; what it printed says why")
+        warn_of = partial(_warn_of, warn, name)
+        runs[name] = CapturedRuns(session, batch_sizes, device_type="cuda", warn=warn_of)
+    return Device("cuda:0", runs, shares_cores=False, gpu=0)
+
+
+def _warn_of(warn: Callable[[str], None], subnetwork: str, reason: str) -> None:
+    warn(f"{subnetwork}: {reason}")
+
+
+def _graphs(bundle: Bundle) -> Iterator[tuple[str, Path]]:
+    """Give the name and the file of every subnetwork."""
+    for subnetwork in bundle.manifest.subnetworks:
+        yield subnetwork.name, bundle.graph_path(subnetwork)
+
+
+def _open(
+    path: Path, *, threads: int, cuda: Mapping[str, str] | None = None
+) -> ort.InferenceSession:
+    try:
+        return open_session(path, threads=threads, cuda=cuda)
+    except Exception as error:  # ONNX Runtime has no common base of its errors
+        raise RuntimeUnavailable(f"{path}: {str(error).splitlines()[0]}") from error
 
 
 def default_threads() -> int:
@@ -118,6 +176,18 @@ async def measure_run_latency(
     return {
         name: {size: await _median_run_s(time_run, name, size, share_s) for size in batch_sizes}
         for name in names
+    }
+
+
+def padded(profile: Profile) -> Profile:
+    """Return a profile of every batch size up to the largest, where a batch costs what the next size in it does."""
+
+    def latency_s(cells: dict[int, float], size: int) -> float:
+        return cells[min(each for each in cells if each >= size)]
+
+    return {
+        name: {size: latency_s(cells, size) for size in range(1, max(cells) + 1)}
+        for name, cells in profile.items()
     }
 
 

@@ -1,7 +1,7 @@
 """One bundle at work: from its files, over its warm-up, to its last request."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -18,6 +18,7 @@ from service.runtime import (
     RuntimeUnavailable,
     measure_run_latency,
     open_device,
+    padded,
     warm_up_batch_sizes,
 )
 from service.scheduling.latency import LatencyModel
@@ -168,7 +169,8 @@ async def _warm_up(
 ) -> Serving:
     """Load every graph, measure run latencies, and do what only the first request would do."""
     settings, manifest = shared.settings, bundle.manifest
-    device = await asyncio.to_thread(_load, bundle, settings)
+    sizes = warm_up_batch_sizes(settings.max_batch)
+    device = await asyncio.to_thread(_load, bundle, shared, sizes)
 
     async def time_run(subnetwork: str, size: int) -> float:
         run = partial(_time_run, bundle, device, subnetwork, size, shared.clock)
@@ -179,17 +181,25 @@ async def _warm_up(
     profile = await measure_run_latency(
         time_run,
         [subnetwork.name for subnetwork in manifest.subnetworks],
-        warm_up_batch_sizes(settings.max_batch),
+        sizes,
         budget_s=settings.warm_up_s,
     )
+    if device.gpu is not None:
+        profile = padded(profile)
     serving = Serving(bundle, device, profile, shared, aside)
     await serving.decoder.warm_up()
     return serving
 
 
-def _load(bundle: Bundle, settings: Settings) -> Device:
+def _load(bundle: Bundle, shared: Shared, batch_sizes: Sequence[int]) -> Device:
     """Open every graph, and see to it that they are those of the manifest."""
-    device = open_device(bundle, device=settings.device, threads=settings.threads)
+    device = open_device(
+        bundle,
+        device=shared.settings.device,
+        threads=shared.settings.threads,
+        batch_sizes=batch_sizes,
+        warn=lambda reason: shared.log.warning("slower_device", reason=reason),
+    )
     if read_bundle(bundle.folder) != bundle:
         raise BundleError(f"{bundle.folder}: changed while it was loaded; load it again")
     return device

@@ -13,7 +13,7 @@ import numpy as np
 
 from model.bundle import read_bundle
 from service.images import Pixels
-from service.runtime import open_device
+from service.runtime import open_cpu_device
 
 CLASS_BYTES = 4
 
@@ -69,7 +69,7 @@ def main() -> int:
     manifest = bundle.manifest
     alone = [each for each in manifest.subnetworks if each.name == subnetwork]
     bundle = replace(bundle, manifest=manifest.model_copy(update={"subnetworks": alone}))
-    device = open_device(bundle, device="cpu", threads=1)
+    device = open_cpu_device(bundle, threads=1)
     size = manifest.architecture.image_size
     while image := sys.stdin.buffer.read(size * size * 3):
         pixels = np.frombuffer(image, np.uint8).reshape(size, size, 3)

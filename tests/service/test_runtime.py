@@ -10,14 +10,16 @@ from service.runtime import (
     Device,
     RuntimeUnavailable,
     measure_run_latency,
+    open_cpu_device,
     open_device,
+    padded,
     warm_up_batch_sizes,
 )
 
 
 @pytest.fixture(scope="module")
 def device(bundle: Bundle) -> Device:
-    return open_device(bundle, device="cpu", threads=1)
+    return open_cpu_device(bundle, threads=1)
 
 
 def images(n: int, size: int) -> Iterator[np.ndarray]:
@@ -83,4 +85,22 @@ async def test_a_cell_that_overruns_its_share_is_measured_once() -> None:
 )
 def test_a_gpu_that_cannot_be_used_is_no_silent_cpu(bundle: Bundle) -> None:
     with pytest.raises(RuntimeUnavailable, match="no CUDA; install onnxruntime-gpu"):
-        open_device(bundle, device="cuda", threads=1)
+        open_device(bundle, device="cuda", threads=1, batch_sizes=[1], warn=print)
+
+
+@pytest.mark.skipif(
+    "CUDAExecutionProvider" in ort.get_available_providers(), reason="ONNX Runtime has CUDA here"
+)
+def test_where_onnx_runtime_has_no_gpu_the_cpu_is_no_surprise(bundle: Bundle) -> None:
+    warnings: list[str] = []
+
+    device = open_device(bundle, device="auto", threads=1, batch_sizes=[1], warn=warnings.append)
+
+    assert device.name == "cpu"
+    assert not warnings
+
+
+def test_a_padded_batch_costs_what_the_next_size_does() -> None:
+    profile = padded({"full": {1: 1.0, 2: 1.5, 4: 2.0, 6: 3.0}})
+
+    assert profile == {"full": {1: 1.0, 2: 1.5, 3: 2.0, 4: 2.0, 5: 3.0, 6: 3.0}}

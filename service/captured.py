@@ -1,0 +1,101 @@
+"""Runs on a GPU: buffers that stay in place, and every batch size captured as a CUDA graph.
+
+A network of eighty small layers is launched kernel by kernel for longer than it computes. A captured graph is launched
+once; it reads and writes the addresses, and has the batch size, that it was captured with, so that a batch is padded to
+the next size that was.
+"""
+
+from bisect import bisect_left
+from collections.abc import Callable, Sequence
+from typing import Literal
+
+import numpy as np
+import onnxruntime as ort
+from numpy.typing import NDArray
+
+from service.images import Pixels
+
+# The first run allocates and chooses algorithms, the second is captured, the third shows that the graph replays.
+SETTLING_RUNS = 3
+GRAPH_ID = "gpu_graph_id"
+NO_GRAPH = -1
+
+
+class CapturedRuns:
+    """The runs of one session. To be used from one thread: a graph belongs to the thread that captured it.
+
+    Args:
+        session: with graphs enabled, where ``device_type`` has them.
+        sizes: the batch sizes to run, ascending.
+        device_type: where the buffers are: ``cuda``, or ``cpu``, which captures nothing.
+        warn: is told why a size could not be captured; its kernels are then launched one by one.
+    """
+
+    def __init__(
+        self,
+        session: ort.InferenceSession,
+        sizes: Sequence[int],
+        *,
+        device_type: Literal["cuda", "cpu"],
+        warn: Callable[[str], None],
+    ) -> None:
+        self._session = session
+        self._sizes = sizes
+        self._device_type = device_type
+        self._warn = warn
+        self._buffers: dict[int, _Buffers] = {}
+
+    def __call__(self, batch: Sequence[Pixels]) -> NDArray[np.float32]:
+        """Return the probabilities (N, classes) of N images, no more than the largest size."""
+        size = self._sizes[bisect_left(self._sizes, len(batch))]
+        buffers = self._buffers.get(size)
+        if buffers is None:
+            buffers = self._buffers[size] = self._settled(size)
+        return buffers.run(batch)
+
+    def _settled(self, size: int) -> "_Buffers":
+        """Return the buffers of a size, once its runs are as fast as they will be."""
+        buffers = _Buffers(self._session, size, self._device_type, graph_id=size)
+        try:
+            buffers.settle()
+        except Exception as error:  # ONNX Runtime has no common base of its errors
+            self._warn(f"no CUDA graph of batch size {size}: {str(error).splitlines()[0]}")
+            buffers = _Buffers(self._session, size, self._device_type, graph_id=NO_GRAPH)
+            buffers.settle()
+        return buffers
+
+
+class _Buffers:
+    """Input and output of one batch size, on the device for good."""
+
+    def __init__(
+        self, session: ort.InferenceSession, size: int, device_type: str, *, graph_id: int
+    ) -> None:
+        (images,) = session.get_inputs()
+        probabilities = next(o for o in session.get_outputs() if o.name == "probabilities")
+        self._session = session
+        self._host = np.zeros((size, *images.shape[1:]), np.uint8)
+        self._images = ort.OrtValue.ortvalue_from_numpy(self._host.copy(), device_type)
+        self._probabilities = ort.OrtValue.ortvalue_from_shape_and_type(
+            (size, *probabilities.shape[1:]), np.float32, device_type
+        )
+        self._binding = session.io_binding()
+        self._binding.bind_ortvalue_input(images.name, self._images)
+        self._binding.bind_ortvalue_output(probabilities.name, self._probabilities)
+        self._options = ort.RunOptions()
+        self._options.add_run_config_entry(GRAPH_ID, str(graph_id))
+
+    def settle(self) -> None:
+        """Run until the graph is captured."""
+        for _ in range(SETTLING_RUNS):
+            self._session.run_with_iobinding(self._binding, self._options)
+
+    def run(self, batch: Sequence[Pixels]) -> NDArray[np.float32]:
+        """Return the probabilities (N, classes) of N images, no more than the buffers hold."""
+        np.stack(
+            batch, out=self._host[: len(batch)]
+        )  # (N, H, W, 3); what is behind them is not looked at
+        self._images.update_inplace(self._host)
+        self._session.run_with_iobinding(self._binding, self._options)
+        probabilities: NDArray[np.float32] = self._probabilities.numpy()
+        return probabilities[: len(batch)].copy()  # on a CPU it is the buffer itself

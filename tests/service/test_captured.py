@@ -1,0 +1,106 @@
+"""Buffers, padding and warnings of the runs on a GPU, on the CPU's memory; graphs themselves need a GPU."""
+
+from collections.abc import Iterator
+
+import numpy as np
+import onnxruntime as ort
+import pytest
+from numpy.testing import assert_array_equal
+from numpy.typing import NDArray
+
+from model.bundle import Bundle
+from model.sessions import open_session
+from service import captured
+from service.captured import CapturedRuns
+
+SIZES = [1, 2, 4]
+
+
+@pytest.fixture(scope="module")
+def session(bundle: Bundle) -> ort.InferenceSession:
+    return open_session(bundle.graph_path(bundle.manifest.subnetworks[0]), threads=1)
+
+
+@pytest.fixture
+def warnings() -> list[str]:
+    return []
+
+
+@pytest.fixture
+def runs(session: ort.InferenceSession, warnings: list[str]) -> CapturedRuns:
+    return CapturedRuns(session, SIZES, device_type="cpu", warn=warnings.append)
+
+
+def images(n: int, bundle: Bundle) -> list[NDArray[np.uint8]]:
+    size = bundle.manifest.architecture.image_size
+    rng = np.random.default_rng(n)
+    return [rng.integers(0, 256, (size, size, 3), dtype=np.uint8) for _ in range(n)]
+
+
+def padded_answer(
+    session: ort.InferenceSession, batch: list[NDArray[np.uint8]], size: int
+) -> NDArray[np.float32]:
+    full = np.zeros((size, *batch[0].shape), np.uint8)
+    full[: len(batch)] = batch
+    answers: NDArray[np.float32] = session.run(["probabilities"], {"images": full})[0]
+    return answers[: len(batch)]
+
+
+@pytest.mark.parametrize(("n", "size"), [(1, 1), (2, 2), (3, 4), (4, 4)])
+def test_a_batch_is_padded_to_the_next_size_and_answered_alone(
+    runs: CapturedRuns, session: ort.InferenceSession, bundle: Bundle, n: int, size: int
+) -> None:
+    batch = images(n, bundle)
+
+    assert_array_equal(runs(batch), padded_answer(session, batch, size))
+
+
+def test_what_was_in_the_buffers_before_changes_no_answer(
+    runs: CapturedRuns, bundle: Bundle
+) -> None:
+    batch = images(3, bundle)
+    first = runs(batch)
+    runs(images(4, bundle))
+
+    assert_array_equal(runs(batch), first)
+
+
+def test_an_answer_stays_what_it_was_when_the_next_batch_runs(
+    runs: CapturedRuns, bundle: Bundle
+) -> None:
+    answers = runs(images(4, bundle))
+    before = answers.copy()
+    runs(images(3, bundle))
+
+    assert_array_equal(answers, before)
+
+
+class RefusesGraphs:
+    """A session whose first runs fail, as where something in the network cannot be captured."""
+
+    def __init__(self, session: ort.InferenceSession, fails: Iterator[bool]) -> None:
+        self._session = session
+        self._fails = fails
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._session, name)
+
+    def run_with_iobinding(self, binding: ort.IOBinding, options: ort.RunOptions) -> None:
+        graph = options.get_run_config_entry(captured.GRAPH_ID)
+        if next(self._fails) and graph != str(captured.NO_GRAPH):
+            raise RuntimeError("operation not permitted when stream is capturing\nmore")
+        self._session.run_with_iobinding(binding, options)
+
+
+def test_a_size_that_cannot_be_captured_is_answered_all_the_same_and_says_so(
+    session: ort.InferenceSession, warnings: list[str], bundle: Bundle
+) -> None:
+    fails = iter([False, True, *[False] * 20])  # the second run is the one that captures
+    refuses = RefusesGraphs(session, fails)
+    runs = CapturedRuns(refuses, SIZES, device_type="cpu", warn=warnings.append)
+    batch = images(2, bundle)
+
+    assert_array_equal(runs(batch), padded_answer(session, batch, 2))
+    assert warnings == [
+        "no CUDA graph of batch size 2: operation not permitted when stream is capturing"
+    ]
