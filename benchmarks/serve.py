@@ -33,7 +33,6 @@ from benchmarks.servers import (
 )
 from model.bundle import Bundle, read_bundle
 
-SERVER_CORE, LOAD_CORE = 0, 1
 FIRST_PORT = 9100  # a peer takes up to three
 PARTS = ("floor", "deadlines", "capacity", "overload", "peers", "sweep")
 RATES = (50, 100, 200, 300, 500, 700, 900, 1100, 1300, 1600, 2000, 3000)
@@ -57,6 +56,8 @@ class Session:
         seconds: of a point.
         deadline_ms: of the requests, but for those asked one after the other.
         end_at: when the budget is spent, on the monotonic clock.
+        server_cores: of the server, as taskset writes them.
+        load_core: of the load generator.
     """
 
     bundle: Bundle
@@ -66,6 +67,8 @@ class Session:
     seconds: float
     deadline_ms: float
     end_at: float
+    server_cores: str = "0"
+    load_core: int = 1
     found: dict[str, Any] = field(default_factory=dict)
     started: int = 0
 
@@ -86,12 +89,12 @@ class Session:
         image = next(self.images.glob("*/*.jp*g")).read_bytes()
         log = self.scratch / f"{system.name.replace(' ', '-').replace(':', '-')}.log"
         port = FIRST_PORT + 10 * self.started
-        with running(system, core=SERVER_CORE, port=port, image=image, log=log) as server:
+        with running(system, core=self.server_cores, port=port, image=image, log=log) as server:
             yield server
 
     def load(self, server: Server, *arguments: object) -> subprocess.Popen[str]:
         """Start the load generator on a server."""
-        command = [sys.executable, "-m", "benchmarks.load", "--core", LOAD_CORE]
+        command = [sys.executable, "-m", "benchmarks.load", "--core", self.load_core]
         command += ["--port", server.port, "--dialect", server.system.dialect]
         command += ["--bundle", self.bundle.folder, "--images", self.images, *arguments]
         return subprocess.Popen(

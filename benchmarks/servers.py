@@ -50,8 +50,8 @@ class System:
     environment: Mapping[str, str] = field(default_factory=dict)
 
 
-def anytime(bundle: Path, policy: str) -> System:
-    """Return this project's server under a policy."""
+def anytime(bundle: Path, policy: str, *, device: str = "cpu") -> System:
+    """Return this project's server under a policy, on a device."""
     return System(
         name=policy,
         dialect="anytime",
@@ -60,7 +60,7 @@ def anytime(bundle: Path, policy: str) -> System:
             "ANYTIME_BUNDLE_DIR": str(bundle),
             "ANYTIME_POLICY": policy,
             "ANYTIME_PORT": "{port}",
-            "ANYTIME_DEVICE": "cpu",
+            "ANYTIME_DEVICE": device,
             "ANYTIME_THREADS": "1",
             "ANYTIME_LOG_SAMPLE": "0",  # no other server here writes a line a request
         },

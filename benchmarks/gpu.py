@@ -1,0 +1,296 @@
+"""``make gpu``: the server on a GPU, against what the hardware could do, in one command of a few minutes.
+
+- Runs: every subnetwork and batch size through the server's own device, beside a bare replay of the same network as a
+  CUDA graph, and the times that its operations and its weights take at the rates measured in the same run.
+- Deadlines: the server at rising rates, by deadline.
+- Choices: the server beside every fixed subnetwork at the same rates.
+
+``--device cpu`` tries the command where there is no GPU. Its figures say nothing of one and stay in ``--out``.
+"""
+
+import argparse
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from benchmarks.conditions import describe_conditions
+from benchmarks.documents import DOCS, percent, table, write_section
+from benchmarks.serve import COLLAPSED, Session
+from benchmarks.servers import ROOT, anytime
+from model import cost
+from model.bundle import Bundle, BundleError, read_bundle
+from model.fractal import FractalNet
+from service.runtime import RuntimeUnavailable, open_device
+
+COMMAND = "make gpu IMAGES=DIR"
+SIZES = (1, 2, 4, 8, 16)
+DEADLINES_MS = (2.0, 5.0, 10.0)
+RATES = (100, 300, 1000, 2000, 3000)
+CHOICE_DEADLINE_MS = 5.0
+RUNS = 200
+REPEATS = 10  # of what measures a rate
+SQUARE = {"cuda": 8192, "cpu": 1024}  # side of the matrices multiplied
+COPIED = {"cuda": 1 << 30, "cpu": 1 << 26}  # bytes
+
+
+def main() -> int:
+    """Measure, and write the tables."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.gpu",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--bundle", type=Path, required=True)
+    parser.add_argument("--images", type=Path, required=True, help="folder of <class>/*.jpg")
+    parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
+    parser.add_argument("--seconds", type=float, default=3.0, help="of a point")
+    parser.add_argument("--runs", type=int, default=RUNS, help="of each subnetwork and batch size")
+    parser.add_argument("--rates", type=int, nargs="+", default=RATES, help="requests a second")
+    parser.add_argument("--out", type=Path, default=ROOT / "build" / "gpu")
+    options = parser.parse_args()
+    if options.device == "cuda" and not torch.cuda.is_available():
+        return _stop("PyTorch sees no GPU here; --device cpu tries the command without one")
+    options.out.mkdir(parents=True, exist_ok=True)
+    try:
+        bundle = read_bundle(options.bundle)
+        conditions = describe_conditions(bundle) | {"device": _describe_device(options.device)}
+        found: dict[str, Any] = {"conditions": conditions}
+        found |= measure_runs(bundle, options.device, runs=options.runs)
+    except (BundleError, RuntimeUnavailable) as error:
+        return _stop(str(error))
+    measure_serving(bundle, options, found)
+    (options.out / "gpu.json").write_text(json.dumps(found, indent=1))
+    folder = DOCS if options.device == "cuda" else options.out
+    write_section(folder / "gpu.md", "gpu", render(found))
+    print(f"the tables are in {folder / 'gpu.md'}")
+    return 0
+
+
+def measure_runs(bundle: Bundle, device: str, *, runs: int) -> dict[str, Any]:
+    """Return run latencies of every subnetwork and batch size with their floors, and the rates measured."""
+    matrix_per_s, bytes_per_s = _matrix_rate(device), _copy_rate(device)
+    manifest = bundle.manifest
+    side, architecture = manifest.architecture.image_size, manifest.architecture
+    opened = open_device(
+        bundle,
+        device="cuda" if device == "cuda" else "cpu",
+        threads=0,
+        batch_sizes=SIZES,
+        warn=print,
+    )
+    network = FractalNet(architecture).to(device).eval()
+    cells = []
+    for subnetwork in manifest.subnetworks:
+        print(f"  {subnetwork.name}", flush=True)
+        active = set(subnetwork.columns)
+        for size in SIZES:
+            images = torch.zeros(size, 3, side, side, device=device)
+            bare = _bare_run(network, images.contiguous(memory_format=torch.channels_last), active)
+            batch = [np.zeros((side, side, 3), np.uint8)] * size
+            served_s, bare_s = _by_turns((partial(opened.run, subnetwork.name, batch), bare), runs)
+            weights = 4 * cost.parameters(architecture, active)
+            cells.append(
+                {
+                    "subnetwork": subnetwork.name,
+                    "size": size,
+                    "p50_ms": 1e3 * float(np.quantile(served_s, 0.5)),
+                    "p99_ms": 1e3 * float(np.quantile(served_s, 0.99)),
+                    "bare_ms": 1e3 * float(np.quantile(bare_s, 0.5)),
+                    "operations_ms": 1e3 * 2 * size * subnetwork.macs / matrix_per_s,
+                    "bytes_ms": 1e3 * weights / bytes_per_s,
+                }
+            )
+    opened.close()
+    return {"runs": cells, "n": runs, "matrix_per_s": matrix_per_s, "bytes_per_s": bytes_per_s}
+
+
+def measure_serving(bundle: Bundle, options: argparse.Namespace, found: dict[str, Any]) -> None:
+    """Add the server's figures at rising rates: by deadline, and beside every fixed subnetwork."""
+    cores = os.cpu_count() or 1
+    session = Session(
+        bundle,
+        options.images.resolve(),
+        ROOT / "build" / "peers",
+        options.out,
+        options.seconds,
+        CHOICE_DEADLINE_MS,
+        float("inf"),
+        server_cores=f"0-{cores - 2}" if cores > 2 else "0",
+        load_core=cores - 1,
+    )
+    free = _memory_in_use()
+    found["deadlines"], found["choices"] = [], []
+    for policy in session.policies:
+        print(f"  {policy}", flush=True)
+        with session.serving(anytime(bundle.folder, policy, device=options.device)) as server:
+            if policy == "anytime":
+                found["memory_mib"] = (_memory_in_use() - free) / 2**20
+                for session.deadline_ms in DEADLINES_MS:
+                    for rate in options.rates:
+                        point = session.point(server, rate, 0)
+                        if point is not None:
+                            found["deadlines"].append({"deadline_ms": session.deadline_ms} | point)
+                session.deadline_ms = CHOICE_DEADLINE_MS
+            for rate in options.rates:
+                point = session.point(server, rate, 1)
+                if point is not None:
+                    found["choices"].append(point)
+                    if point["in_time"] < COLLAPSED:
+                        break
+
+
+def render(found: Mapping[str, Any]) -> str:
+    """Return the section."""
+    conditions = found["conditions"]
+    versions = ", ".join(f"{name} {value}" for name, value in conditions["versions"].items())
+    rows = [
+        [
+            cell["subnetwork"],
+            str(cell["size"]),
+            f"{cell['p50_ms']:.3f} / {cell['p99_ms']:.3f}",
+            f"{cell['bare_ms']:.3f}",
+            f"{cell['p50_ms'] / cell['bare_ms']:.2f}",
+            f"{cell['operations_ms']:.4f}",
+            f"{cell['bytes_ms']:.4f}",
+        ]
+        for cell in found["runs"]
+    ]
+    deadlines = [
+        [
+            f"{point['deadline_ms']:g} ms",
+            str(point["rate"]),
+            percent(point["in_time"]),
+            percent(point["accuracy"]),
+            f"{point['answered_ms']['p50']:.2f} / {point['answered_ms']['p99']:.2f}",
+        ]
+        for point in found["deadlines"]
+    ]
+    systems = list(dict.fromkeys(point["system"] for point in found["choices"]))
+    rates = sorted({point["rate"] for point in found["choices"]})
+    correct = {(p["system"], p["rate"]): p["correct_in_time"] for p in found["choices"]}
+    choices = [
+        [system, *(percent(correct.get((system, rate)), unit="") for rate in rates)]
+        for system in systems
+    ]
+    return f"""\
+## {conditions["device"]}
+
+`{COMMAND}` on {conditions["machine"]} ({conditions["system"]}; {versions}), commit {conditions["commit"]}. Bundle
+`{conditions["bundle"]}` ({conditions["digest"]}). Measured in the same run: matrices multiplied at
+{found["matrix_per_s"] / 1e12:.1f} TFLOP/s, memory copied at {found["bytes_per_s"] / 1e9:.0f} GB/s (read and written). The
+server takes {found["memory_mib"]:.0f} MiB of the GPU.
+
+### Runs
+
+{found["n"]} runs a cell, by turns with the bare network; all from a batch in host memory to probabilities there, the bare
+one without either copy. *Operations* and *weights*: what they would take at the rates above.
+
+{table(["subnetwork", "batch", "p50 / p99, ms", "bare, ms", "ratio", "operations, ms", "weights, ms"], rows)}
+
+### Deadlines
+
+{table(["deadline", "requests/s", "in time", "accuracy", "p50 / p99, ms"], deadlines)}
+
+### Choices
+
+Correct in time, %, of all requests, by requests a second; deadline {CHOICE_DEADLINE_MS:g} ms.
+
+{table(["", *map(str, rates)], choices)}
+"""
+
+
+def _bare_run(network: FractalNet, x: Tensor, active: set[int]) -> Callable[[], object]:
+    """Return what runs the network once along a subnetwork and waits: on a GPU, the replay of a captured graph."""
+    path = network.path_of(active)
+
+    def forward() -> None:
+        with torch.inference_mode():
+            network(x, path)
+
+    if x.device.type == "cpu":
+        return forward
+    for _ in range(3):  # what is allocated and chosen once is no part of the graph
+        forward()
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        forward()
+
+    def replay() -> None:
+        graph.replay()
+        torch.cuda.synchronize()
+
+    return replay
+
+
+def _by_turns(works: Sequence[Callable[[], object]], runs: int) -> list[list[float]]:
+    """Return how long each run of each took, in seconds."""
+    taken_s: list[list[float]] = [[] for _ in works]
+    warm_up = runs // 10
+    for turn in range(warm_up + runs):
+        for work, seconds in zip(works, taken_s, strict=True):
+            begun_at = time.perf_counter()
+            work()
+            if turn >= warm_up:
+                seconds.append(time.perf_counter() - begun_at)
+    return taken_s
+
+
+def _matrix_rate(device: str) -> float:
+    """Return multiply-adds × 2 a second of one large product, in the precision that convolutions use."""
+    torch.backends.cuda.matmul.allow_tf32 = True
+    side = SQUARE[device]
+    a, b = (torch.randn(side, side, device=device) for _ in range(2))
+    return float(2 * side**3 / _fastest_s(lambda: a @ b, device))
+
+
+def _copy_rate(device: str) -> float:
+    """Return bytes read and written a second."""
+    source = torch.zeros(COPIED[device], dtype=torch.uint8, device=device)
+    target = torch.empty_like(source)
+    return 2 * COPIED[device] / _fastest_s(lambda: target.copy_(source), device)
+
+
+def _fastest_s(work: Callable[[], object], device: str) -> float:
+    def once() -> float:
+        begun_at = time.perf_counter()
+        work()
+        if device == "cuda":
+            torch.cuda.synchronize()
+        return time.perf_counter() - begun_at
+
+    return min(once() for _ in range(REPEATS))
+
+
+def _describe_device(device: str) -> str:
+    """Return the name of the device, and the clocks of a GPU."""
+    if device == "cpu":
+        return "CPU, to try the command"
+    clock_mhz = torch.cuda.clock_rate()
+    return f"{torch.cuda.get_device_name()}, {clock_mhz} MHz at the start"
+
+
+def _memory_in_use() -> int:
+    """Return the bytes in use on the GPU by all processes; 0 without one."""
+    if not torch.cuda.is_available():
+        return 0
+    free, total = torch.cuda.mem_get_info()
+    return total - free
+
+
+def _stop(reason: str) -> int:
+    print(f"error: {reason}", file=sys.stderr)
+    return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,57 @@
+from benchmarks.gpu import SIZES, measure_runs, render
+from model.bundle import PRETRAINED_DIR, read_bundle
+
+
+def test_every_subnetwork_and_size_is_run_beside_the_bare_network() -> None:
+    bundle = read_bundle(PRETRAINED_DIR / "cifar10")
+    found = measure_runs(bundle, "cpu", runs=1)
+
+    cells = {(cell["subnetwork"], cell["size"]): cell for cell in found["runs"]}
+    assert set(cells) == {(s.name, size) for s in bundle.manifest.subnetworks for size in SIZES}
+    for cell in cells.values():
+        assert min(cell["p50_ms"], cell["bare_ms"], cell["operations_ms"], cell["bytes_ms"]) > 0
+
+
+def test_the_tables_have_a_line_for_each_figure() -> None:
+    point = {
+        "system": "anytime",
+        "rate": 100,
+        "in_time": 0.99,
+        "accuracy": 0.861,
+        "correct_in_time": 0.852,
+        "answered_ms": {"p50": 1.25, "p99": 2.5},
+    }
+    cell = {
+        "subnetwork": "full",
+        "size": 4,
+        "p50_ms": 1.5,
+        "p99_ms": 2.0,
+        "bare_ms": 1.2,
+        "operations_ms": 0.01,
+        "bytes_ms": 0.005,
+    }
+    section = render(
+        {
+            "conditions": {
+                "device": "a GPU",
+                "machine": "a machine",
+                "system": "a system",
+                "versions": {"onnxruntime": "1"},
+                "commit": "abc",
+                "bundle": "cifar10",
+                "digest": "123",
+            },
+            "runs": [cell],
+            "n": 200,
+            "matrix_per_s": 4e14,
+            "bytes_per_s": 4e12,
+            "memory_mib": 900.0,
+            "deadlines": [{"deadline_ms": 5.0} | point],
+            "choices": [point, point | {"system": "static:full", "rate": 300}],
+        }
+    )
+
+    assert "| full | 4 | 1.500 / 2.000 | 1.200 | 1.25 | 0.0100 | 0.0050 |" in section
+    assert "| 5 ms | 100 | 99.0 % | 86.1 % | 1.25 / 2.50 |" in section
+    assert "| anytime | 85.2 | – |" in section
+    assert "| static:full | – | 85.2 |" in section
