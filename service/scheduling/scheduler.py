@@ -148,6 +148,7 @@ class Scheduler:
         self._fastest = self._policy.options[0]
         self._insures = insure and len(self._policy.options) > 1
         self._max_queue = max_queue
+        self._max_late = (max_queue + 1) // 2  # the other places are for requests that can be met
         self._max_batch = max_batch
         self._forecast = Forecast()
         self._queue = DeadlineQueue()
@@ -191,6 +192,8 @@ class Scheduler:
         if now + start_s + own_s + reserve_s <= request.deadline_at:
             self._queue.add(request)
         elif request.on_miss == "answer":
+            if len(self._best_effort) >= self._max_late:
+                return Refusal("queue_full", 0.0, self._max_late, self._drain_s(now))
             self._best_effort[request] = None
         else:
             self._doubt_old_predictions(now)
@@ -254,7 +257,7 @@ class Scheduler:
         """Keep a request that a run answered, for a better answer; False if this was its last."""
         if request.answered_by is None and request.refine in STAGED:
             self._forecast.observe_first_answer(is_enough=False)
-        if request.refine == "none" or request.subnetwork is not None:
+        if request.refine == "none":
             return False
         leave = self._leave(request, now, others=len(self) + len(self._refinements))
         has_place = len(self._refinements) < self._max_queue
@@ -267,7 +270,7 @@ class Scheduler:
 
     def suffice(self, request: Request) -> None:
         """Let a request go whose answer is good enough."""
-        if request.answered_by is None:
+        if request.answered_by is None and request.refine in STAGED:
             self._forecast.observe_first_answer(is_enough=True)
         self._refinements.release(request)
 
@@ -392,7 +395,7 @@ class Scheduler:
     def _start_s(self, request: Request, now: float) -> float:
         """Return when a new request could start, in seconds from now; never, if only in another's place."""
         pace_s = self._pace_s(now)
-        kept_s = pace_s if self._best_effort else 0.0
+        kept_s = self._kept_s(pace_s)
         start_s = self._until_free_s(now) + kept_s
         if not self._queue:
             return start_s
@@ -403,6 +406,18 @@ class Scheduler:
         if place:  # of those before it, some may be lost already and take no time
             start_s += place * pace_s + min(float(spare_s[:place].min()), 0.0)
         return start_s
+
+    def _kept_s(self, pace_s: float) -> float:
+        """Return the time that is kept free for the next best-effort request: once it is due, as long as it takes."""
+        if not self._best_effort:
+            return 0.0
+        if self._runs_since_best_effort < BEST_EFFORT_EVERY:
+            return pace_s
+        return max(pace_s, self._latency.predict_s(self._best_effort_subnetwork(), 1))
+
+    def _best_effort_subnetwork(self) -> str:
+        """Return what the oldest best-effort request is to be run in."""
+        return next(iter(self._best_effort)).subnetwork or self._fastest.name
 
     def _company(self, request: Request) -> int:
         """Return the size of the batch a new request will run in, were all run as fast as can be."""
@@ -459,8 +474,8 @@ class Scheduler:
         """Return whether a late request may go first: seldom, and only if no other misses by it."""
         if self._runs_since_best_effort < BEST_EFFORT_EVERY:
             return False
-        name = next(iter(self._best_effort)).subnetwork or self._fastest.name
-        return bool(self._spare_s(now).min() >= self._latency.predict_s(name, 1))
+        run_s = self._latency.predict_s(self._best_effort_subnetwork(), 1)
+        return bool(self._spare_s(now).min() >= run_s)
 
     def _run_best_effort(self, device: int, now: float) -> Run:
         """Run the oldest best-effort requests that go together, in no larger a batch than pays."""

@@ -174,6 +174,17 @@ def test_a_deadline_already_past_is_answered_best_effort_when_nothing_else_waits
     assert (second.batch, second.subnetwork) == ((late,), "column-1")
 
 
+def test_late_answers_take_no_more_than_half_the_places() -> None:
+    core = scheduler(max_queue=4)
+
+    refusals = [core.admit(request(-1.0), 0.0) for _ in range(3)]
+
+    assert refusals[:2] == [None, None]
+    assert refusals[2] is not None
+    assert (refusals[2].reason, refusals[2].limit) == ("queue_full", 2)
+    assert core.admit(request(1.0), 0.0) is None
+
+
 def test_a_waiting_request_that_can_no_longer_be_met_expires_or_becomes_best_effort() -> None:
     core = scheduler()
     refused, answered = request(0.01, refuse=True), request(0.01)

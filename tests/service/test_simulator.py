@@ -16,7 +16,7 @@ from service.scheduling.scheduler import (
     Scheduler,
     Wait,
 )
-from service.scheduling.simulator import Machine, Tally, simulate
+from service.scheduling.simulator import Machine, Simulation, Tally, simulate
 
 ACCURACY = {"column-1": 0.77, "column-2": 0.80, "full": 0.83}
 SUBNETWORKS = [Candidate(name, accuracy) for name, accuracy in ACCURACY.items()]
@@ -62,6 +62,25 @@ def test_past_saturation_the_deadline_aware_answer_more_in_time_than_the_full_ne
     full = serve(offered(rate=20_000, count=4000, deadline_s=0.02), policy="static:full")
 
     assert ours.correct(ACCURACY) > 5 * full.correct(ACCURACY)
+
+
+@pytest.mark.parametrize("deadline_s", [0.005, 0.010])
+def test_late_answers_come_in_the_end_however_much_else_there_is_to_do(deadline_s: float) -> None:
+    timely = offered(rate=15_000, count=15_000, deadline_s=deadline_s, on_miss="refuse")
+    late = [
+        Request(0.01, 0.0, "answer", "full"),
+        Request(0.02, 0.0, "answer"),
+        Request(0.03, 0.0, "answer"),
+    ]
+    believed = LatencyModel(PROFILE, reserve_s=0.0)
+    scheduler = Scheduler(SUBNETWORKS, believed, max_queue=500, max_batch=8)
+    simulation = Simulation(scheduler, believed, Machine(TRUTH))
+    for each in sorted(timely + late, key=lambda each: each.arrived_at):
+        simulation.offer(each)
+
+    simulation.run_until(0.5)  # half of the load is still to come
+
+    assert simulation.tally.late == 3
 
 
 @pytest.mark.parametrize("rate", [500, 2_000, 8_000, 24_000])
