@@ -5,6 +5,8 @@ import threading
 from collections.abc import Callable
 from math import inf
 
+LONGEST_WAIT_S = 3600.0  # threads cannot wait for as long as a deadline may be
+
 
 class Alarm:
     """Calls something on the event loop at an instant. To be made and set on the loop.
@@ -48,5 +50,5 @@ class Alarm:
                     self._loop.call_soon_threadsafe(self._ring)
                 else:
                     self._sleeps_until = self._at
-                    self._changed.wait(None if left_s == inf else left_s)
+                    self._changed.wait(None if left_s == inf else min(left_s, LONGEST_WAIT_S))
                     self._sleeps_until = -inf

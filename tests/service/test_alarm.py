@@ -42,6 +42,19 @@ async def test_it_rings_once() -> None:
     assert rung.empty()
 
 
+async def test_an_instant_too_far_for_a_thread_to_wait_for_breaks_nothing() -> None:
+    now = 0.0
+    rung: asyncio.Queue[None] = asyncio.Queue()
+    alarm = Alarm(lambda: rung.put_nowait(None), lambda: now)
+
+    alarm.set(1e10)
+    now = 1.0
+    alarm.set(0.5)
+
+    await rung.get()
+    alarm.close()
+
+
 async def test_it_can_be_called_off() -> None:
     now = 0.0
     rung: asyncio.Queue[None] = asyncio.Queue()
