@@ -179,7 +179,7 @@ def _parse_manifest(content: bytes, path: Path) -> Manifest:
     """Validate the manifest; the format version is looked at first, a newer one may have any other field."""
     try:
         fields = json.loads(content)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise BundleError(f"{path}: not valid JSON ({error})") from error
     version = fields.get("format_version") if isinstance(fields, dict) else None
     if not isinstance(version, int):

@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import re
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
@@ -16,7 +17,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from model.bundle import Bundle, read_bundle
+from model.bundle import Bundle, BundleError, read_bundle
 from service import __version__
 from service.problems import (
     BundleUnusable,
@@ -33,7 +34,7 @@ from service.scheduling.arrivals import Arrivals
 from service.serving import UNUSABLE, Serving, Shared, open_serving
 from service.settings import Settings, SettingsError
 from service.watching.feedback import AnswerMemory
-from service.watching.telemetry import Metrics, ReloadOutcome, RequestLog, open_log
+from service.watching.telemetry import Metrics, Outcome, ReloadOutcome, RequestLog, open_log
 from service.worker import Worker
 
 if TYPE_CHECKING:
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
 # ANYTIME_WARM_UP_S, and a request in ten waits for one of its runs.
 RELOAD_SHARE = 0.1
 
+SANE_REQUEST_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
 FLOODED = 0.5  # of a deadline may be spent on the work before it: the flood behind it takes its part of the rest
 
 
@@ -87,6 +89,28 @@ class Service:
         """Whether a reload is under way."""
         return self._reloading.locked()
 
+    def request_id(self, sent: bytes) -> str:
+        """Return the client's own id if it is fit to be written to headers and logs, else a new one."""
+        return (
+            sent.decode()
+            if SANE_REQUEST_ID.fullmatch(sent)
+            else f"{self.ids.getrandbits(128):032x}"
+        )
+
+    def ended(
+        self, outcome: Outcome, request_id: str, arrived_at: float, problem: Problem | None = None
+    ) -> None:
+        """Account for a request that got no answer."""
+        self.metrics.request_ended(outcome)
+        self.log_request(
+            outcome,
+            lambda: {
+                "request_id": request_id,
+                "latency_ms": round(1e3 * (self.clock() - arrived_at), 3),
+                **({"problem": problem.slug(), "detail": problem.detail} if problem else {}),
+            },
+        )
+
     def turns_away(self, arrived_at: float, deadline_s: float, *, refuses: bool) -> bool:
         """Say whether a request is refused before it is parsed: those read before it leave it no time, or no place."""
         if self.serving is None:
@@ -98,7 +122,6 @@ class Service:
         if not is_late and unread + len(scheduler) < self.settings.max_queue:
             return False
         scheduler.turned_away(now, deadline_s)
-        self.metrics.request_ended("refused")
         return True
 
     async def start(self, bundle: Bundle) -> None:
@@ -139,9 +162,12 @@ class Service:
                     self._reloaded("unchanged", bundle=old.bundle_name)
                     return old
                 new = await self._open(bundle)
-            except UNUSABLE as error:
-                self._reloaded("failed", bundle=old.bundle_name, reason=str(error))
-                raise BundleUnusable(str(error), bundle=old.bundle_name) from error
+            except Problem:
+                raise
+            except Exception as error:  # whatever a bundle may do, the one before goes on
+                reason = describe(error)
+                self._reloaded("failed", bundle=old.bundle_name, reason=reason)
+                raise BundleUnusable(reason, bundle=old.bundle_name) from error
             await old.drain()
             self._at_work.remove(old)
             await asyncio.to_thread(old.close)
@@ -233,9 +259,16 @@ def _open_tracer(settings: Settings, clock: Callable[[], float]) -> "Tracer | No
 
 def read_current_bundle(settings: Settings) -> Bundle:
     """Read the bundle that the folder holds, or leads to, at this moment."""
-    return read_bundle(
-        settings.bundle_dir.resolve()
-    )  # a link may lead elsewhere before all is loaded
+    try:
+        folder = settings.bundle_dir.resolve()  # a link may lead elsewhere before all is loaded
+    except (OSError, RuntimeError) as error:
+        raise BundleError(f"{settings.bundle_dir}: {error}") from error
+    return read_bundle(folder)
+
+
+def describe(error: Exception) -> str:
+    """Return why a bundle cannot be served; of an error that was not foreseen, its kind too."""
+    return str(error) if isinstance(error, UNUSABLE) else f"{type(error).__name__}: {error}"
 
 
 DIRECT = {"/classify": classify, "/classify/stream": classify_stream}
@@ -272,8 +305,10 @@ def create_app(settings: Settings, *, on_failure: Callable[[], None] = lambda: N
     async def run() -> None:
         try:
             await service.start(bundle)
-        except UNUSABLE as error:
-            service.failure = str(error)
+        except Problem:
+            raise
+        except Exception as error:
+            service.failure = describe(error)
             on_failure()
         else:
             await service.reload_when_wanted()

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from service.alarm import Alarm
 from service.images import Pixels
 from service.problems import DeadlineImpossible, Expired, InternalError, Overloaded, Problem
+from service.scheduling.deadline_queue import OnMiss
 from service.scheduling.latency import LatencyModel
 from service.scheduling.scheduler import (
     Expire,
@@ -29,7 +30,6 @@ from service.scheduling.scheduler import (
     Scheduler,
     Wait,
 )
-from service.settings import OnMiss
 from service.watching.telemetry import Metrics
 from service.worker import Worker
 
@@ -62,6 +62,7 @@ class Answered:
         started_at: when its run started.
         finished_at: when its run ended.
         given_at: when it became the answer: then, or when a better one was waited for no longer.
+        before: the answer that this one is better than, if there was one.
     """
 
     probabilities: NDArray[np.float32]
@@ -71,6 +72,12 @@ class Answered:
     started_at: float
     finished_at: float
     given_at: float
+    before: "Answered | None" = None
+
+    @property
+    def runs(self) -> "tuple[Answered, ...]":
+        """The answers that led to this one, first to last."""
+        return (*(self.before.runs if self.before is not None else ()), self)
 
 
 class Dispatcher:
@@ -141,6 +148,8 @@ class Dispatcher:
         Raises:
             DeadlineImpossible, Overloaded, Expired, InternalError: there is no answer.
         """
+        if subnetwork is not None:
+            refine = "none"  # there is no other to go on to
         job = Job(pixels, self._loop.create_future(), stop_at_confidence, on_answer)
         request = Request(arrived_at, deadline_at, on_miss, subnetwork, refine, job)
         refusal = self._scheduler.admit(request, self._clock())
@@ -154,7 +163,7 @@ class Dispatcher:
             raise
 
     def close(self) -> None:
-        """End its thread, after the last request."""
+        """Set no more alarms, after the last request."""
         self._alarm.close()
 
     def _act(self) -> None:
@@ -244,6 +253,7 @@ class Dispatcher:
                             started_at,
                             finished_at,
                             given_at=finished_at,
+                            before=request.payload.best,
                         )
                         self._answer(request, answered)
             case _Failed(error):

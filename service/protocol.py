@@ -3,6 +3,7 @@
 import asyncio
 import re
 import time
+from collections.abc import Mapping
 from math import inf
 from typing import TYPE_CHECKING, Any
 
@@ -19,8 +20,11 @@ FLOOD = 16  # requests that were read and wait: from there on the next one is lo
 WHOLE_REQUEST = re.compile(
     rb"POST /classify(?:\?(?P<query>\S*))? HTTP/1\.1\r\n(?:[^\r]+\r\n)*?(?i:content-length): *(?P<length>\d+)\r\n"
 )
+# What Java's client asks every server, and goes on without; the parser would drop the body behind it.
+UPGRADE = re.compile(rb"(?i:\r\nupgrade: *h2c(?=\r\n))")
 CLOSING = re.compile(rb"(?i:\r\nconnection: *close\r\n)")
 DEADLINE = re.compile(rb"(?:^|&)deadline_ms=([0-9]+(?:\.[0-9]+)?)(?=&|$)")
+REQUEST_ID = re.compile(rb"(?i:\r\nx-request-id): *([^\r]*)\r\n")
 ON_MISS = re.compile(rb"(?:^|&)on_miss=(answer|refuse)(?=&|$)")
 REFUSAL = Overloaded(
     "more requests are waiting to be read than can be answered in time",
@@ -42,6 +46,9 @@ class Protocol(HttpToolsProtocol):
         """Read what has come."""
         if self._arrivals.waiting >= FLOOD and self._is_between_requests and self._turns_away(data):
             return
+        if b"h2c" in data and self._is_between_requests:
+            head, end, body = data.partition(b"\r\n\r\n")
+            data = UPGRADE.sub(b"", head) + end + body
         super().data_received(data)
 
     def on_message_begin(self) -> None:
@@ -52,7 +59,7 @@ class Protocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         """Count a request until its handling begins."""
         super().on_headers_complete()
-        if self.scope["path"] in CLASSIFYING and self.scope["method"] == "POST":
+        if _classifies(self.scope):
             self._arrivals.waiting += 1
 
     def on_response_complete(self) -> None:
@@ -61,10 +68,17 @@ class Protocol(HttpToolsProtocol):
         super().on_response_complete()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Cancel the request in progress: nobody will read its answer."""
+        """Cancel the request in progress, and let those go whose turn has not come: nobody will read their answers."""
         super().connection_lost(exc)
         if self._task is not None:
             self._task.cancel()
+        while self.pipeline:
+            cycle, _ = self.pipeline.pop()
+            if _classifies(cycle.scope):
+                self._arrivals.waiting -= 1
+                sent = dict(cycle.scope["headers"]).get(b"x-request-id", b"")
+                request_id = self._service.request_id(sent)
+                self._service.ended("abandoned", request_id, cycle.scope["state"]["arrived_at"])
 
     @property
     def _is_between_requests(self) -> bool:
@@ -100,17 +114,26 @@ class Protocol(HttpToolsProtocol):
         deadline_ms = float(deadline[1]) if deadline else settings.default_deadline_ms
         on_miss = ON_MISS.search(query)
         refuses = (on_miss[1].decode() if on_miss else settings.default_on_miss) == "refuse"
-        if not self._service.turns_away(self._arrival(), deadline_ms / 1e3, refuses=refuses):
+        arrived_at = self._arrival()
+        if not self._service.turns_away(arrived_at, deadline_ms / 1e3, refuses=refuses):
             return False
+        sent = REQUEST_ID.search(data, 0, body_at)
+        request_id = self._service.request_id(sent[1] if sent else b"")
+        self._service.ended("refused", request_id, arrived_at, REFUSAL)
         self._unset_keepalive_if_required()
-        self.transport.write(_refusal(self._service.ids.getrandbits(128)))
+        self.transport.write(_refusal(request_id.encode()))
         self._replied()
         return True
 
 
-def _refusal(request_id: int) -> bytes:
+def _classifies(scope: Mapping[str, object]) -> bool:
+    """Whether a request is one whose handling tells ``watch`` of its begin."""
+    return scope["path"] in CLASSIFYING and scope["method"] == "POST"
+
+
+def _refusal(request_id: bytes) -> bytes:
     """Return the reply to a request that was not parsed."""
     response = render(REFUSAL)
-    headers = [*response.raw_headers, (b"x-request-id", b"%032x" % request_id)]
+    headers = [*response.raw_headers, (b"x-request-id", request_id)]
     lines = [b"HTTP/1.1 503 Service Unavailable", *(b"%s: %s" % header for header in headers)]
     return b"\r\n".join([*lines, b"", bytes(response.body)])

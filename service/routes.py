@@ -1,14 +1,13 @@
 """The endpoints: they translate between HTTP and the parts, and decide nothing."""
 
 import asyncio
-import re
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from hmac import compare_digest
 from http import HTTPStatus
 from math import inf
-from random import Random
 from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
@@ -16,6 +15,7 @@ from fastapi import APIRouter, Depends, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 from pydantic_core import to_json
+from python_multipart.multipart import parse_options_header
 from starlette.requests import ClientDisconnect
 from starlette.responses import PlainTextResponse, RedirectResponse, Response
 from starlette.types import Receive, Scope, Send
@@ -54,14 +54,12 @@ from service.schemas import (
     parse_feedback,
 )
 from service.watching.feedback import AnswerMemory, Kept, Rejection
-from service.watching.telemetry import Outcome
 
 if TYPE_CHECKING:
     from service.app import Service
     from service.dispatcher import Answered
     from service.serving import Serving
 
-SANE_REQUEST_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
 LOGGED = (
     "request_id",
     "label",
@@ -77,6 +75,7 @@ LOGGED = (
 MAX_FEEDBACK_BYTES = 4096
 
 EVENT_STREAM, NDJSON = b"text/event-stream", b"application/x-ndjson"
+STREAM_PATIENCE_S = 1.0  # after the deadline, with a client that does not read
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,10 +133,10 @@ async def feedback(request: Request) -> Score:
     """Say what was on an image, to count whether its answer was right."""
     service = _service(request)
     labels = _serving(service).bundle.manifest.labels
-    body = await _read_body(request, dict(request.scope["headers"]), MAX_FEEDBACK_BYTES)
     try:
+        body = await _read_body(request, dict(request.scope["headers"]), MAX_FEEDBACK_BYTES)
         sent = parse_feedback(body, labels)
-    except InvalidFeedback:
+    except (BodyTooLarge, EmptyBody, InvalidFeedback):
         service.metrics.feedback.inc("invalid")
         raise
     taken = service.answers.take(sent.request_id, service.clock())
@@ -253,11 +252,6 @@ def _serving(service: "Service") -> "Serving":
     return service.serving
 
 
-def _request_id(sent: bytes, ids: Random) -> str:
-    """Return the client's own id if it is fit to be written to headers and logs, else a new one."""
-    return sent.decode() if SANE_REQUEST_ID.fullmatch(sent) else f"{ids.getrandbits(128):032x}"
-
-
 async def _read_body(request: Request, headers: Mapping[bytes, bytes], limit: int) -> bytes:
     """Return the body.
 
@@ -313,14 +307,15 @@ class AnswerStream(Response):
             reply = _reply(service, serving, asked, last.result())
             _account(service, serving, asked, last.result(), reply)
             _trace(service, "POST /classify/stream", asked, last.result(), reply)
-            await self._write(send, service, asked, {**reply, "final": True})
+            with suppress(asyncio.CancelledError, TimeoutError):  # it is accounted for
+                await self._write(send, service, asked, {**reply, "final": True})
         finally:
             last.cancel()
 
     async def _write(
         self, send: Send, service: "Service", asked: Asked, event: dict[str, Any]
     ) -> None:
-        is_ndjson = NDJSON in asked.headers.get(b"accept", b"")
+        is_ndjson = prefers_ndjson(asked.headers.get(b"accept", b""))
         if not self._has_begun:
             self._has_begun = True
             service.metrics.first_answer.observe(event["latency_ms"] / 1e3)
@@ -334,7 +329,21 @@ class AnswerStream(Response):
         document = to_json(event)
         body = document + b"\n" if is_ndjson else b"data: " + document + b"\n\n"
         more = not event["final"]
-        await send({"type": "http.response.body", "body": body, "more_body": more})
+        # A client that takes nothing would keep its bundle from being replaced.
+        given_up_at = asked.arrived_at + asked.query.deadline_ms / 1e3 + STREAM_PATIENCE_S
+        async with asyncio.timeout(given_up_at - service.clock()):
+            await send({"type": "http.response.body", "body": body, "more_body": more})
+
+
+def prefers_ndjson(accept: bytes) -> bool:
+    """Return whether an ``Accept`` header asks for NDJSON rather than server-sent events, the default."""
+    weights = {EVENT_STREAM: 0.0, NDJSON: 0.0}
+    for choice in accept.lower().split(b","):
+        media_type, parameters = parse_options_header(choice.strip())
+        if media_type in weights:
+            with suppress(ValueError):
+                weights[media_type] = float(parameters.get(b"q", b"1"))
+    return weights[NDJSON] > weights[EVENT_STREAM]
 
 
 async def _handle(request: Request, answer: Answering) -> Response | None:
@@ -343,7 +352,7 @@ async def _handle(request: Request, answer: Answering) -> Response | None:
     state: dict[str, Any] = request.scope["state"]
     arrived_at: float = state.get("arrived_at") or service.clock()
     headers: dict[bytes, bytes] = dict(request.scope["headers"])
-    request_id = _request_id(headers.get(b"x-request-id", b""), service.ids)
+    request_id = service.request_id(headers.get(b"x-request-id", b""))
     watch: Callable[[asyncio.Task[Any] | None], None] = state.get("watch", _watch_nothing)
     watch(asyncio.current_task())  # cancelled when the client goes
     try:
@@ -360,7 +369,7 @@ async def _handle(request: Request, answer: Answering) -> Response | None:
     except Problem as problem:
         response = render(problem)
         response.headers["X-Request-ID"] = request_id
-        _ended(service, problem.outcome, request_id, arrived_at, problem=problem)
+        service.ended(problem.outcome, request_id, arrived_at, problem)
         if service.tracer is not None:
             service.tracer.record(
                 (f"POST {request.url.path}", arrived_at, service.clock()),
@@ -374,13 +383,13 @@ async def _handle(request: Request, answer: Answering) -> Response | None:
                 problem=problem.detail,
             )
         return response
-    except (asyncio.CancelledError, ClientDisconnect):
-        _ended(service, "abandoned", request_id, arrived_at)
+    except (asyncio.CancelledError, ClientDisconnect, TimeoutError):
+        service.ended("abandoned", request_id, arrived_at)
         # Nobody hears this where the client has gone; a drain that takes too long ends here too.
         return render(NotReady("the server stopped before the answer was found"))
     except Exception as error:
         service.log.error("request_crashed", request_id=request_id, exc_info=error)
-        _ended(service, "failed", request_id, arrived_at)
+        service.ended("failed", request_id, arrived_at)
         return render(InternalError("the server failed to handle the request"))
     finally:
         watch(None)
@@ -438,7 +447,7 @@ def _reply(
         "expected_accuracy": serving.expected_accuracy[answered.subnetwork],
         "deadline_ms": query.deadline_ms,
         "latency_ms": round(latency_ms, 3),
-        "queue_ms": round(1e3 * (answered.started_at - asked.arrived_at), 3),
+        "queue_ms": round(1e3 * (answered.runs[0].started_at - asked.arrived_at), 3),
         "run_ms": round(1e3 * (answered.finished_at - answered.started_at), 3),
         "in_time": latency_ms <= query.deadline_ms,
         "bundle": serving.bundle_name,
@@ -455,9 +464,8 @@ def _account(
     """Account for the last answer to a request."""
     now = service.clock()
     deadline_s = asked.query.deadline_ms / 1e3
-    queue_s = answered.started_at - asked.arrived_at
     reply_s = now - answered.given_at
-    slack_s = deadline_s - queue_s - answered.predicted_s
+    slack_s = deadline_s - (answered.started_at - asked.arrived_at) - answered.predicted_s
     serving.latency.observe_reply(reply_s)
     service.metrics.answered(
         subnetwork=answered.subnetwork,
@@ -467,7 +475,7 @@ def _account(
         in_time=reply["in_time"],
         latency_s=now - asked.arrived_at,
         deadline_s=deadline_s,
-        queue_s=queue_s,
+        queue_s=answered.runs[0].started_at - asked.arrived_at,
         decode_s=asked.decode_s,
         reply_s=reply_s,
         slack_s=slack_s,
@@ -500,8 +508,8 @@ def _trace(
         (name, asked.arrived_at, now),
         [
             ("decode", asked.decoding_at, decoded_at),
-            ("queue", decoded_at, answered.started_at),
-            ("run", answered.started_at, answered.finished_at),
+            ("queue", decoded_at, answered.runs[0].started_at),
+            *(("run", run.started_at, run.finished_at) for run in answered.runs),
             ("reply", answered.given_at, now),
         ],
         headers=asked.headers,
@@ -513,25 +521,6 @@ def _trace(
             "anytime.deadline_ms": asked.query.deadline_ms,
             "anytime.batch_size": answered.batch_size,
             "anytime.predicted_ms": 1e3 * answered.predicted_s,
-        },
-    )
-
-
-def _ended(
-    service: "Service",
-    outcome: Outcome,
-    request_id: str,
-    arrived_at: float,
-    problem: Problem | None = None,
-) -> None:
-    """Account for a request that got no answer."""
-    service.metrics.request_ended(outcome)
-    service.log_request(
-        outcome,
-        lambda: {
-            "request_id": request_id,
-            "latency_ms": round(1e3 * (service.clock() - arrived_at), 3),
-            **({"problem": problem.slug(), "detail": problem.detail} if problem else {}),
         },
     )
 

@@ -14,7 +14,8 @@ from urllib.parse import parse_qsl
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from service.problems import InvalidFeedback, InvalidParameter
-from service.settings import OnMiss, Settings
+from service.scheduling.deadline_queue import OnMiss
+from service.settings import Settings
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,8 +162,8 @@ class Answer(Document):
     expected_accuracy: float = Field(description="Its accuracy on validation images.")
     deadline_ms: float
     latency_ms: float = Field(description="Arrival to this reply.")
-    queue_ms: float = Field(description="Arrival to the start of the run, decoding included.")
-    run_ms: float = Field(description="The run alone, of the whole batch.")
+    queue_ms: float = Field(description="Arrival to the start of the first run, decoding included.")
+    run_ms: float = Field(description="The run that gave this answer, of the whole batch.")
     in_time: bool = Field(description="Whether latency_ms is within deadline_ms.")
     bundle: BundleName
 

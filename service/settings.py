@@ -8,10 +8,9 @@ from pydantic import Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from model.bundle import PRETRAINED_DIR
+from service.scheduling.deadline_queue import OnMiss
 
 ENV_PREFIX = "ANYTIME_"
-
-OnMiss = Literal["answer", "refuse"]
 
 
 class SettingsError(Exception):
@@ -37,6 +36,7 @@ class Settings(BaseSettings):
     threads: int = Field(
         default=0,
         ge=0,
+        le=256,
         description="CPU threads of one run; 0 leaves one core to the rest, and takes at most 4.",
     )
     default_deadline_ms: float = Field(

@@ -29,7 +29,7 @@ TRAINING_ONLY = {
 
 def test_the_server_imports_nothing_that_only_training_needs() -> None:
     program = (
-        "import sys, service.__main__, service.app; print(*{m.split('.')[0] for m in sys.modules})"
+        "import sys, service.process, service.app; print(*{m.split('.')[0] for m in sys.modules})"
     )
 
     imported = subprocess.run(

@@ -3,8 +3,7 @@
 import sys
 from typing import Any
 
-from service import __main__ as process
-from service import app
+from service import app, process
 from service.watching.telemetry import Metrics
 
 

@@ -119,3 +119,14 @@ def test_feedback_that_cannot_be_read_is_told_why(
     problem = response.json()
     assert problem["type"] == "/problems/invalid-feedback"
     assert problem["detail"].startswith(detail)
+
+
+@pytest.mark.parametrize(("body", "status"), [(b"", 400), (b" " * 5000, 413), (b"cat", 422)])
+def test_feedback_that_cannot_be_used_is_counted_whatever_is_wrong_with_it(
+    server: ServerProcess, body: bytes, status: int
+) -> None:
+    name = 'anytime_feedback_total{outcome="invalid"}'
+    before = server.metrics()[name]
+
+    assert server.client.post("/feedback", content=body).status_code == status
+    assert server.metrics()[name] == before + 1

@@ -41,6 +41,7 @@ def test_help_lists_every_setting() -> None:
     [
         ({"port": 70000}, "ANYTIME_PORT: .* 65535, got '70000'"),
         ({"default_deadline_ms": "soon"}, "ANYTIME_DEFAULT_DEADLINE_MS: .* number, .*'soon'"),
+        ({"threads": 100_000}, "ANYTIME_THREADS: .* 256, got '100000'"),
         ({"device": "tpu"}, "ANYTIME_DEVICE: .*'auto', 'cpu' or 'cuda', got 'tpu'"),
     ],
 )
@@ -160,6 +161,22 @@ def test_a_starting_server_is_live_but_not_ready(start_server: StartServer, jpeg
     assert server.client.get("/health/ready").status_code == 200
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_before_anything_is_loaded_ends_the_process_without_a_word(
+    number: signal.Signals,
+) -> None:
+    command = [sys.executable, "-X", "importtime", "-m", "service"]
+    with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        while "asyncio" not in process.stderr.readline():
+            pass  # a line for each import that is done: this is the first of the process itself
+        process.send_signal(signal.SIGHUP)
+        process.send_signal(number)
+        said = [line for line in process.stderr if not line.startswith("import time:")]
+
+    assert (process.returncode, said) == (0, [])
+
+
 def test_sigterm_ends_a_start_up(start_server: StartServer) -> None:
     server = start_server(warm_up_s=1000, max_batch=1024)  # minutes of warm-up
     server.wait_for("listening")
@@ -254,10 +271,10 @@ def test_a_flood_is_answered_or_refused_to_the_last(start_server: StartServer, j
 def test_a_flood_that_came_while_the_server_stood_still_is_refused_at_once(
     start_server: StartServer, jpeg: bytes
 ) -> None:
-    server = start_server()
+    server = start_server(log_sample=1)
     server.wait_for("ready")
     request = b"POST /classify?deadline_ms=%d&on_miss=refuse HTTP/1.1\r\nHost: here\r\nContent-Length: %d\r\n\r\n%b"
-    connections = [socket.create_connection(server.address, timeout=60) for _ in range(300)]
+    connections = [socket.create_connection(server.address, timeout=60) for _ in range(60)]
     assert server.classify(jpeg, deadline_ms=60_000).status_code == 200
 
     server.process.send_signal(signal.SIGSTOP)
@@ -278,10 +295,47 @@ def test_a_flood_that_came_while_the_server_stood_still_is_refused_at_once(
         assert read_reply(connection)[0].startswith(b"HTTP/1.1 200 ")
         connection.close()
 
-    assert counts[503] > 200
+    assert counts[503] > 30
     outcomes = server.requests_by_outcome()
     assert outcomes["refused"] + outcomes.get("expired", 0) == counts[503]
-    assert sum(outcomes.values()) == 601
+    lines = [server.wait_for("request") for _ in range(121)]
+    assert sum(line["outcome"] in ("refused", "expired") for line in lines) == counts[503]
+    assert sum(outcomes.values()) == 121
+
+
+def test_requests_whose_turn_never_came_are_abandoned_and_forgotten(
+    start_server: StartServer, jpeg: bytes
+) -> None:
+    server = start_server(max_queue=8, log_sample=1)
+    server.wait_for("ready")
+    request = (
+        b"POST /classify?deadline_ms=60000 HTTP/1.1\r\nHost: here\r\nX-Request-ID: mine\r\n"
+        b"Content-Length: %d\r\n\r\n%b" % (len(jpeg), jpeg)
+    )
+
+    with socket.create_connection(server.address, timeout=60) as connection:
+        server.process.send_signal(signal.SIGSTOP)
+        connection.sendall(20 * request)
+    server.process.send_signal(signal.SIGCONT)
+
+    counts = server.requests_by_outcome()
+    while sum(counts.values()) < 20:
+        counts = server.requests_by_outcome()
+    assert {outcome for outcome, count in counts.items() if count} <= {"abandoned", "in_time"}
+    assert counts["abandoned"] > 8
+    assert server.wait_for("request")["request_id"] == "mine"
+    answer = server.classify(jpeg, deadline_ms=60_000, on_miss="refuse")
+    assert answer.status_code == 200
+
+
+def test_a_client_that_asks_for_http_2_is_answered_without_it(
+    server: ServerProcess, jpeg: bytes
+) -> None:
+    upgrade = {"Connection": "Upgrade, HTTP2-Settings", "Upgrade": "h2c", "HTTP2-Settings": "AAMA"}
+
+    response = server.client.post("/classify", content=jpeg, headers=upgrade)
+
+    assert response.status_code == 200
 
 
 def read_reply(connection: socket.socket) -> tuple[bytes, bytes]:

@@ -250,6 +250,21 @@ def test_sighup_with_a_bad_bundle_says_why_in_the_log(
     assert re.fullmatch(reason, event["reason"])
 
 
+def test_sighup_goes_on_working_after_a_folder_that_cannot_be_told_from_itself(
+    reloadable: ServerProcess, link: Path, next_bundle: Bundle
+) -> None:
+    link.unlink()
+    link.symlink_to(link)
+    reloadable.process.send_signal(signal.SIGHUP)
+    assert reloadable.wait_for("reload")["outcome"] == "failed"
+
+    link.unlink()
+    point(link, next_bundle)
+    reloadable.process.send_signal(signal.SIGHUP)
+
+    assert reloadable.wait_for("reload")["bundle"] == name_of(next_bundle)
+
+
 def test_sigterm_ends_a_reload(start_server: StartServer, link: Path, next_bundle: Bundle) -> None:
     server = start_server(bundle_dir=link, admin_key=KEY, warm_up_s=100)
     server.wait_for("ready")

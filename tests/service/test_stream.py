@@ -2,6 +2,7 @@
 
 import json
 import socket
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -71,6 +72,35 @@ def test_lines_of_json_for_those_who_accept_them(server: ServerProcess, jpeg: by
     events = stream(server, jpeg, accept="application/x-ndjson", deadline_ms=60_000)
 
     assert events[-1]["final"]
+
+
+@pytest.mark.parametrize(
+    ("accept", "content_type"),
+    [
+        ("*/*", "text/event-stream"),
+        ("Application/X-NDJSON", "application/x-ndjson"),
+        ("application/x-ndjson;q=0", "text/event-stream"),
+        ("text/event-stream, application/x-ndjson;q=0.1", "text/event-stream"),
+        ("text/event-stream;q=0.5, application/x-ndjson;q=0.9", "application/x-ndjson"),
+    ],
+)
+def test_the_form_is_the_one_that_the_client_prefers(
+    server: ServerProcess, jpeg: bytes, accept: str, content_type: str
+) -> None:
+    response = server.client.post(
+        "/classify/stream", content=jpeg, headers={"Accept": accept}, params={"deadline_ms": 60_000}
+    )
+
+    assert response.headers["content-type"] == content_type
+
+
+def test_the_time_before_the_first_run_is_the_queue_time_of_every_answer(
+    server: ServerProcess, jpeg: bytes
+) -> None:
+    events = stream(server, jpeg, deadline_ms=60_000)
+
+    assert len(events) > 1
+    assert len({event["queue_ms"] for event in events}) == 1
 
 
 @pytest.mark.parametrize("deadline_ms", [0.001, 1])
@@ -183,3 +213,23 @@ def test_a_client_that_leaves_in_the_middle_is_one_request_and_no_more(
         pass
     assert stream(server, jpeg, deadline_ms=60_000)[-1]["final"]
     assert sum(server.requests_by_outcome().values()) == before + 21
+
+
+def test_a_client_that_takes_nothing_keeps_no_stream_open_for_ever(
+    server: ServerProcess, jpeg: bytes
+) -> None:
+    before = sum(server.requests_by_outcome().values())
+    request = raw_request(server, jpeg, "deadline_ms=1000").replace(b"Connection: close\r\n", b"")
+    streams = 200
+    with socket.socket() as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1024)
+        client.connect(server.address)
+        client.settimeout(0.2)
+        with suppress(TimeoutError):  # the server reads no more while its replies wait
+            for _ in range(streams):
+                client.sendall(request)
+        counts = server.requests_by_outcome()
+        while not counts.get("abandoned"):
+            counts = server.requests_by_outcome()
+
+    assert sum(counts.values()) <= before + streams

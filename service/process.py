@@ -1,0 +1,92 @@
+"""The server process, from the environment's settings to its exit code."""
+
+import argparse
+import asyncio
+import os
+import signal
+import socket
+import sys
+from types import FrameType
+
+import uvicorn
+
+from model.bundle import BundleError
+from service.app import Service, create_app
+from service.protocol import Protocol
+from service.settings import SettingsError, describe_settings, read_settings, unknown_settings
+
+
+class Server(uvicorn.Server):
+    """uvicorn's server; it stops being ready at the first signal, before it stops listening."""
+
+    def __init__(self, config: uvicorn.Config, service: Service) -> None:
+        super().__init__(config)
+        self._service = service
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Begin to listen, and to reload at SIGHUP."""
+        loop = asyncio.get_running_loop()
+        loop.add_signal_handler(signal.SIGHUP, self._service.reload_wanted.set)
+        await super().startup(sockets)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Begin to drain."""
+        self._service.draining = True
+        super().handle_exit(sig, frame)
+
+
+def main() -> int:
+    """Serve until a signal; return the exit code: 0 after a drain, 1 if it cannot serve, 2 for a bad setting."""
+    parser = argparse.ArgumentParser(
+        prog="python -m service",
+        description="Serve the most accurate answers that fit in the callers' deadlines.",
+        epilog="Settings, from environment variables:\n\n" + describe_settings(),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.parse_args()
+    try:
+        settings = read_settings()
+        app = create_app(settings, on_failure=lambda: signal.raise_signal(signal.SIGTERM))
+        listener = _listen(settings.host, settings.port)
+    except SettingsError as error:
+        return _complain(str(error), 2)
+    except (BundleError, OSError) as error:
+        return _complain(str(error), 1)
+    service: Service = app.state.service
+    for name in unknown_settings():
+        service.log.warning("unknown_setting", variable=name)
+    config = uvicorn.Config(
+        app,
+        http=Protocol,
+        loop="auto",
+        ws="none",
+        access_log=False,
+        proxy_headers=False,  # nothing asks who the client is
+        log_level="warning",
+        server_header=False,
+        timeout_graceful_shutdown=round(settings.drain_s),
+    )
+    server = Server(config, service)
+    # uvicorn takes these signals while it serves, and raises them again afterwards: this makes that harmless.
+    for each in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(each, server.handle_exit)
+    signal.signal(signal.SIGHUP, lambda *_: service.reload_wanted.set())  # until the loop takes it
+    host = f"[{settings.host}]" if ":" in settings.host else settings.host
+    service.log.info("listening", url=f"http://{host}:{listener.getsockname()[1]}")
+    server.run(sockets=[listener])
+    return _complain(service.failure, 1) if service.failure else 0
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    """Return a listening socket: connections wait in it until the server takes them."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family, backlog=2048)
+    except OSError as error:
+        reason = os.strerror(error.errno) if error.errno and error.errno > 0 else str(error)
+        raise OSError(f"cannot listen on {host}:{port}: {reason}") from error
+
+
+def _complain(message: str, code: int) -> int:
+    sys.stderr.write(f"anytime: {message}\n")
+    return code
