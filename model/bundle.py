@@ -12,14 +12,22 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import mkdtemp
-from typing import Annotated
+from typing import Annotated, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    TypeAdapter,
+    ValidationError,
+    model_validator,
+)
 
 from model.presets import Architecture
 
 FORMAT_VERSION = 1
 MANIFEST_FILE = "manifest.json"
+BUNDLE_SUFFIXES = (".json", ".onnx", ".bin")
 PRETRAINED_DIR = Path(__file__).parent / "pretrained"
 
 PlainName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
@@ -107,6 +115,17 @@ class Manifest(Record):
     subnetworks: Annotated[tuple[Subnetwork, ...], Field(min_length=1)]
     provenance: Provenance
 
+    @model_validator(mode="after")
+    def _names_are_unique(self) -> Self:
+        for what, names in (
+            ("subnetwork", [each.name for each in self.subnetworks]),
+            ("label", self.labels),
+        ):
+            for name in names:
+                if list(names).count(name) > 1:
+                    raise ValueError(f"the {what} {name!r} is there more than once")
+        return self
+
 
 @dataclass(frozen=True, slots=True)
 class Bundle:
@@ -154,12 +173,49 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
     (folder / MANIFEST_FILE).write_text(manifest.model_dump_json(indent=2) + "\n")
 
 
+def check_name(name: str) -> None:
+    """See to it that a bundle can be called so.
+
+    Raises:
+        BundleError: it cannot.
+    """
+    try:
+        TypeAdapter(PlainName).validate_python(name)
+    except ValidationError as error:
+        raise BundleError(
+            f"{name!r} cannot be a bundle's name: letters, digits, '.', '_' and '-' can, the first a letter or digit"
+        ) from error
+
+
+def check_target(target: Path) -> None:
+    """See to it that a bundle can be written to ``target``, before the work of making it.
+
+    Raises:
+        BundleError: something else than a bundle is there.
+    """
+    if not target.exists():
+        return
+    if not target.is_dir():
+        raise BundleError(f"{target}: is no folder")
+    found = sorted(each.name for each in target.iterdir())
+    foreign = [each for each in found if not each.endswith(BUNDLE_SUFFIXES)]
+    if foreign or (found and MANIFEST_FILE not in found):
+        raise BundleError(
+            f"{target}: holds {(foreign or found)[0]}, which is no part of a bundle and would be lost; "
+            "choose another folder"
+        )
+
+
 @contextmanager
 def staged_folder(target: Path) -> Iterator[Path]:
     """Give a temporary folder that becomes ``target`` if the block succeeds, and vanishes if it fails.
 
     A bundle that was at ``target`` before stays there until the new one is whole.
+
+    Raises:
+        BundleError: something else than a bundle is there.
     """
+    check_target(target)
     target.parent.mkdir(parents=True, exist_ok=True)
     staging = Path(mkdtemp(prefix=f".{target.name}-", dir=target.parent))
     try:
@@ -182,7 +238,7 @@ def _parse_manifest(content: bytes, path: Path) -> Manifest:
     except (ValueError, RecursionError) as error:
         raise BundleError(f"{path}: not valid JSON ({error})") from error
     version = fields.get("format_version") if isinstance(fields, dict) else None
-    if not isinstance(version, int):
+    if type(version) is not int or version < 1:
         raise BundleError(f"{path}: has no format_version; this is no bundle manifest")
     if version != FORMAT_VERSION:
         raise BundleError(
@@ -192,7 +248,7 @@ def _parse_manifest(content: bytes, path: Path) -> Manifest:
         return Manifest.model_validate_json(content)
     except ValidationError as error:
         first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
+        where = ".".join(map(str, first["loc"])) or "the manifest"
         raise BundleError(f"{path}: {where}: {first['msg']}") from error
 
 

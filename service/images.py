@@ -8,6 +8,7 @@ import asyncio
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
+from math import isqrt
 from typing import Any
 
 import numpy as np
@@ -35,6 +36,7 @@ FORMATS = tuple(
     )
 )
 DECODE_THREADS = 2  # large images share two cores at most, the rest is for runs and small images
+MAX_TEXT_BYTES = 8 << 20  # of a PNG, unpacked
 INLINE_BYTES = 64 * 1024  # what decodes in under a millisecond is not worth a thread's 0.1 ms
 INLINE_PIXELS = 128 * 128
 
@@ -58,12 +60,15 @@ class ImageDecoder:
         self._threads = ThreadPoolExecutor(DECODE_THREADS, "decode")
         # Pillow's own limit is one for the process and only warns; ours is checked for each image.
         Image.MAX_IMAGE_PIXELS = None
+        # Enough for what editors and generators write beside the pixels, and unpacked within milliseconds.
+        PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY = MAX_TEXT_BYTES
 
     async def warm_up(self) -> None:
         """Decode an image of each format: Pillow loads its parts when they are first needed."""
+        side = min(self._size, isqrt(self._max_pixels))
         for image_format in FORMATS:
             file = BytesIO()
-            Image.new("RGB", (self._size, self._size)).save(file, image_format)
+            Image.new("RGB", (side, side)).save(file, image_format)
             await self.decode(file.getvalue())
 
     async def decode(self, body: bytes, content_type: bytes = b"") -> Pixels:

@@ -53,6 +53,12 @@ class Problem(Exception):
         }
 
 
+class MalformedRequest(Problem):
+    """What was sent cannot be read as HTTP/1.1: a wrong length, chunk or header, or another protocol."""
+
+    status, title = 400, "Malformed request"
+
+
 class NotFound(Problem):
     """Nothing is served at this path."""
 

@@ -15,6 +15,10 @@ from service.app import Service, create_app
 from service.protocol import Protocol
 from service.settings import SettingsError, describe_settings, read_settings, unknown_settings
 
+LAST_LOOKS = (
+    3  # one takes the connections that wait, one reads them, one begins to handle what was read
+)
+
 
 class Server(uvicorn.Server):
     """uvicorn's server; it stops being ready at the first signal, before it stops listening."""
@@ -28,6 +32,12 @@ class Server(uvicorn.Server):
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGHUP, self._service.reload_wanted.set)
         await super().startup(sockets)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Read what was sent already, then stop listening and answer all that was read."""
+        for _ in range(LAST_LOOKS):
+            await asyncio.sleep(0)
+        await super().shutdown(sockets)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Begin to drain."""

@@ -4,12 +4,14 @@ import asyncio
 import re
 import time
 from collections.abc import Mapping
+from functools import partial
+from http import HTTPStatus
 from math import inf
 from typing import TYPE_CHECKING, Any
 
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
-from service.problems import Overloaded, render
+from service.problems import MalformedRequest, Overloaded, Problem, render
 from service.scheduling.arrivals import Arrivals
 
 if TYPE_CHECKING:
@@ -39,7 +41,7 @@ class Protocol(HttpToolsProtocol):
         super().__init__(*args, **kwargs)
         self._service: Service = self.config.app.state.service  # type: ignore[union-attr]
         self._arrivals: Arrivals = self._service.arrivals
-        self._task: asyncio.Task[Any] | None = None
+        self._handled: tuple[RequestResponseCycle, asyncio.Task[Any]] | None = None
         self._replied_at = -inf
 
     def data_received(self, data: bytes) -> None:
@@ -54,13 +56,14 @@ class Protocol(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         """Stamp the arrival when the first bytes of a request are read, before anything waits."""
         super().on_message_begin()
-        self.scope["state"] |= {"arrived_at": self._arrival(), "watch": self._watch}
+        self.scope["state"]["arrived_at"] = self._arrival()
 
     def on_headers_complete(self) -> None:
         """Count a request until its handling begins."""
         super().on_headers_complete()
         if _classifies(self.scope):
             self._arrivals.waiting += 1
+            self.scope["state"]["watch"] = partial(self._watch, self.cycle)
 
     def on_response_complete(self) -> None:
         """Note when the reply was written."""
@@ -70,8 +73,10 @@ class Protocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Cancel the request in progress, and let those go whose turn has not come: nobody will read their answers."""
         super().connection_lost(exc)
-        if self._task is not None:
-            self._task.cancel()
+        if self._handled is not None:
+            cycle, task = self._handled
+            cycle.disconnected = True  # the server marks only the last that it read
+            task.cancel()
         while self.pipeline:
             cycle, _ = self.pipeline.pop()
             if _classifies(cycle.scope):
@@ -94,11 +99,17 @@ class Protocol(HttpToolsProtocol):
         self._replied_at = time.monotonic()
         self._arrivals.worked(self._replied_at)
 
-    def _watch(self, task: asyncio.Task[Any] | None) -> None:
+    def send_400_response(self, msg: str) -> None:
+        """Refuse what is no HTTP; the connection ends, since nobody knows where the next request begins."""
+        problem = MalformedRequest("what was sent is no HTTP/1.1 request")
+        self.transport.write(_reply(problem, self._service.request_id(b""), b"connection: close"))
+        self.transport.close()
+
+    def _watch(self, cycle: RequestResponseCycle, task: asyncio.Task[Any] | None) -> None:
         """Follow the handling of a request from its begin to its end."""
         if task is not None:
             self._arrivals.waiting -= 1
-        self._task = task
+        self._handled = None if task is None else (cycle, task)
 
     def _turns_away(self, data: bytes) -> bool:
         """Refuse a request that came whole, if those that were read before it leave it no time."""
@@ -121,7 +132,7 @@ class Protocol(HttpToolsProtocol):
         request_id = self._service.request_id(sent[1] if sent else b"")
         self._service.ended("refused", request_id, arrived_at, REFUSAL)
         self._unset_keepalive_if_required()
-        self.transport.write(_refusal(request_id.encode()))
+        self.transport.write(_reply(REFUSAL, request_id))
         self._replied()
         return True
 
@@ -131,9 +142,10 @@ def _classifies(scope: Mapping[str, object]) -> bool:
     return scope["path"] in CLASSIFYING and scope["method"] == "POST"
 
 
-def _refusal(request_id: bytes) -> bytes:
+def _reply(problem: Problem, request_id: str, *lines: bytes) -> bytes:
     """Return the reply to a request that was not parsed."""
-    response = render(REFUSAL)
-    headers = [*response.raw_headers, (b"x-request-id", request_id)]
-    lines = [b"HTTP/1.1 503 Service Unavailable", *(b"%s: %s" % header for header in headers)]
+    response = render(problem)
+    headers = [*response.raw_headers, (b"x-request-id", request_id.encode())]
+    status = b"HTTP/1.1 %d %s" % (problem.status, HTTPStatus(problem.status).phrase.encode())
+    lines = (status, *(b"%s: %s" % header for header in headers), *lines)
     return b"\r\n".join([*lines, b"", bytes(response.body)])

@@ -1,8 +1,10 @@
 """Checkpoints: written whole or not at all, read without running what they hold."""
 
 import os
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 import torch
@@ -72,9 +74,25 @@ def save_checkpoint(checkpoint: Checkpoint, folder: Path) -> None:
             os.fsync(file.fileno())
         temporary.replace(target)
     except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
         raise TrainingError(
             f"{target}: cannot be written ({error}); free some space and resume"
+        ) from error
+
+
+def check_writable(folder: Path) -> None:
+    """See to it that a run's folder can be written to, before the first epoch.
+
+    Raises:
+        TrainingError: it cannot.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise TrainingError(
+            f"{folder}: cannot be written to ({error.strerror}); choose another --out"
         ) from error
 
 

@@ -247,14 +247,18 @@ def _classes(folder: Path) -> tuple[str, ...]:
 
 def _files(folder: Path, classes: Iterable[str], image_size: int) -> FileSplit:
     """List the images of one split, class by class in order of their names."""
-    files = [
-        (path, label)
-        for label, name in enumerate(classes)
-        for path in sorted((folder / name).glob("*"))
-        if path.suffix.lower() in IMAGE_SUFFIXES
-    ]
-    if not files:
-        raise TrainingError(f"{folder}: holds no images ({', '.join(sorted(IMAGE_SUFFIXES))})")
+    files: list[tuple[Path, int]] = []
+    for label, name in enumerate(classes):
+        found = [
+            path
+            for path in sorted((folder / name).glob("*"))
+            if path.suffix.lower() in IMAGE_SUFFIXES
+        ]
+        if not found:
+            raise TrainingError(
+                f"{folder / name}: holds no images ({', '.join(sorted(IMAGE_SUFFIXES))})"
+            )
+        files += [(path, label) for path in found]
     paths = np.empty(len(files), object)
     paths[:] = [path for path, _ in files]
     return FileSplit(paths, torch.tensor([label for _, label in files]), image_size)

@@ -23,12 +23,15 @@ from tqdm import tqdm
 
 from model import cost
 from model.bundle import (
+    FORMAT_VERSION,
     Accuracy,
     Calibration,
     Manifest,
     Measured,
     Provenance,
     Subnetwork,
+    check_name,
+    check_target,
     file_record,
     staged_folder,
     write_manifest,
@@ -85,8 +88,11 @@ def export_bundle(
     measured, and stored so; they are computed with in float32.
 
     Raises:
+        BundleError: the name cannot be a bundle's, or something else than a bundle is at ``target``.
         TrainingError: the data is not what the network was trained on, or a file differs from torch.
     """
+    check_name(name)
+    check_target(target)
     network = restore_network(checkpoint, data)
     if half:
         _round_filters(network)
@@ -132,7 +138,7 @@ def export_bundle(
                 )
             )
         manifest = Manifest(
-            format_version=1,
+            format_version=FORMAT_VERSION,
             name=name,
             architecture=architecture,
             labels=data.classes,

@@ -20,7 +20,13 @@ from model.drop_path import Pass, draw_passes
 from model.fractal import FractalNet
 from training import TrainingError
 from training.augment import DRAWS, augment, channel_statistics
-from training.checkpoint import CHECKPOINT_FILE, Checkpoint, load_checkpoint, save_checkpoint
+from training.checkpoint import (
+    CHECKPOINT_FILE,
+    Checkpoint,
+    check_writable,
+    load_checkpoint,
+    save_checkpoint,
+)
 from training.config import Recipe
 from training.data import DataSet
 from training.distributed import Group
@@ -50,6 +56,8 @@ def train(
         TrainingError: the loss is not finite, the checkpoint cannot be written, or does not belong to this run.
     """
     checkpoint = _start(recipe, data, folder, seed=seed, resume=resume)
+    if group.rank == 0:
+        check_writable(folder)
     if begin_with and not checkpoint.epoch:
         _take_weights(checkpoint, begin_with, data)
     run = Run(checkpoint, data, device=device, group=group)

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from model.bundle import (
+    MANIFEST_FILE,
     Accuracy,
     BundleError,
     Calibration,
@@ -16,6 +17,7 @@ from model.bundle import (
     Measured,
     Provenance,
     Subnetwork,
+    check_name,
     file_record,
     read_bundle,
     staged_folder,
@@ -171,10 +173,10 @@ def test_a_damaged_bundle_is_named_with_its_fault_in_one_line(
 def test_a_staged_folder_appears_whole(tmp_path: Path) -> None:
     target = tmp_path / "bundles" / "digits"
     with staged_folder(target) as staged:
-        (staged / "file").write_text("new")
+        (staged / MANIFEST_FILE).write_text("new")
         assert not target.exists()
 
-    assert (target / "file").read_text() == "new"
+    assert (target / MANIFEST_FILE).read_text() == "new"
     assert list(target.parent.iterdir()) == [target]
 
 
@@ -182,24 +184,42 @@ def test_a_staged_folder_replaces_the_one_before(tmp_path: Path) -> None:
     target = tmp_path / "digits"
     for content in ("old", "new"):
         with staged_folder(target) as staged:
-            (staged / content).write_text(content)
+            (staged / f"{content}.onnx").write_text(content)
+            (staged / MANIFEST_FILE).write_text("{}")
 
-    assert [p.name for p in target.iterdir()] == ["new"]
+    assert {p.name for p in target.iterdir()} == {"new.onnx", MANIFEST_FILE}
     assert list(tmp_path.iterdir()) == [target]
 
 
 def test_a_failure_leaves_the_folder_before_and_nothing_else(tmp_path: Path) -> None:
     target = tmp_path / "digits"
     with staged_folder(target) as staged:
-        (staged / "file").write_text("old")
+        (staged / MANIFEST_FILE).write_text("old")
 
     def crash_half_way() -> None:
         with staged_folder(target) as staged:
-            (staged / "file").write_text("half")
+            (staged / MANIFEST_FILE).write_text("half")
             raise RuntimeError("crash")
 
     with pytest.raises(RuntimeError, match="crash"):
         crash_half_way()
 
-    assert (target / "file").read_text() == "old"
+    assert (target / MANIFEST_FILE).read_text() == "old"
     assert list(tmp_path.iterdir()) == [target]
+
+
+@pytest.mark.parametrize("there", ["checkpoint.pt", "weights.bin", "cifar10"])
+def test_what_is_no_bundle_is_never_replaced(tmp_path: Path, there: str) -> None:
+    (tmp_path / there).write_text("precious")
+
+    fault = f"holds {there}, which is no part of a bundle"
+    with pytest.raises(BundleError, match=fault), staged_folder(tmp_path):
+        pass
+
+    assert (tmp_path / there).read_text() == "precious"
+
+
+@pytest.mark.parametrize("name", ["my bundle", ".hidden", "_x", "größe", ""])
+def test_a_name_that_would_not_be_read_again_is_refused(name: str) -> None:
+    with pytest.raises(BundleError, match="cannot be a bundle's name"):
+        check_name(name)

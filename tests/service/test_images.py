@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from service.images import ImageDecoder, image_content
 from service.problems import (
@@ -226,3 +227,11 @@ def test_any_other_body_is_the_image(content_type: bytes) -> None:
 def test_a_form_holds_exactly_one_file(content_type: bytes, body: bytes, detail: str) -> None:
     with pytest.raises(InvalidUpload, match=detail):
         image_content(body, content_type)
+
+
+async def test_a_png_may_hold_a_long_text_beside_its_pixels(decoder: ImageDecoder) -> None:
+    text, file = PngInfo(), BytesIO()
+    text.add_text("workflow", "x" * 1_200_000, zip=True)
+    Image.new("RGB", (8, 8), "red").save(file, "PNG", pnginfo=text)
+
+    assert (await decoder.decode(file.getvalue()))[0, 0].tolist() == [255, 0, 0]

@@ -328,6 +328,34 @@ def test_requests_whose_turn_never_came_are_abandoned_and_forgotten(
     assert answer.status_code == 200
 
 
+@pytest.mark.parametrize(
+    "request_",
+    [
+        b"POST /classify HTTP/1.1\r\nHost: here\r\nContent-Length: 18446744073709551616\r\n\r\n",
+        b"POST /classify HTTP/1.1\r\nHost: here\r\nContent-Length: abc\r\n\r\n",
+        b"POST /classify HTTP/1.1\r\nHost: here\r\nTransfer-Encoding: chunked\r\n\r\nxyz\r\n",
+        b"hello\r\n\r\n",
+    ],
+)
+def test_what_is_no_http_is_told_so_as_a_problem(server: ServerProcess, request_: bytes) -> None:
+    with socket.create_connection(server.address, timeout=60) as connection:
+        connection.sendall(request_)
+        head, body = read_reply(connection)
+
+    assert head.startswith(b"HTTP/1.1 400 Bad Request\r\n")
+    assert b"content-type: application/problem+json" in head
+    assert json.loads(body)["type"] in ("/problems/malformed-request", "/problems/empty-body")
+
+
+def test_a_limit_smaller_than_the_networks_images_is_no_reason_not_to_start(
+    start_server: StartServer, jpeg: bytes
+) -> None:
+    server = start_server(max_pixels=100)
+    server.wait_for("ready")
+
+    assert server.classify(jpeg).json()["type"] == "/problems/too-many-pixels"
+
+
 def test_a_client_that_asks_for_http_2_is_answered_without_it(
     server: ServerProcess, jpeg: bytes
 ) -> None:

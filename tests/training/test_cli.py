@@ -61,7 +61,10 @@ def test_wrong_usage_exits_with_2(arguments: list[str], capsys: pytest.CaptureFi
             "no such data",
         ),
         (["train", "--recipe", "tiny", "--out", "{tmp}/run", "--resume"], "no such checkpoint"),
-        (["train", "--recipe", "tiny", "--out", "/dev/null/run"], "Not a directory"),
+        (
+            ["train", "--recipe", "tiny", "--out", "/dev/null/run"],
+            "/dev/null/run: cannot be written to (Not a directory); choose another --out",
+        ),
     ],
 )
 def test_failures_are_one_line_and_exit_1(

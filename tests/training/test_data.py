@@ -1,5 +1,6 @@
 """Data sets are split by a seed, read whatever their form, and refused in one line where they are wrong."""
 
+from functools import partial
 from pathlib import Path
 from shutil import rmtree
 
@@ -97,6 +98,11 @@ def empty_the_test(root: Path) -> None:
         path.unlink()
 
 
+def empty_a_class(split: str, root: Path) -> None:
+    for path in (root / split / "light").glob("*"):
+        path.unlink()
+
+
 def corrupt_an_image(root: Path) -> None:
     (root / "train" / "dark" / "000.jpg").write_bytes(b"no image")
 
@@ -123,7 +129,9 @@ def keep_few_images(root: Path) -> None:
         (lose_test, "test: its class folders differ from those of train: dark, light"),
         (lose_a_class, "test: its class folders differ from those of train: dark"),
         (add_a_class, "test: its class folders differ from those of train: grey"),
-        (empty_the_test, "test: holds no images"),
+        (empty_the_test, "dark: holds no images"),
+        (partial(empty_a_class, "train"), "train/light: holds no images"),
+        (partial(empty_a_class, "test"), "test/light: holds no images"),
         (corrupt_an_image, "000.jpg: not a readable image"),
         (truncate_an_image, "001.png: not a readable image"),
         (keep_one_class, "expected digits, cifar10, cifar100, svhn, or a folder with"),
