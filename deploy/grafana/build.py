@@ -11,6 +11,10 @@ from typing import Any, Literal
 FOLDER = Path(__file__).parent / "dashboards"
 ACROSS, HEIGHT, COLUMNS = 3, 8, 24
 RECEIVED = 'anytime_requests_total{outcome!~"invalid|abandoned"}[$__rate_interval]'
+SORTED = (
+    "Early stops (stop_at_confidence) sort the images: the shallow subnetworks keep the easy ones and the "
+    "deep ones get the hard, so that the former lie higher here, and the latter lower."
+)
 
 Unit = Literal["percentunit", "s", "reqps", "bytes", "short", "none"]
 
@@ -159,19 +163,22 @@ MODEL = [
             "expected": "job:anytime_expected_accuracy:ratio_rate5m",
             "agrees with the best": 'sum(rate(anytime_agreement_total{verdict="agrees"}[1h])) '
             "/ sum(rate(anytime_agreement_total[1h]))",
-            "labelled": 'sum(rate(anytime_labelled_total{verdict="right"}[1h])) '
-            "/ sum(rate(anytime_labelled_total[1h]))",
+            "labelled": "job:anytime_labelled_accuracy:ratio_rate1h",
+            "expected of those labelled": "job:anytime_labelled_expected_accuracy:ratio_rate1h",
         },
+        description="Labelled under expected of those labelled: the images or the network changed.",
     ),
     Panel(
         "Labelled accuracy by subnetwork",
         "percentunit",
         {"{{subnetwork}}": "job_subnetwork:anytime_labelled_accuracy:ratio_rate1h"},
+        description=SORTED,
     ),
     Panel(
         "Agreement with the best by subnetwork",
         "percentunit",
         {"{{subnetwork}}": "job_subnetwork:anytime_agreement:ratio_rate1h"},
+        description=SORTED,
     ),
     Panel(
         "Labelled less expected accuracy",
@@ -180,7 +187,7 @@ MODEL = [
             "{{subnetwork}}": "job_subnetwork:anytime_labelled_accuracy:ratio_rate1h "
             "- job_subnetwork:anytime_accuracy:ratio"
         },
-        description="Around 0 while production looks like the validation images.",
+        description=f"Around 0 while production looks like the validation images. {SORTED}",
     ),
     Panel(
         "Share of answers by subnetwork",
@@ -195,7 +202,8 @@ MODEL = [
         "Mean confidence by subnetwork",
         "percentunit",
         {"{{subnetwork}}": mean("anytime_confidence_ratio", " by (subnetwork)")},
-        description="Calibrated: a mean under the subnetwork's accuracy means unfamiliar images.",
+        description="Calibrated: a mean under the subnetwork's accuracy means unfamiliar images. "
+        + SORTED,
     ),
     Panel("Confidence", "percentunit", quantiles("anytime_confidence_ratio", 0.05, 0.25, 0.5)),
     Panel(
