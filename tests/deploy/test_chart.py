@@ -1,5 +1,8 @@
 """The Helm chart, rendered by Helm's own library and held against the schemas of what it makes."""
 
+import json
+import shutil
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +23,7 @@ KUBERNETES = ("1.30", "1.37")  # the oldest that the chart takes, and the newest
 
 Document = dict[str, Any]
 
+SCHEMA: Document = json.loads((CHART / "values.schema.json").read_text())
 GPU: Document = yaml.safe_load((CHART / "values-gpu.yaml").read_text())
 SCALED: Document = {"autoscaling": {"enabled": True}, "monitor": {"enabled": True}}
 VALUES: dict[str, Document] = {
@@ -34,6 +38,17 @@ VALUES: dict[str, Document] = {
         "nodeSelector": {"disk": "fast"},
         "podAnnotations": {"team": "vision"},
         "runtimeClassName": "gvisor",
+        "adminKeySecret": {"name": "anytime-admin"},
+        "settings": {"policy": "static:column-1"},
+    },
+    "named by digits": {
+        "image": {"pullSecrets": ["1"]},
+        "runtimeClassName": "2",
+        "bundle": {"claim": "3", "path": "4"},
+        "adminKeySecret": {"name": "5", "key": "6"},
+        "settings": {"policy": "static:7"},
+        "nodeSelector": {"disk": "8"},
+        "monitor": {"enabled": True, "labels": {"release": "9"}},
     },
     "kserve": {"kserve": {"enabled": True}},
     "kserve, gpu, scaled": {**GPU, **SCALED, "kserve": {"enabled": True}},
@@ -49,6 +64,27 @@ WRONG: dict[str, Document] = {
     "prometheus without a scheme": {"autoscaling": {"prometheus": "prometheus:9090"}},
     "the chart's own setting": {"settings": {"port": 9000}},
     "setting by its variable": {"settings": {"ANYTIME_MAX_BATCH": 8}},
+    "misspelt setting": {"settings": {"max_bacth": 8}},
+    "setting in words": {"settings": {"max_batch": "lots"}},
+    "setting out of its limits": {"settings": {"threads": -1}},
+    "setting of another type": {"settings": {"policy": 5}},
+    "admin key for all to read": {"settings": {"admin_key": "secret"}},
+    "no name of a secret": {"adminKeySecret": {"name": "Not Valid/"}},
+    "attainment that leaves nothing to miss": {"autoscaling": {"attainment": 0.9999999}},
+    "prometheus with spaces": {"autoscaling": {"prometheus": "http://a b"}},
+    "bundle without its claim": {"bundle": {"path": "2026"}},
+    "no name of a claim": {"bundle": {"claim": "Not Valid/"}},
+    "no name of a runtime class": {"runtimeClassName": "gVisor"},
+    "no name of a pull secret": {"image": {"pullSecrets": ["a b"]}},
+    "no peer": {"networkPolicy": {"from": [{"nope": 1}]}},
+    "no egress rule": {"networkPolicy": {"egress": [{"from": []}]}},
+    "no toleration": {"tolerations": [{"nope": 1}]},
+    "preStopSeconds unset": {"preStopSeconds": None},
+    "drain unset": {"settings": {"drain_s": None}},
+    "port unset": {"service": {"port": None}},
+    "busy unset": {"autoscaling": {"busy": None}},
+    "disruption unset": {"disruption": None},
+    "maxUnavailable unset": {"disruption": {"maxUnavailable": None}},
     "drain without end": {"settings": {"drain_s": 1e9}},
     "bundle outside its claim": {"bundle": {"claim": "bundles", "path": "../secrets"}},
     "memory in words": {"resources": {"limits": {"memory": "plenty"}}},
@@ -61,10 +97,10 @@ PREDICTOR_FIELDS = {
 }  # fmt: skip
 
 
-def render(values: Document) -> dict[str, Document]:
+def render(values: Document, name: str = "anytime") -> dict[str, Document]:
     """Return what the chart makes of values, by kind."""
     with helm_python.Chart.load(CHART) as chart:
-        files = chart.render(values, name="anytime", namespace="prod")
+        files = chart.render(values, name=name, namespace="prod")
     documents = [yaml.safe_load(text) for name, text in files.items() if name.endswith(".yaml")]
     return {document["kind"]: document for document in documents if document}
 
@@ -81,7 +117,7 @@ def pod_of(rendered: dict[str, Document]) -> Document:
 def environment_of(rendered: dict[str, Document]) -> dict[str, str]:
     """Return the server's environment variables."""
     (container,) = pod_of(rendered)["containers"]
-    return {each["name"]: each["value"] for each in container["env"]}
+    return {each["name"]: each["value"] for each in container["env"] if "value" in each}
 
 
 def check_against_schema(document: Document, kubernetes: str) -> None:
@@ -120,13 +156,61 @@ def test_field_that_a_kind_has_not_is_noticed(kind: str) -> None:
 @pytest.mark.parametrize("values", WRONG.values(), ids=WRONG)
 def test_wrong_value_is_refused(values: Document) -> None:
     with helm_python.Chart.load(CHART) as chart, pytest.raises(helm_python.HelmValuesError):
-        chart.validate_schema(chart.merge_values(values))
+        chart.validate_schema(values)
 
 
 @pytest.mark.parametrize("values", VALUES.values(), ids=VALUES)
 def test_right_value_is_taken(values: Document) -> None:
     with helm_python.Chart.load(CHART) as chart:
-        chart.validate_schema(chart.merge_values(values))
+        chart.validate_schema(values)
+
+
+def test_schema_has_the_settings_of_the_server() -> None:
+    chart_s_own = {"host", "port", "bundle_dir", "admin_key"}
+    tighter: Document = {  # than the server's own
+        "drain_s": {"maximum": 600},
+        "policy": {"pattern": "^(anytime|slackfit|static:.+)$"},
+    }
+    said_elsewhere = {"title", "description", "default"}
+
+    settings = {
+        name: {key: value for key, value in setting.items() if key not in said_elsewhere}
+        | tighter.get(name, {})
+        for name, setting in Settings.model_json_schema()["properties"].items()
+        if name not in chart_s_own
+    }
+
+    assert SCHEMA["properties"]["settings"]["properties"] == settings
+    assert SCHEMA["properties"]["settings"]["additionalProperties"] is False
+
+
+def test_every_value_is_required_and_described() -> None:
+    defaults: Document = yaml.safe_load((CHART / "values.yaml").read_text())
+
+    assert SCHEMA["required"] == list(defaults)
+    assert SCHEMA["properties"].keys() - {"global"} == defaults.keys()
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "complaint"),
+    [
+        ("x", {"autoscaling": {"minReplicas": 20}}, "minReplicas is 20, over .*maxReplicas, 10"),
+        ("x" * 50, {"kserve": {"enabled": True}}, "68 characters"),
+        ("1st", {}, "no Service may be called"),
+        ("a.b", {}, "no Service may be called"),
+    ],
+    ids=["fewer at most than at least", "long name with KServe", "digit first", "dot"],
+)
+def test_what_no_schema_can_say_is_refused(name: str, values: Document, complaint: str) -> None:
+    with pytest.raises(helm_python.HelmRenderError, match=complaint):
+        render(values, name)
+
+
+@pytest.mark.parametrize("kserve", [False, True], ids=["plain", "kserve"])
+def test_service_names_fit_with_the_longest_release_name(kserve: bool) -> None:
+    rendered = render({"kserve": {"enabled": kserve}}, "x" * (45 if kserve else 53))
+
+    assert len(rendered["Service"]["metadata"]["name"]) <= 63
 
 
 def test_chart_is_clean() -> None:

@@ -2,6 +2,23 @@
 {{- if contains .Chart.Name .Release.Name }}{{ .Release.Name }}{{ else }}{{ .Release.Name }}-{{ .Chart.Name }}{{ end }}
 {{- end }}
 
+{{- /* What the schema of the values cannot say; with KServe the longest name is that of its Service, NAME-predictor. */ -}}
+{{- define "anytime.check" -}}
+{{- $name := include "anytime.name" . }}
+{{- if not (regexMatch "^[a-z]([-a-z0-9]*[a-z0-9])?$" $name) }}
+{{- fail (printf "the release's name makes %q, which no Service may be called: begin with a letter, and use a-z, 0-9 and -" $name) }}
+{{- end }}
+{{- $longest := ternary (printf "%s-predictor" $name) $name .Values.kserve.enabled }}
+{{- if gt (len $longest) 63 }}
+{{- fail (printf "the release's name makes a Service's name of %d characters, %q; at most 63" (len $longest) $longest) }}
+{{- end }}
+{{- with .Values.autoscaling }}
+{{- if gt (int .minReplicas) (int .maxReplicas) }}
+{{- fail (printf "autoscaling.minReplicas is %v, over autoscaling.maxReplicas, %v" .minReplicas .maxReplicas) }}
+{{- end }}
+{{- end }}
+{{- end }}
+
 {{- define "anytime.selector" -}}
 app.kubernetes.io/name: {{ .Chart.Name }}
 app.kubernetes.io/instance: {{ .Release.Name }}
@@ -25,11 +42,11 @@ enableServiceLinks: false
 {{- with .Values.image.pullSecrets }}
 imagePullSecrets:
   {{- range . }}
-  - name: {{ . }}
+  - name: {{ quote . }}
   {{- end }}
 {{- end }}
 {{- with .Values.runtimeClassName }}
-runtimeClassName: {{ . }}
+runtimeClassName: {{ quote . }}
 {{- end }}
 {{- with .Values.nodeSelector }}
 nodeSelector: {{ toJson . }}
@@ -70,6 +87,11 @@ containers:
         value: {{ printf "/bundles/%s" .Values.bundle.path | quote }}
       {{- end }}
     resources: {{ toJson .Values.resources }}
+      {{- with .Values.adminKeySecret }}{{ if .name }}
+      - name: ANYTIME_ADMIN_KEY
+        valueFrom:
+          secretKeyRef: {name: {{ quote .name }}, key: {{ quote .key }}}
+      {{- end }}{{ end }}
     startupProbe: # a minute to load the bundle and to warm up
       httpGet: {path: /health/ready, port: http}
       periodSeconds: 1
@@ -98,7 +120,7 @@ volumes:
     emptyDir: {medium: Memory, sizeLimit: 64Mi}
   {{- with .Values.bundle.claim }}
   - name: bundles
-    persistentVolumeClaim: {claimName: {{ . }}, readOnly: true}
+    persistentVolumeClaim: {claimName: {{ quote . }}, readOnly: true}
   {{- end }}
 {{- end }}
 
