@@ -256,6 +256,38 @@ def test_selectors_find_the_pods(values: Document) -> None:
         )
 
 
+@pytest.mark.parametrize("name", ["anytime", "vision"])
+def test_monitor_gives_the_job_that_rules_and_dashboards_name(name: str) -> None:
+    (endpoint,) = render(SCALED, name)["ServiceMonitor"]["spec"]["endpoints"]
+
+    assert endpoint["relabelings"] == [{"targetLabel": "job", "replacement": "anytime"}]
+
+
+def test_monitor_finds_no_service_that_kserve_makes() -> None:
+    rendered = render(VALUES["kserve, gpu, scaled"])
+
+    wanted = rendered["ServiceMonitor"]["spec"]["selector"]["matchLabels"].items()
+    service = rendered["InferenceService"]
+    assert not wanted <= service["metadata"]["labels"].items()
+    assert not wanted <= service["spec"]["predictor"]["labels"].items()
+
+
+def test_admin_key_comes_from_a_secret() -> None:
+    (container,) = pod_of(render(VALUES["guarded"]))["containers"]
+
+    (key,) = [each for each in container["env"] if each["name"] == "ANYTIME_ADMIN_KEY"]
+    assert key["valueFrom"] == {"secretKeyRef": {"name": "anytime-admin", "key": "admin-key"}}
+
+
+@pytest.mark.parametrize("values", [{}, GPU], ids=["defaults", "gpu"])
+def test_a_core_is_left_besides_the_threads(values: Document) -> None:
+    rendered = render(values)
+
+    (container,) = pod_of(rendered)["containers"]
+    threads = int(environment_of(rendered)["ANYTIME_THREADS"])
+    assert threads < int(container["resources"]["requests"]["cpu"])
+
+
 def test_pod_has_time_to_leave_the_endpoints_and_to_drain() -> None:
     values = {"preStopSeconds": 7, "settings": {"drain_s": 30.5}}
 
@@ -314,6 +346,44 @@ def test_scaling_asks_for_metrics_that_the_server_has() -> None:
         words = trigger["metadata"]["query"].replace("{", " ").replace("(", " ").split()
         for name in (word for word in words if word.startswith("anytime_")):
             assert name.removesuffix("_total").removesuffix("_sum") in exported
+
+
+@pytest.mark.skipif(
+    not shutil.which("promtool"), reason="needs Prometheus (apt-get install prometheus)"
+)
+@pytest.mark.parametrize(
+    ("late", "misses"),
+    [("0x10", 0.0), ("0+1x10", 100 / 101)],
+    ids=["idle, or all in time", "one in 101 late"],
+)
+@pytest.mark.parametrize("in_time", ["5x10", "0+100x10"], ids=["idle", "busy"])
+def test_misses_are_a_number(tmp_path: Path, in_time: str, late: str, misses: float) -> None:
+    triggers = render(SCALED)["ScaledObject"]["spec"]["triggers"]
+    query = next(each["metadata"]["query"] for each in triggers if each["name"] == "misses")
+    if in_time == "5x10" and misses:
+        misses = 100.0  # all that came were late
+    series = 'anytime_requests_total{namespace="prod", pod="anytime-1a-2b", outcome="%s"}'
+    test = {
+        "interval": "1m",
+        "input_series": [
+            {"series": series % "in_time", "values": in_time},
+            {"series": series % "late", "values": late},
+        ],
+        "promql_expr_test": [
+            {
+                "expr": f"round({query}, 1e-6)",
+                "eval_time": "10m",
+                "exp_samples": [{"labels": "{}", "value": round(misses, 6)}],
+            }
+        ],
+    }
+    (tmp_path / "test.yml").write_text(yaml.safe_dump({"tests": [test]}))
+
+    result = subprocess.run(
+        ["promtool", "test", "rules", "test.yml"], cwd=tmp_path, capture_output=True, text=True
+    )
+
+    assert result.returncode == 0, result.stdout + result.stderr
 
 
 def test_kserve_replaces_the_deployment_and_its_scaler_alone() -> None:

@@ -21,7 +21,12 @@
 
 {{- define "anytime.selector" -}}
 app.kubernetes.io/name: {{ .Chart.Name }}
-app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/instance: {{ .Release.Name | quote }}
+{{- end }}
+
+{{- /* Of the one Service by which pods are scraped: KServe gives its own the labels of the InferenceService. */ -}}
+{{- define "anytime.scraped" -}}
+app.kubernetes.io/component: metrics
 {{- end }}
 
 {{- define "anytime.labels" -}}
@@ -82,16 +87,16 @@ containers:
       - name: ANYTIME_{{ upper $name }}
         value: {{ ternary $value (toJson $value) (kindIs "string" $value) | quote }}
       {{- end }}
-      {{- if .Values.bundle.claim }}
-      - name: ANYTIME_BUNDLE_DIR
-        value: {{ printf "/bundles/%s" .Values.bundle.path | quote }}
-      {{- end }}
-    resources: {{ toJson .Values.resources }}
       {{- with .Values.adminKeySecret }}{{ if .name }}
       - name: ANYTIME_ADMIN_KEY
         valueFrom:
           secretKeyRef: {name: {{ quote .name }}, key: {{ quote .key }}}
       {{- end }}{{ end }}
+      {{- if .Values.bundle.claim }}
+      - name: ANYTIME_BUNDLE_DIR
+        value: {{ printf "/bundles/%s" .Values.bundle.path | quote }}
+      {{- end }}
+    resources: {{ toJson .Values.resources }}
     startupProbe: # a minute to load the bundle and to warm up
       httpGet: {path: /health/ready, port: http}
       periodSeconds: 1
@@ -129,9 +134,10 @@ volumes:
 namespace="{{ .Release.Namespace }}",pod=~"{{ include "anytime.name" . }}-(predictor-)?[a-z0-9]+-[a-z0-9]+"
 {{- end }}
 
-{{- /* How many times faster than allowed requests miss their deadlines: over 1, more replicas are needed. */ -}}
+{{- /* How many times faster than allowed requests miss their deadlines: over 1, more replicas are needed. While idle 0 / 0 is
+       not over 0, and the query is 0 rather than NaN, which no scaler can use. */ -}}
 {{- define "anytime.query.misses" -}}
-sum(rate(anytime_requests_total{outcome!~"in_time|invalid|abandoned",{{ include "anytime.pods" . }}}[2m])) / sum(rate(anytime_requests_total{outcome!~"invalid|abandoned",{{ include "anytime.pods" . }}}[2m])) / {{ subf 1.0 .Values.autoscaling.attainment | printf "%.6f" }} or vector(0)
+(sum(rate(anytime_requests_total{outcome!~"in_time|invalid|abandoned",{{ include "anytime.pods" . }}}[2m])) / sum(rate(anytime_requests_total{outcome!~"invalid|abandoned",{{ include "anytime.pods" . }}}[2m])) / {{ subf 1.0 .Values.autoscaling.attainment | printf "%.6f" }} > 0) or vector(0)
 {{- end }}
 
 {{- define "anytime.query.queue" -}}
