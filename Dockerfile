@@ -50,6 +50,9 @@ LABEL org.opencontainers.image.title="anytime-inference" \
       org.opencontainers.image.licenses="Apache-2.0" \
       org.opencontainers.image.base.name="${BASE}"
 ENV PATH=/opt/anytime/bin:$PATH PYTHONUNBUFFERED=1 ANYTIME_HOST=0.0.0.0 ANYTIME_PORT=8000
+# The base's own pip goes too, and what could bring it back; wherever the base has them.
+RUN find / -xdev \( -path '*-packages/pip' -o -path '*-packages/pip-*' -o -path '*/bin/pip' -o -path '*/bin/pip[0-9]*' \
+      -o -name ensurepip -o -name 'pip-*.whl' \) -prune -exec rm -rf {} +
 WORKDIR /tmp
 EXPOSE 8000
 # A number, so that Kubernetes can tell that it is not root.

@@ -1,5 +1,6 @@
 """What can be said of the container files without building them."""
 
+import re
 import subprocess
 import sys
 import tomllib
@@ -31,6 +32,36 @@ def test_dockerfile_is_clean() -> None:
     result = subprocess.run([hadolint, ROOT / "Dockerfile"], capture_output=True, text=True)
 
     assert result.stdout + result.stderr == ""
+
+
+def test_pip_of_the_base_is_removed_before_the_server_s_user_takes_over(tmp_path: Path) -> None:
+    dockerfile = (ROOT / "Dockerfile").read_text().replace("\\\n", "")
+    final = dockerfile[dockerfile.index("AS runtime") :]
+    (removal,) = re.findall(r"^RUN (find / .*)$", final, re.MULTILINE)
+    pip = (
+        "usr/local/bin/pip",
+        "usr/local/bin/pip3.13",
+        "usr/local/lib/python3.13/site-packages/pip/__init__.py",
+        "usr/local/lib/python3.13/site-packages/pip-25.1.1.dist-info/RECORD",
+        "usr/local/lib/python3.13/ensurepip/_bundled/pip-25.1.1-py3-none-any.whl",
+        "usr/lib/python3/dist-packages/pip/__init__.py",
+        "usr/share/python-wheels/pip-23.0.1-py3-none-any.whl",
+    )
+    others = (
+        "usr/local/bin/python3.13",
+        "usr/local/bin/pipewire",
+        "usr/local/lib/python3.13/pipes.py",
+        "usr/local/lib/python3.13/site-packages/pipeline/__init__.py",
+    )
+    for name in (*pip, *others):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+
+    subprocess.run(removal.replace("find /", f"find {tmp_path}", 1), shell=True, check=True)
+
+    left = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()}
+    assert left == set(others)
+    assert final.index(removal) < final.index("USER ")
 
 
 @pytest.mark.parametrize("runtime", ["cpu", "gpu"])

@@ -20,9 +20,7 @@ from PIL import Image
 IMAGE = os.environ.get("IMAGE_UNDER_TEST", "")
 ROOT = Path(__file__).parents[2]
 LARGEST_BYTES = 450_000_000
-RESTRICTED = (
-    "--read-only --tmpfs /tmp --cap-drop ALL --security-opt no-new-privileges --memory 512m"
-)
+RESTRICTED = "--read-only --tmpfs /tmp --cap-drop ALL --security-opt no-new-privileges --memory 1g"
 
 pytestmark = [
     pytest.mark.skipif(not IMAGE, reason="needs a built image: deploy/try-image.sh makes one"),
@@ -104,6 +102,17 @@ def test_image_has_no_compiler_no_pip_and_no_torch() -> None:
     )
 
     assert inside(code) == "[]"
+
+
+def test_base_of_the_image_has_no_pip_either() -> None:
+    code = (
+        "import pathlib, shutil, subprocess, sys;"
+        "base = pathlib.Path(sys.executable).resolve();"
+        'find = \'import importlib.util as u; print([m for m in ("pip", "ensurepip") if u.find_spec(m)])\';'
+        "print(subprocess.check_output([base, '-I', '-c', find], text=True).strip(), shutil.which('pip'), shutil.which('pip3'))"
+    )
+
+    assert inside(code) == "[] None None"
 
 
 def test_process_is_not_root_and_cannot_write() -> None:
