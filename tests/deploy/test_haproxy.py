@@ -74,9 +74,7 @@ def replicas() -> Replicas:
 @pytest.fixture
 def ask(replicas: Replicas, tmp_path: Path) -> Iterator[Ask]:
     """Return what sends a request by method and path through the proxy, and returns the status of the reply."""
-    servers = [
-        ThreadingHTTPServer(("127.0.0.1", 0), replicas.handler()) for _ in range(REPLICAS)
-    ]
+    servers = [ThreadingHTTPServer(("127.0.0.1", 0), replicas.handler()) for _ in range(REPLICAS)]
     for server in servers:
         threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
     address = tmp_path / "proxy"
