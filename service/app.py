@@ -1,6 +1,7 @@
 """Wiring: what the parts are, how they start, and how they end."""
 
 import asyncio
+import ctypes
 import gc
 import re
 import time
@@ -171,6 +172,7 @@ class Service:
             await old.drain()
             self._at_work.remove(old)
             await asyncio.to_thread(old.close)
+            await self._worker.call(return_memory)  # behind the end of the old sessions
             self._reloaded(
                 "replaced",
                 bundle=new.bundle_name,
@@ -237,6 +239,12 @@ class Service:
         self.metrics.reloads.inc(outcome)
         log = self.log.error if outcome == "failed" else self.log.info
         log("reload", outcome=outcome, **fields)
+
+
+def return_memory() -> None:
+    """Give memory that is free back to the system; glibc keeps it, some 20 MiB more with each reload."""
+    with suppress(AttributeError, OSError):  # another C library
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _open_tracer(settings: Settings, clock: Callable[[], float]) -> "Tracer | None":
