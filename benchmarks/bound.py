@@ -29,7 +29,7 @@ def upper_bound(
     Args:
         windows: (arrival, deadline) of each request in seconds, in order of arrival.
         subnetworks: all that may answer.
-        latency_s: mean run latency of a subnetwork at a batch size.
+        latency_s: mean run latency of a subnetwork at a batch size; a larger batch takes no less.
         max_batch: the largest batch.
         devices: how many work side by side.
         overhead_s: what a request costs outside its run on the same machine.
@@ -59,7 +59,11 @@ def upper_bound(
 
 
 def _company(windows: Sequence[tuple[float, float]], max_batch: int) -> list[int]:
-    """Return for each request a batch size, rounded up to a power of two, that none with it in time can pass."""
+    """Return for each request how many of a batch with it can share its time, rounded up to a power of two.
+
+    They came, and were not yet late, when the run began: their windows meet. A batch of these and late ones may be
+    larger, but the late take no share of its time.
+    """
     arrivals = sorted(arrival for arrival, _ in windows)
     deadlines = sorted(deadline for _, deadline in windows)
     company = []
