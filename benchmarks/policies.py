@@ -1,6 +1,6 @@
 """Policies against each other and against the bound, in virtual time: the tables and plot of docs/scheduling.md.
 
-python -m benchmarks.policies [--docs docs] [--seed 1] [--requests 6000]
+python -m benchmarks.policies [--docs docs] [--seed 1] [--requests 6000] [--max-queue 1024]
 """
 
 import argparse
@@ -129,8 +129,8 @@ class Point:
         return (self.anytime - self.best_static) / gap if gap > WIDEST_GAP * self.bound else None
 
 
-def measure(case: Case, load: float, *, requests: int, seed: int) -> Point:
-    """Run every policy on one workload."""
+def measure(case: Case, load: float, *, requests: int, seed: int, max_queue: int | None) -> Point:
+    """Run every policy on one workload; without a limit the queue takes all of it."""
     table = TABLES[case.table]
     candidates, profile = table.candidates(), table.profile()
     truth = LatencyModel(profile)
@@ -168,7 +168,11 @@ def measure(case: Case, load: float, *, requests: int, seed: int) -> Point:
     def correct(policy: str) -> tuple[float, float]:
         believed = LatencyModel(profile, devices=case.devices, reserve_s=0.0)
         scheduler = Scheduler(
-            candidates, believed, policy=policy, max_queue=requests, max_batch=table.max_batch
+            candidates,
+            believed,
+            policy=policy,
+            max_queue=max_queue or requests,
+            max_batch=table.max_batch,
         )
         offered = [Request(at, due_at) for at, due_at in windows]
         tally = simulate(scheduler, believed, machine(Random(seed)), offered)
@@ -231,11 +235,19 @@ def main() -> None:
     parser.add_argument("--docs", type=Path, help="the folder whose scheduling.md is to be updated")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--requests", type=int, default=6000, help="in each run")
+    parser.add_argument("--max-queue", type=int, help="the server's is 1024; no limit unless given")
     options = parser.parse_args()
     found: dict[Case, list[Point]] = {}
     for case in CASES:
         found[case] = [
-            measure(case, load, requests=options.requests, seed=options.seed) for load in LOADS
+            measure(
+                case,
+                load,
+                requests=options.requests,
+                seed=options.seed,
+                max_queue=options.max_queue,
+            )
+            for load in LOADS
         ]
         print(table_of(case, found[case]) + "\n", flush=True)
     if options.docs:
