@@ -1,8 +1,9 @@
 """``python deploy/try_watching.py --bundle DIR``: has a real Prometheus watch a real server, and checks what it sees.
 
-Every expression of the dashboards and rules must evaluate and give data, no alert may be raised by a healthy load, and
-the right ones must be by a planted overload and planted wrong answers. Windows are shortened to seconds. With ``--plots``
-the panels are drawn from the data.
+Every expression of the dashboards and rules must evaluate and give data, and no alert may be raised by a healthy load:
+every subnetwork in turn, and streams. Then the load generator of the benchmarks sends more than the server can answer, with
+deadlines of 5 to 25 ms, and labels say of answers that they are wrong: requests must wait, run together and be refused,
+and the right alerts be raised. Windows are shortened to seconds. With ``--plots`` the panels are drawn from the data.
 """
 
 import argparse
@@ -17,7 +18,6 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from io import BytesIO
 from itertools import cycle
 from pathlib import Path
 from random import Random
@@ -33,9 +33,21 @@ DEPLOY = ROOT / "deploy"
 WINDOW_S = 20
 GPU_METRIC = "anytime_gpu_"
 HAS_GPU = shutil.which("nvidia-smi") is not None
-DRAWN_S = 40.0  # of healthy load, for the pictures
+DRAWN_S = (
+    40.0  # of healthy load, for the pictures; of the overload, and what follows it, half as much
+)
 TIMEOUT_S = 120.0  # for the data of an expression, or an alert
-EXPECTED_ALERTS = {"AnytimeBudgetBurnsFast", "AnytimeBudgetBurnsSlowly", "AnytimeAccuracyDropped"}
+OVERLOAD = f"--phase 3000:{TIMEOUT_S} --connections 64 --deadline-ms 5 10 25"  # and on_miss=refuse
+EXPECTED_ALERTS = {
+    "AnytimeBudgetBurnsFast",
+    "AnytimeBudgetBurnsSlowly",
+    "AnytimeRefuses",
+    "AnytimeAccuracyDropped",
+}
+EXPECTED_SIGHTS = {
+    "requests wait": "max_over_time(anytime_queue_depth[1m]) > 0",
+    "requests run together": "sum(rate(anytime_batch_size_sum[1m])) > sum(rate(anytime_batch_size_count[1m]))",
+}
 
 Query = Callable[[str], list[dict[str, Any]]]
 
@@ -112,14 +124,20 @@ def write_configuration(folder: Path, server_port: int) -> Path:
 
 
 class Load:
-    """Requests one after the other: every subnetwork in turn, and labels for what was answered."""
+    """Requests one after the other: every subnetwork in turn, and labels for what was answered.
 
-    def __init__(self, url: str) -> None:
+    Args:
+        url: of the server.
+        images: folder of <class>/*.jpg.
+        labelled: whether the class is what an image shows; it is not on noise, and every answer counts as right.
+    """
+
+    def __init__(self, url: str, images: Path, *, labelled: bool) -> None:
         self._client = httpx.Client(base_url=url, timeout=60)
-        rng = Random(0)
-        self._images = cycle([_noise(rng) for _ in range(64)])
+        self._images = sorted(images.glob("*/*.jp*g"))
+        self._labelled = labelled
+        self._rng = Random(0)
         self._subnetworks: Iterator[str] = iter(())
-        self.labels: list[str] = []
 
     def wait_until_ready(self) -> None:
         """Wait for the warm-up, and learn what there is."""
@@ -129,20 +147,19 @@ class Load:
             time.sleep(0.1)
         listed = self._client.get("/subnetworks").json()["subnetworks"]
         self._subnetworks = cycle([each["name"] for each in listed])
-        answer = self._ask(top_k=2, deadline_ms=10_000)
-        self.labels = [each["label"] for each in answer["top"]]
 
     def send(self) -> None:
-        """Ask the next subnetwork, with time enough, and say that it was right; and ask for a stream."""
-        answer = self._ask(subnetwork=next(self._subnetworks), deadline_ms=10_000)
-        self._label(answer, answer["label"])
-        streamed = self._client.post("/classify/stream", content=next(self._images))
+        """Ask the next subnetwork, with time enough, and say what was right; and ask for a stream."""
+        image = self._rng.choice(self._images)
+        answer = self._ask(image, subnetwork=next(self._subnetworks), deadline_ms=10_000)
+        self._label(answer, image.parent.name if self._labelled else answer["label"])
+        streamed = self._client.post("/classify/stream", content=image.read_bytes())
         streamed.raise_for_status()
 
-    def send_misfit(self) -> None:
-        """Ask with too little time, which the fastest subnetwork answers late, and say that it was wrong."""
-        answer = self._ask(deadline_ms=0.001)
-        self._label(answer, next(label for label in self.labels if label != answer["label"]))
+    def send_mislabelled(self) -> None:
+        """Ask for an answer, late or not, and say that it was wrong."""
+        answer = self._ask(self._rng.choice(self._images), deadline_ms=25, top_k=2)
+        self._label(answer, answer["top"][1]["label"])
 
     def _label(self, answer: dict[str, Any], label: str) -> None:
         body = {"request_id": answer["request_id"], "label": label}
@@ -154,20 +171,26 @@ class Load:
         except httpx.TransportError:
             return False
 
-    def _ask(self, **query: Any) -> dict[str, Any]:
-        response = self._client.post("/classify", content=next(self._images), params=query)
+    def _ask(self, image: Path, **query: Any) -> dict[str, Any]:
+        response = self._client.post("/classify", content=image.read_bytes(), params=query)
         answer: dict[str, Any] = response.raise_for_status().json()
         return answer
 
 
-def _noise(rng: Random) -> bytes:
-    file = BytesIO()
-    Image.frombytes("RGB", (32, 32), rng.randbytes(32 * 32 * 3)).save(file, "PNG")
-    return file.getvalue()
+def write_noise(folder: Path, label: str) -> Path:
+    """Write images of nothing, all in the folder of one class."""
+    rng = Random(0)
+    (folder / label).mkdir(parents=True)
+    for number in range(64):
+        image = Image.frombytes("RGB", (32, 32), rng.randbytes(32 * 32 * 3))
+        image.save(folder / label / f"{number}.jpg")
+    return folder
 
 
-def watch(bundle: Path, folder: Path, plots: Path | None) -> None:
+def watch(bundle: Path, folder: Path, images: Path | None, plots: Path | None) -> None:
     """Check everything; an assertion names what is amiss."""
+    label = json.loads((bundle / "manifest.json").read_text())["labels"][0]
+    sent = images or write_noise(folder / "noise", label)
     server_port, prometheus_port = free_port(), free_port()
     configuration = write_configuration(folder, server_port)
     server = running(
@@ -197,9 +220,21 @@ def watch(bundle: Path, folder: Path, plots: Path | None) -> None:
     def firing() -> set[str]:
         return {each["metric"]["alertname"] for each in query('ALERTS{alertstate="firing"}')}
 
+    addressed = ["--port", str(server_port), "--bundle", str(bundle), "--images", str(sent)]
+    overload = running(
+        [sys.executable, "-m", "benchmarks.load", *addressed, *OVERLOAD.split()],
+        folder / "overload.log",
+    )
+    drawn_s = DRAWN_S if plots is not None else 0.0
+
+    def go_on(action: Callable[[], None], seconds: float) -> None:
+        until = time.monotonic() + seconds
+        while time.monotonic() < until:
+            action()
+
     with server, prometheus:
         started_at = time.time()
-        load = Load(f"http://127.0.0.1:{server_port}")
+        load = Load(f"http://127.0.0.1:{server_port}", sent, labelled=images is not None)
         load.wait_until_ready()
         _until(lambda: _answers(api), lambda: time.sleep(0.1), "Prometheus answers")
         missing = expressions()
@@ -211,17 +246,23 @@ def watch(bundle: Path, folder: Path, plots: Path | None) -> None:
 
         _until(all_give_data, lambda: _repeat(load.send, 20), lambda: f"data for {missing}")
         print("every expression gives data")
-        until = time.monotonic() + (DRAWN_S if plots is not None else 0.0)
-        while time.monotonic() < until:
-            load.send()
+        go_on(load.send, drawn_s)
         raised = firing()
         assert not raised & EXPECTED_ALERTS, f"a healthy load raises {raised}"
-        _until(
-            lambda: firing() >= EXPECTED_ALERTS,
-            lambda: _repeat(load.send_misfit, 20),
-            lambda: f"{EXPECTED_ALERTS - firing()} to be raised",
-        )
-        print("planted misses and wrong answers raise", *sorted(EXPECTED_ALERTS))
+
+        def unseen() -> set[str]:
+            sights = {name for name, sight in EXPECTED_SIGHTS.items() if not query(sight)}
+            return sights | EXPECTED_ALERTS - firing()
+
+        with overload:
+            _until(
+                lambda: not unseen(),
+                lambda: _repeat(load.send_mislabelled, 20),
+                lambda: f"{unseen()} under overload",
+            )
+            go_on(load.send_mislabelled, drawn_s / 2)
+        print("overload and wrong labels show:", *sorted({*EXPECTED_SIGHTS, *EXPECTED_ALERTS}))
+        go_on(load.send, drawn_s / 2)
         if plots is not None:
             draw(api, started_at, plots)
 
@@ -252,34 +293,51 @@ def draw(api: httpx.Client, started_at: float, folder: Path) -> None:
     from matplotlib import pyplot as plt
 
     for name in sorted({panel["dashboard"] for panel in panels()}):
-        shown = [p for p in panels() if p["dashboard"] == name and p["type"] == "timeseries"]
+        shown = [panel for panel in panels() if panel["dashboard"] == name]
         rows = -(-len(shown) // 3)
         figure, axes = plt.subplots(rows, 3, figsize=(15, 2.9 * rows), layout="constrained")
         for axis in axes.flat[len(shown) :]:
             axis.remove()
         for axis, panel in zip(axes.flat, shown, strict=False):
-            _draw_panel(axis, panel, api, started_at)
+            axis.set_title(panel["title"], fontsize=10)
+            drawn = _draw_table if panel["type"] == "table" else _draw_curves
+            drawn(axis, panel, api, started_at)
         figure.savefig(folder / f"dashboard-{name}.png", dpi=80)
         plt.close(figure)
 
 
-def _draw_panel(axis: Any, panel: dict[str, Any], api: httpx.Client, started_at: float) -> None:
-    percent = panel["fieldConfig"]["defaults"]["unit"] == "percentunit"
-    scale, unit = {"s": (1e3, "ms"), "bytes": (2**-20, "MiB"), "reqps": (1.0, "1/s")}.get(
-        panel["fieldConfig"]["defaults"]["unit"], (100.0, "%") if percent else (1.0, "")
-    )
+def _found(
+    panel: dict[str, Any], api: httpx.Client, started_at: float
+) -> Iterator[tuple[str, list[tuple[float, float]]]]:
+    """Yield legend and points (seconds, value) of what a panel shows."""
     for target in panel["targets"]:
         span = {"start": started_at, "end": time.time(), "step": 1}
         answer = api.get("/query_range", params={"query": shortened(target["expr"]), **span})
         for series in answer.json()["data"]["result"]:
-            points = [(float(t) - started_at, float(value)) for t, value in series["values"]]
             legend = target["legendFormat"]
             for label, value in series["metric"].items():
                 legend = legend.replace("{{" + label + "}}", value)
-            axis.plot(
-                [at for at, _ in points], [scale * value for _, value in points], label=legend
-            )
-    axis.set_title(panel["title"], fontsize=10)
+            yield legend, [(float(t) - started_at, float(value)) for t, value in series["values"]]
+
+
+def _draw_table(axis: Any, panel: dict[str, Any], api: httpx.Client, started_at: float) -> None:
+    cells = [[legend, f"{points[-1][1]:.3g}"] for legend, points in _found(panel, api, started_at)]
+    height = min(len(cells) / 16, 1)  # of the panel
+    table = axis.table(
+        cells, cellLoc="left", edges="horizontal", colWidths=[3, 1], bbox=[0, 1 - height, 1, height]
+    )
+    table.auto_set_font_size(False)
+    table.set_fontsize(7)
+    axis.axis("off")
+
+
+def _draw_curves(axis: Any, panel: dict[str, Any], api: httpx.Client, started_at: float) -> None:
+    percent = panel["fieldConfig"]["defaults"]["unit"] == "percentunit"
+    scale, unit = {"s": (1e3, "ms"), "bytes": (2**-20, "MiB"), "reqps": (1.0, "1/s")}.get(
+        panel["fieldConfig"]["defaults"]["unit"], (100.0, "%") if percent else (1.0, "")
+    )
+    for legend, points in _found(panel, api, started_at):
+        axis.plot([at for at, _ in points], [scale * value for _, value in points], label=legend)
     axis.set_ylabel(unit)
     axis.set_xlabel("s")
     axis.legend(fontsize=6, loc="best")
@@ -289,10 +347,12 @@ def main() -> int:
     """Watch, and say what came of it."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--bundle", type=Path, required=True)
+    parser.add_argument("--images", type=Path, help="folder of <class>/*.jpg; noise if not given")
     parser.add_argument("--plots", type=Path, help="folder for pictures of the dashboards")
     options = parser.parse_args()
     with TemporaryDirectory() as folder:
-        watch(options.bundle.resolve(), Path(folder), options.plots)
+        images = options.images and options.images.resolve()
+        watch(options.bundle.resolve(), Path(folder), images, options.plots)
     return 0
 
 
