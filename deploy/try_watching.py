@@ -324,7 +324,7 @@ def _draw_table(axis: Any, panel: dict[str, Any], api: httpx.Client, started_at:
     cells = [[legend, f"{points[-1][1]:.3g}"] for legend, points in _found(panel, api, started_at)]
     height = min(len(cells) / 16, 1)  # of the panel
     table = axis.table(
-        cells, cellLoc="left", edges="horizontal", colWidths=[3, 1], bbox=[0, 1 - height, 1, height]
+        cells, cellLoc="left", edges="open", colWidths=[3, 1], bbox=[0, 1 - height, 1, height]
     )
     table.auto_set_font_size(False)
     table.set_fontsize(7)
