@@ -25,8 +25,8 @@ WHOLE_REQUEST = re.compile(
 # What Java's client asks every server, and goes on without; the parser would drop the body behind it.
 UPGRADE = re.compile(rb"(?i:\r\nupgrade: *h2c(?=\r\n))")
 CLOSING = re.compile(rb"(?i:\r\nconnection: *close\r\n)")
-DEADLINE = re.compile(rb"(?:^|&)deadline_ms=([0-9]+(?:\.[0-9]+)?)(?=&|$)")
 REQUEST_ID = re.compile(rb"(?i:\r\nx-request-id): *([^\r]*)\r\n")
+DEADLINE = re.compile(rb"(?:^|&)deadline_ms=([0-9]+(?:\.[0-9]+)?)(?=&|$)")
 ON_MISS = re.compile(rb"(?:^|&)on_miss=(answer|refuse)(?=&|$)")
 REFUSAL = Overloaded(
     "more requests are waiting to be read than can be answered in time",
