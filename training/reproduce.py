@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from model import cost
 from training.checkpoint import CHECKPOINT_FILE, Checkpoint
@@ -180,7 +181,7 @@ def reproduce(
     )
     table = _markdown(experiment, results, conditions)
     (folder / f"{name}.md").write_text(table)
-    _plot(experiment, checkpoints, conditions).savefig(folder / f"{name}.png", dpi=150)
+    _plot(experiment, checkpoints, results, conditions).savefig(folder / f"{name}.png", dpi=150)
     report(table)
 
 
@@ -235,7 +236,12 @@ def _markdown(experiment: Experiment, results: Results, conditions: str) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _plot(experiment: Experiment, checkpoints: Mapping[str, Checkpoint], conditions: str) -> Figure:
+def _plot(
+    experiment: Experiment,
+    checkpoints: Mapping[str, Checkpoint],
+    results: Results,
+    conditions: str,
+) -> Figure:
     """Draw the loss of every row's subnetwork over training, plain networks dashed."""
     figure = Figure(figsize=(8, 5), layout="constrained")
     axes = figure.subplots()
@@ -244,10 +250,11 @@ def _plot(experiment: Experiment, checkpoints: Mapping[str, Checkpoint], conditi
         axes.plot(
             [record["epoch"] for record in history],
             [record[f"{row.subnetwork}/loss"] for record in history],
-            label=f"{row.label}, {row.subnetwork}",
+            label=f"{row.label}, {results[row.recipe, row.subnetwork].depth} layers",
             linestyle="--" if "plain" in row.recipe else "-",
         )
     axes.set(xlabel="epoch", ylabel="loss on validation images", yscale="log")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_title(f"{experiment.title}\n{conditions}", fontsize=8)
     axes.legend(fontsize=8)
     return figure
