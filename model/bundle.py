@@ -7,6 +7,7 @@ A bundle holds facts about the network. Latency is a fact about a machine, and i
 import hashlib
 import json
 import shutil
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -117,13 +118,11 @@ class Manifest(Record):
 
     @model_validator(mode="after")
     def _names_are_unique(self) -> Self:
-        for what, names in (
-            ("subnetwork", [each.name for each in self.subnetworks]),
-            ("label", self.labels),
-        ):
-            for name in names:
-                if list(names).count(name) > 1:
-                    raise ValueError(f"the {what} {name!r} is there more than once")
+        subnetworks = Counter(each.name for each in self.subnetworks)
+        for what, names in (("subnetwork", subnetworks), ("label", Counter(self.labels))):
+            for name, times in names.items():
+                if times > 1:
+                    raise ValueError(f"the {what} {name!r} is there {times} times")
         return self
 
 

@@ -163,7 +163,7 @@ class Service:
                     self._reloaded("unchanged", bundle=old.bundle_name)
                     return old
                 new = await self._open(bundle)
-            except Problem:
+            except NotReady:  # it is to stop
                 raise
             except Exception as error:  # whatever a bundle may do, the one before goes on
                 reason = describe(error)
@@ -313,7 +313,7 @@ def create_app(settings: Settings, *, on_failure: Callable[[], None] = lambda: N
     async def run() -> None:
         try:
             await service.start(bundle)
-        except Problem:
+        except NotReady:  # it is to stop
             raise
         except Exception as error:
             service.failure = describe(error)

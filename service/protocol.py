@@ -85,6 +85,12 @@ class Protocol(HttpToolsProtocol):
                 request_id = self._service.request_id(sent)
                 self._service.ended("abandoned", request_id, cycle.scope["state"]["arrived_at"])
 
+    def send_400_response(self, msg: str) -> None:
+        """Refuse what is no HTTP; the connection ends, since nobody knows where the next request begins."""
+        problem = MalformedRequest("what was sent is no HTTP/1.1 request")
+        self.transport.write(_reply(problem, self._service.request_id(b""), b"connection: close"))
+        self.transport.close()
+
     @property
     def _is_between_requests(self) -> bool:
         return self.cycle is None or self.cycle.response_complete
@@ -98,12 +104,6 @@ class Protocol(HttpToolsProtocol):
     def _replied(self) -> None:
         self._replied_at = time.monotonic()
         self._arrivals.worked(self._replied_at)
-
-    def send_400_response(self, msg: str) -> None:
-        """Refuse what is no HTTP; the connection ends, since nobody knows where the next request begins."""
-        problem = MalformedRequest("what was sent is no HTTP/1.1 request")
-        self.transport.write(_reply(problem, self._service.request_id(b""), b"connection: close"))
-        self.transport.close()
 
     def _watch(self, cycle: RequestResponseCycle, task: asyncio.Task[Any] | None) -> None:
         """Follow the handling of a request from its begin to its end."""

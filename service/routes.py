@@ -1,33 +1,27 @@
 """The endpoints: they translate between HTTP and the parts, and decide nothing."""
 
-import asyncio
-from collections.abc import Awaitable, Callable, Mapping
-from contextlib import suppress
-from dataclasses import dataclass
-from functools import partial
 from hmac import compare_digest
-from http import HTTPStatus
-from math import inf
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
-import numpy as np
 from fastapi import APIRouter, Depends, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
-from pydantic_core import to_json
-from python_multipart.multipart import parse_options_header
-from starlette.requests import ClientDisconnect
 from starlette.responses import PlainTextResponse, RedirectResponse, Response
-from starlette.types import Receive, Scope, Send
 
-from service.images import Pixels
+from service.answering import (
+    AnswerStream,
+    answer_once,
+    handle,
+    read_body,
+    service_of,
+    serving_of,
+)
 from service.problems import (
     CATALOGUE,
     BodyTooLarge,
     EmptyBody,
     FeedbackLate,
     FeedbackRepeated,
-    InternalError,
     InvalidFeedback,
     NotFound,
     NotReady,
@@ -35,9 +29,7 @@ from service.problems import (
     ReloadUnderWay,
     Unauthorized,
     UnknownRequest,
-    render,
 )
-from service.scheduling.scheduler import Refine
 from service.schemas import (
     CLASSIFY_DOCUMENTATION,
     FEEDBACK_DOCUMENTATION,
@@ -45,7 +37,6 @@ from service.schemas import (
     STREAM_DOCUMENTATION,
     Answer,
     BundleName,
-    ClassifyQuery,
     Health,
     Reloaded,
     Score,
@@ -55,43 +46,7 @@ from service.schemas import (
 )
 from service.watching.feedback import AnswerMemory, Kept, Rejection
 
-if TYPE_CHECKING:
-    from service.app import Service
-    from service.dispatcher import Answered
-    from service.serving import Serving
-
-LOGGED = (
-    "request_id",
-    "label",
-    "confidence",
-    "subnetwork",
-    "deadline_ms",
-    "latency_ms",
-    "queue_ms",
-    "run_ms",
-)  # of the reply
-
-
 MAX_FEEDBACK_BYTES = 4096
-
-EVENT_STREAM, NDJSON = b"text/event-stream", b"application/x-ndjson"
-STREAM_PATIENCE_S = 1.0  # after the deadline, with a client that does not read
-
-
-@dataclass(frozen=True, slots=True)
-class Asked:
-    """A request that was answered."""
-
-    request_id: str
-    arrived_at: float
-    query: ClassifyQuery
-    pixels: Pixels
-    decoding_at: float
-    decode_s: float
-    headers: Mapping[bytes, bytes]
-
-
-Answering = Callable[["Service", "Serving", Asked], Awaitable[Response | None]]
 
 router = APIRouter()
 
@@ -104,7 +59,7 @@ router = APIRouter()
 )
 async def classify(request: Request) -> Response:
     """Give the most accurate answer that fits in the deadline, which counts from the arrival of the request."""
-    response = await _handle(request, _answer_once)
+    response = await handle(request, answer_once)
     assert response is not None
     return response
 
@@ -131,10 +86,10 @@ async def classify_stream(request: Request) -> Response:
 )
 async def feedback(request: Request) -> Score:
     """Say what was on an image, to count whether its answer was right."""
-    service = _service(request)
-    labels = _serving(service).bundle.manifest.labels
+    service = service_of(request)
+    labels = serving_of(service).bundle.manifest.labels
     try:
-        body = await _read_body(request, dict(request.scope["headers"]), MAX_FEEDBACK_BYTES)
+        body = await read_body(request, dict(request.scope["headers"]), MAX_FEEDBACK_BYTES)
         sent = parse_feedback(body, labels)
     except (BodyTooLarge, EmptyBody, InvalidFeedback):
         service.metrics.feedback.inc("invalid")
@@ -157,8 +112,8 @@ async def feedback(request: Request) -> Score:
 @router.get("/subnetworks", responses={503: PROBLEM_DOCUMENTATION})
 async def subnetworks(request: Request) -> SubnetworkList:
     """List the subnetworks with their accuracy, cost, and the run latency predicted now; cheapest first."""
-    service = _service(request)
-    serving = _serving(service)
+    service = service_of(request)
+    serving = serving_of(service)
     entries = [
         SubnetworkEntry(
             name=each.name,
@@ -183,7 +138,7 @@ async def reload(
     sent: Annotated[HTTPAuthorizationCredentials | None, Depends(HTTPBearer(auto_error=False))],
 ) -> Reloaded:
     """Answer from the bundle that is in the bundle folder now; reply once the one before has ended."""
-    service = _service(request)
+    service = service_of(request)
     key = service.settings.admin_key.get_secret_value()
     if not key:
         raise NotFound("ANYTIME_ADMIN_KEY is not set", path=request.url.path)
@@ -192,7 +147,7 @@ async def reload(
             "the Authorization header must be 'Bearer' and the value of ANYTIME_ADMIN_KEY",
             headers={"WWW-Authenticate": "Bearer"},
         )
-    before = _serving(service)
+    before = serving_of(service)
     if service.is_reloading:
         raise ReloadUnderWay("another reload has not ended yet", headers={"Retry-After": "1"})
     now = await service.reload()
@@ -208,8 +163,8 @@ async def live() -> Health:
 @router.get("/health/ready", responses={503: PROBLEM_DOCUMENTATION})
 async def ready(request: Request) -> Health:
     """Answer 200 while requests should be sent here, 503 while the server starts or stops."""
-    service = _service(request)
-    _serving(service)
+    service = service_of(request)
+    serving_of(service)
     if service.draining:
         raise NotReady("the server is stopping", headers={"Retry-After": "1"})
     return Health(status="ready")
@@ -218,7 +173,7 @@ async def ready(request: Request) -> Health:
 @router.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
 async def metrics(request: Request) -> Response:
     """Give the metrics in Prometheus' text format."""
-    return Response(_service(request).metrics.exposition(), media_type=CONTENT_TYPE_PLAIN_0_0_4)
+    return Response(service_of(request).metrics.exposition(), media_type=CONTENT_TYPE_PLAIN_0_0_4)
 
 
 @router.get("/problems/{slug}", response_class=PlainTextResponse)
@@ -236,295 +191,6 @@ async def index() -> RedirectResponse:
     return RedirectResponse("/docs")
 
 
-def _service(request: Request) -> "Service":
-    service: Service = request.app.state.service
-    return service
-
-
-def _serving(service: "Service") -> "Serving":
-    """Return what answers.
-
-    Raises:
-        NotReady: the server is still warming up.
-    """
-    if service.serving is None:
-        raise NotReady("the server is warming up", headers={"Retry-After": "1"})
-    return service.serving
-
-
-async def _read_body(request: Request, headers: Mapping[bytes, bytes], limit: int) -> bytes:
-    """Return the body.
-
-    Raises:
-        BodyTooLarge: at once by its Content-Length, or as soon as more than the limit has come.
-        EmptyBody: there is none.
-    """
-    announced = headers.get(b"content-length", b"0")
-    if int(announced) > limit:
-        raise _too_large(f"the body is {int(announced)} bytes", limit)
-    chunks: list[bytes] = []
-    size = 0
-    async for chunk in request.stream():
-        chunks.append(chunk)
-        size += len(chunk)
-        if size > limit:
-            raise _too_large(f"{size} bytes of the body have come", limit)
-    if not size:
-        raise EmptyBody("the body is empty")
-    return b"".join(chunks)
-
-
-def _too_large(what: str, limit: int) -> BodyTooLarge:
-    return BodyTooLarge(f"{what}, the limit is {limit}", limit=limit)
-
-
-class AnswerStream(Response):
-    """The reply to ``/classify/stream``: an event for each answer, from the first one on."""
-
-    def __init__(self, request: Request) -> None:
-        self._request = request
-        self._has_begun = False
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Read the request, and send events or a problem."""
-        response = await _handle(self._request, partial(self._answer, send))
-        if response is not None and not self._has_begun:
-            await response(scope, receive, send)
-
-    async def _answer(
-        self, send: Send, service: "Service", serving: "Serving", asked: Asked
-    ) -> None:
-        """Send the answers. What fails, fails before the first: later there is an answer to send."""
-        found: asyncio.Queue[Answered | None] = asyncio.Queue()
-        last = asyncio.ensure_future(
-            _classified(serving, asked, "steps", on_answer=found.put_nowait)
-        )
-        last.add_done_callback(lambda _: found.put_nowait(None))
-        try:
-            while (answered := await found.get()) is not None:
-                reply = _reply(service, serving, asked, answered)
-                await self._write(send, service, asked, {**reply, "final": False})
-            reply = _reply(service, serving, asked, last.result())
-            _account(service, serving, asked, last.result(), reply)
-            _trace(service, "POST /classify/stream", asked, last.result(), reply)
-            with suppress(asyncio.CancelledError, TimeoutError):  # it is accounted for
-                await self._write(send, service, asked, {**reply, "final": True})
-        finally:
-            last.cancel()
-
-    async def _write(
-        self, send: Send, service: "Service", asked: Asked, event: dict[str, Any]
-    ) -> None:
-        is_ndjson = prefers_ndjson(asked.headers.get(b"accept", b""))
-        if not self._has_begun:
-            self._has_begun = True
-            service.metrics.first_answer.observe(event["latency_ms"] / 1e3)
-            headers = [
-                (b"content-type", NDJSON if is_ndjson else EVENT_STREAM),
-                (b"cache-control", b"no-store"),
-                (b"x-accel-buffering", b"no"),  # has nginx pass each event on at once
-                (b"x-request-id", asked.request_id.encode()),
-            ]
-            await send({"type": "http.response.start", "status": HTTPStatus.OK, "headers": headers})
-        document = to_json(event)
-        body = document + b"\n" if is_ndjson else b"data: " + document + b"\n\n"
-        more = not event["final"]
-        # A client that takes nothing would keep its bundle from being replaced.
-        given_up_at = asked.arrived_at + asked.query.deadline_ms / 1e3 + STREAM_PATIENCE_S
-        async with asyncio.timeout(given_up_at - service.clock()):
-            await send({"type": "http.response.body", "body": body, "more_body": more})
-
-
-def prefers_ndjson(accept: bytes) -> bool:
-    """Return whether an ``Accept`` header asks for NDJSON rather than server-sent events, the default."""
-    weights = {EVENT_STREAM: 0.0, NDJSON: 0.0}
-    for choice in accept.lower().split(b","):
-        media_type, parameters = parse_options_header(choice.strip())
-        if media_type in weights:
-            with suppress(ValueError):
-                weights[media_type] = float(parameters.get(b"q", b"1"))
-    return weights[NDJSON] > weights[EVENT_STREAM]
-
-
-async def _handle(request: Request, answer: Answering) -> Response | None:
-    """Read a request to classify and have it answered; return what is still to be sent: the answer, or a problem."""
-    service = _service(request)
-    state: dict[str, Any] = request.scope["state"]
-    arrived_at: float = state.get("arrived_at") or service.clock()
-    headers: dict[bytes, bytes] = dict(request.scope["headers"])
-    request_id = service.request_id(headers.get(b"x-request-id", b""))
-    watch: Callable[[asyncio.Task[Any] | None], None] = state.get("watch", _watch_nothing)
-    watch(asyncio.current_task())  # cancelled when the client goes
-    try:
-        body = await _read_body(request, headers, service.settings.max_body_bytes)
-        serving = _serving(service)
-        # Entered with the whole body: a slow sender keeps no bundle from being replaced.
-        with serving:
-            query = serving.parse_query(request.scope["query_string"])
-            read_at = service.clock()
-            pixels = await serving.decoder.decode(body, headers.get(b"content-type", b""))
-            decode_s = service.clock() - read_at
-            asked = Asked(request_id, arrived_at, query, pixels, read_at, decode_s, headers)
-            return await answer(service, serving, asked)
-    except Problem as problem:
-        response = render(problem)
-        response.headers["X-Request-ID"] = request_id
-        service.ended(problem.outcome, request_id, arrived_at, problem)
-        if service.tracer is not None:
-            service.tracer.record(
-                (f"POST {request.url.path}", arrived_at, service.clock()),
-                [],
-                headers=headers,
-                attributes={
-                    "http.response.status_code": problem.status,
-                    "anytime.request_id": request_id,
-                    "anytime.outcome": problem.outcome,
-                },
-                problem=problem.detail,
-            )
-        return response
-    except (asyncio.CancelledError, ClientDisconnect, TimeoutError):
-        service.ended("abandoned", request_id, arrived_at)
-        # Nobody hears this where the client has gone; a drain that takes too long ends here too.
-        return render(NotReady("the server stopped before the answer was found"))
-    except Exception as error:
-        service.log.error("request_crashed", request_id=request_id, exc_info=error)
-        service.ended("failed", request_id, arrived_at)
-        return render(InternalError("the server failed to handle the request"))
-    finally:
-        watch(None)
-
-
-async def _answer_once(service: "Service", serving: "Serving", asked: Asked) -> Response:
-    """Reply with the best answer."""
-    stop_at = asked.query.stop_at_confidence
-    answered = await _classified(serving, asked, "none" if stop_at is None else "deepest")
-    reply = _reply(service, serving, asked, answered)
-    _account(service, serving, asked, answered, reply)
-    _trace(service, "POST /classify", asked, answered, reply)
-    return Response(
-        to_json(reply), headers={"X-Request-ID": asked.request_id}, media_type="application/json"
-    )
-
-
-async def _classified(
-    serving: "Serving",
-    asked: Asked,
-    refine: Refine,
-    on_answer: "Callable[[Answered], None] | None" = None,
-) -> "Answered":
-    """Return the best answer."""
-    query = asked.query
-    return await serving.dispatcher.classify(
-        asked.pixels,
-        arrived_at=asked.arrived_at,
-        deadline_at=asked.arrived_at + query.deadline_ms / 1e3,
-        on_miss=query.on_miss,
-        subnetwork=query.subnetwork,
-        refine=refine,
-        stop_at_confidence=query.stop_at_confidence or inf,
-        on_answer=on_answer,
-    )
-
-
-def _reply(
-    service: "Service", serving: "Serving", asked: Asked, answered: "Answered"
-) -> dict[str, Any]:
-    """Return the document of an answer."""
-    query = asked.query
-    row = answered.probabilities  # (classes,)
-    labels = serving.bundle.manifest.labels
-    top = [
-        {"label": labels[k], "class_id": k, "confidence": round(float(row[k]), 6)}
-        for k in np.argsort(-row, kind="stable")[: query.top_k].tolist()
-    ]
-    latency_ms = 1e3 * (service.clock() - asked.arrived_at)
-    return {
-        "request_id": asked.request_id,
-        **top[0],
-        "top": top,
-        "subnetwork": answered.subnetwork,
-        "expected_accuracy": serving.expected_accuracy[answered.subnetwork],
-        "deadline_ms": query.deadline_ms,
-        "latency_ms": round(latency_ms, 3),
-        "queue_ms": round(1e3 * (answered.runs[0].started_at - asked.arrived_at), 3),
-        "run_ms": round(1e3 * (answered.finished_at - answered.started_at), 3),
-        "in_time": latency_ms <= query.deadline_ms,
-        "bundle": serving.bundle_name,
-    }
-
-
-def _account(
-    service: "Service",
-    serving: "Serving",
-    asked: Asked,
-    answered: "Answered",
-    reply: dict[str, Any],
-) -> None:
-    """Account for the last answer to a request."""
-    now = service.clock()
-    deadline_s = asked.query.deadline_ms / 1e3
-    reply_s = now - answered.given_at
-    slack_s = deadline_s - (answered.started_at - asked.arrived_at) - answered.predicted_s
-    serving.latency.observe_reply(reply_s)
-    service.metrics.answered(
-        subnetwork=answered.subnetwork,
-        label=reply["label"],
-        confidence=reply["confidence"],
-        accuracy=reply["expected_accuracy"],
-        in_time=reply["in_time"],
-        latency_s=now - asked.arrived_at,
-        deadline_s=deadline_s,
-        queue_s=answered.runs[0].started_at - asked.arrived_at,
-        decode_s=asked.decode_s,
-        reply_s=reply_s,
-        slack_s=slack_s,
-    )
-    service.answers.remember(
-        asked.request_id, subnetwork=answered.subnetwork, label=reply["label"], now=now
-    )
-    if serving.agreement is not None:
-        serving.agreement.answered(asked.pixels, answered.subnetwork, reply["class_id"])
-    service.log_request(
-        "in_time" if reply["in_time"] else "late",
-        lambda: {
-            **{key: reply[key] for key in LOGGED},
-            "decode_ms": round(1e3 * asked.decode_s, 3),
-            "predicted_ms": round(1e3 * answered.predicted_s, 3),
-            "slack_ms": round(1e3 * slack_s, 3),
-            "batch_size": answered.batch_size,
-        },
-    )
-
-
-def _trace(
-    service: "Service", name: str, asked: Asked, answered: "Answered", reply: Mapping[str, Any]
-) -> None:
-    """Record an answer and where its time went, if traces are on."""
-    if service.tracer is None:
-        return
-    now, decoded_at = service.clock(), asked.decoding_at + asked.decode_s
-    service.tracer.record(
-        (name, asked.arrived_at, now),
-        [
-            ("decode", asked.decoding_at, decoded_at),
-            ("queue", decoded_at, answered.runs[0].started_at),
-            *(("run", run.started_at, run.finished_at) for run in answered.runs),
-            ("reply", answered.given_at, now),
-        ],
-        headers=asked.headers,
-        attributes={
-            "http.response.status_code": HTTPStatus.OK,
-            "anytime.request_id": asked.request_id,
-            "anytime.outcome": "in_time" if reply["in_time"] else "late",
-            "anytime.subnetwork": answered.subnetwork,
-            "anytime.deadline_ms": asked.query.deadline_ms,
-            "anytime.batch_size": answered.batch_size,
-            "anytime.predicted_ms": 1e3 * answered.predicted_s,
-        },
-    )
-
-
 def _rejection(reason: Rejection, request_id: str, answers: AnswerMemory) -> Problem:
     """Return what the sender of a label that cannot be used is told."""
     match reason:
@@ -539,7 +205,3 @@ def _rejection(reason: Rejection, request_id: str, answers: AnswerMemory) -> Pro
                 f"the answer {request_id!r} is older than {answers.window_s:g} s",
                 limit=answers.window_s,
             )
-
-
-def _watch_nothing(task: asyncio.Task[Any] | None) -> None:
-    """Stand in where the server does not watch connections."""

@@ -112,15 +112,13 @@ class Forecast:
             answer_s: what an arrival's answer takes at least; what is due sooner is lost anyhow.
             rate: of arrivals, per second, over 0.
         """
-        waits_s = (
-            self._sorted_s - answer_s
-        )  # how long each of the latest arrivals could have waited
+        # How long each of the latest arrivals could have waited.
+        waits_s = self._sorted_s - answer_s
         waits_s = waits_s[waits_s.searchsorted(0.0) :]
         if not len(waits_s):
             return float("inf")
-        lost = (
-            rate * np.arange(1.0, len(waits_s) + 1.0) / len(self._sorted_s)
-        )  # a second of waiting
+        # Deadlines lost by a second of waiting.
+        lost = rate * np.arange(1.0, len(waits_s) + 1.0) / len(self._sorted_s)
         longest_s = np.minimum(np.append(waits_s[1:], np.inf), HARM / lost)
         return float(max(waits_s[0], longest_s.max()))
 

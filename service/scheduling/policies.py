@@ -189,9 +189,8 @@ class Anytime:
         need_s = self._latency.predict_s(fastest.name, best, outlook.device)
         skip = int(np.searchsorted(outlook.slack_s, need_s))
         large = min(len(outlook.slack_s) - skip, best)
-        if (
-            not skip or large <= small
-        ):  # the head keeps none waiting, or only those that another subnetwork runs
+        # The head keeps none waiting, or only those that another subnetwork runs.
+        if not skip or large <= small:
             return Choice(fastest.name, small)
         left_s = self._share_s(outlook, small, fastest.profile_s(small) * slowdown)
         mean_s = self._latency.devices * outlook.free / max(outlook.rate, 1e-9)

@@ -54,16 +54,12 @@ __all__ = [
     "Wait",
 ]
 
-BEST_EFFORT_EVERY = (
-    128  # of the runs under load less than 1 % answer requests that are late already
-)
+BEST_EFFORT_EVERY = 128  # runs under load: less than 1 % of them answer late requests
 DOUBT_AFTER_S = 0.1  # without a run, on an idle machine that refuses
 STAGED = ("deepest", "steps")  # the requests that want a first answer at once
 HORIZON_S = 0.25  # ten times what the rate is known from: what comes later is not expected
 LEAST_FREE = 0.05  # arrivals that cost more time than there is still leave a little to decide with
-MORE_ARRIVALS = (
-    2.0  # standard deviations: where each arrival takes time, more may come than the mean
-)
+MORE_ARRIVALS = 2.0  # standard deviations over the mean, where each arrival takes time
 
 
 @dataclass(frozen=True, slots=True)

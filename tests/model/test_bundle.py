@@ -119,6 +119,18 @@ def hold_a_list(folder: Path) -> None:
     (folder / "manifest.json").write_text("[]")
 
 
+def name_a_label_twice(folder: Path) -> None:
+    edit_manifest(folder, lambda fields: fields["labels"].append("3"))
+
+
+def name_a_subnetwork_twice(folder: Path) -> None:
+    edit_manifest(folder, lambda fields: fields["subnetworks"].append(fields["subnetworks"][0]))
+
+
+def nest_too_deeply(folder: Path) -> None:
+    (folder / "manifest.json").write_text("[" * 200_000)
+
+
 def be_newer(folder: Path) -> None:
     edit_manifest(folder, lambda m: m.update(format_version=2, quantisation="int8"))
 
@@ -149,6 +161,9 @@ def claim_impossible_accuracy(folder: Path) -> None:
         (alter_graph, "column-1.onnx", "differs from the manifest's sha256"),
         (truncate_manifest, "manifest.json", "not valid JSON"),
         (hold_a_list, "manifest.json", "no format_version"),
+        (name_a_label_twice, "manifest.json", "the label '3' is there 2 times"),
+        (name_a_subnetwork_twice, "manifest.json", "the subnetwork 'column-1' is there 2 times"),
+        (nest_too_deeply, "manifest.json", "not valid JSON"),
         (be_newer, "manifest.json", "format_version is 2, this server reads 1"),
         (lose_the_labels, "manifest.json", "labels: Field required"),
         (hold_no_subnetworks, "manifest.json", "subnetworks"),
