@@ -33,9 +33,7 @@ DEPLOY = ROOT / "deploy"
 WINDOW_S = 20
 GPU_METRIC = "anytime_gpu_"
 HAS_GPU = shutil.which("nvidia-smi") is not None
-DRAWN_S = (
-    40.0  # of healthy load, for the pictures; of the overload, and what follows it, half as much
-)
+DRAWN_S = 40.0  # of healthy load; of the overload, and of what follows it, half as much
 TIMEOUT_S = 120.0  # for the data of an expression, or an alert
 OVERLOAD = f"--phase 3000:{TIMEOUT_S} --connections 64 --deadline-ms 5 10 25"  # and on_miss=refuse
 EXPECTED_ALERTS = {
