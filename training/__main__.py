@@ -1,4 +1,4 @@
-"""The command line of training: ``python -m training {train,evaluate,reproduce,anytime,export}``."""
+"""The command line of training: ``python -m training {train,evaluate,reproduce,compare,anytime,export}``."""
 
 import argparse
 import sys
@@ -13,6 +13,7 @@ from model.bundle import PRETRAINED_DIR, BundleError, read_bundle
 from training import TrainingError
 from training.anytime import evaluate_anytime
 from training.checkpoint import load_checkpoint
+from training.compare import compare
 from training.config import RECIPES, Recipe
 from training.data import DataSet, Split, load_data
 from training.distributed import joined_group, own_device
@@ -92,18 +93,44 @@ def _parser() -> argparse.ArgumentParser:
     )
     evaluate.set_defaults(command=_evaluate)
 
-    compare = commands.add_parser(
+    claims = commands.add_parser(
         "reproduce",
         help="train a table or figure of the paper and compare",
         description="Train the networks of a table or figure side by side; write a Markdown table beside the paper's, "
         "and a plot of every column over training. Stopped, it goes on where it was.",
     )
-    compare.add_argument("experiment", choices=EXPERIMENTS, help="what to train and compare")
-    compare.add_argument("--data", required=True, help=DATA_HELP)
-    compare.add_argument("--epochs", type=_positive(int), default=400, help="(default: 400)")
-    compare.add_argument("--seed", type=int, default=0, help="of everything random (default: 0)")
-    compare.add_argument("--out", required=True, type=Path, help="folder of runs and results")
-    compare.set_defaults(command=_reproduce)
+    claims.add_argument("experiment", choices=EXPERIMENTS, help="what to train and compare")
+    claims.add_argument("--data", required=True, help=DATA_HELP)
+    claims.add_argument("--epochs", type=_positive(int), default=400, help="(default: 400)")
+    claims.add_argument(
+        "--short",
+        action="store_true",
+        help="train with Muon over one cycle, for a few epochs; the paper's SGD takes hundreds",
+    )
+    claims.add_argument("--seed", type=int, default=0, help="of everything random (default: 0)")
+    claims.add_argument("--out", required=True, type=Path, help="folder of runs and results")
+    claims.set_defaults(command=_reproduce)
+
+    ways = commands.add_parser(
+        "compare",
+        help="train in different ways at equal cost, to choose one",
+        description="Train the narrow network with Muon and with SGD, with every kind of drop-path, distilled, averaged "
+        "and smoothed, for as many epochs each as cost the same; write a Markdown table of the validation errors. "
+        "Stopped, it goes on where it was.",
+    )
+    ways.add_argument("--data", required=True, help=DATA_HELP)
+    ways.add_argument(
+        "--columns", type=int, choices=range(2, 7), default=4, help="of the network (default: 4)"
+    )
+    ways.add_argument(
+        "--epochs",
+        type=_positive(int),
+        default=20,
+        help="of mixed drop-path; the others get what costs the same (default: %(default)s)",
+    )
+    ways.add_argument("--seed", type=int, default=0, help="of everything random (default: 0)")
+    ways.add_argument("--out", required=True, type=Path, help="folder of runs and table")
+    ways.set_defaults(command=_compare)
 
     export = commands.add_parser("export", help="write the bundle that the server serves")
     _add_run_arguments(export)
@@ -230,11 +257,25 @@ def _reproduce(options: argparse.Namespace) -> None:
             load_data(options.data, seed=options.seed),
             options.out,
             epochs=options.epochs,
+            is_short=options.short,
             seed=options.seed,
             device=own_device(),
             group=group,
             report=partial(print, flush=True),
         )
+
+
+def _compare(options: argparse.Namespace) -> None:
+    """Train in every way and print their table."""
+    compare(
+        options.columns,
+        load_data(options.data, seed=options.seed),
+        options.out,
+        epochs=options.epochs,
+        seed=options.seed,
+        device=own_device(),
+        report=partial(print, flush=True),
+    )
 
 
 def _export(options: argparse.Namespace) -> None:

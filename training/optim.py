@@ -1,14 +1,17 @@
 """The optimiser, the learning rate over time, and the average of the weights."""
 
 import math
+from typing import Any
 
-from torch import nn
-from torch.optim import SGD
+import torch
+from torch import Tensor, nn
+from torch.optim import SGD, Muon
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from training.config import Recipe, Schedule
 
 MOMENTUM = 0.9  # §4.1
+MUON_WEIGHT_DECAY = 0.02  # keeps the filters near their length
 WARM_UP_FRACTION = 0.2  # of a one-cycle run
 DROPS: dict[Schedule, tuple[float, ...]] = {
     "paper": (1 / 2, 3 / 4, 7 / 8, 15 / 16),  # 400 epochs: at 200, 300, 350 and 375 (§4.1)
@@ -16,18 +19,75 @@ DROPS: dict[Schedule, tuple[float, ...]] = {
 }
 
 
-def build_optimizer(network: nn.Module, recipe: Recipe) -> SGD:
-    """Return SGD with momentum; weight decay on filters and classifier weights, none on scales, shifts and biases.
+class Optimizer:
+    """SGD with momentum for the whole network, or Muon for its filters and SGD for the rest.
 
-    A parameter that the path of a step does not reach has no gradient there and is left as it is.
+    Muon (Jordan et al., 2024) moves a filter bank, as the matrix of its filters, by the nearest orthogonal matrix to
+    its momentum: every direction alike, however small its gradient. Without residuals that is what the deep columns
+    lack. Weight decay is on filters and classifier weights, none on scales, shifts and biases. A parameter that the
+    path of a step does not reach has no gradient there and is left as it is.
+
+    Args:
+        network: on its device and in its memory format; its weights are those to begin with.
+        recipe: says the highest rates, and with them whether Muon is used.
     """
-    weights = [p for p in network.parameters() if p.ndim > 1]
-    others = [p for p in network.parameters() if p.ndim <= 1]
-    groups = [
-        {"params": weights, "weight_decay": recipe.weight_decay},
-        {"params": others, "weight_decay": 0.0},
-    ]
-    return SGD(groups, lr=recipe.learning_rate, momentum=MOMENTUM, nesterov=recipe.nesterov)
+
+    def __init__(self, network: nn.Module, recipe: Recipe) -> None:
+        parameters = list(network.parameters())
+        self._network = network
+        self._filters = [p for p in parameters if p.ndim == 4] if recipe.muon_rate else []
+        self._matrices = [nn.Parameter(as_matrix(p.detach())) for p in self._filters]
+        weights = [p for p in parameters if p.ndim == 2 or (p.ndim > 2 and not self._filters)]
+        groups = [
+            {"params": weights, "weight_decay": recipe.weight_decay},
+            {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+        ]
+        sgd = SGD(groups, lr=recipe.learning_rate, momentum=MOMENTUM, nesterov=recipe.nesterov)
+        self._parts: list[tuple[torch.optim.Optimizer, float]] = [(sgd, recipe.learning_rate)]
+        if self._matrices:
+            muon = Muon(self._matrices, momentum=MOMENTUM, weight_decay=MUON_WEIGHT_DECAY)
+            self._parts.append((muon, recipe.muon_rate))
+
+    @torch.no_grad()
+    def scale_filters(self) -> None:
+        """Give the filters that Muon moves the length 1 each, in the mean of their bank.
+
+        Its steps have a length of their own, whatever the weights'. Behind the filters batch norm takes any scale out
+        again, so that a network answers as before.
+        """
+        for matrix in self._matrices:
+            matrix.mul_(math.sqrt(len(matrix)) / matrix.norm())
+
+    def set_rate(self, factor: float) -> None:
+        """Set the learning rates to a fraction of their highest."""
+        for part, highest in self._parts:
+            for group in part.param_groups:
+                group["lr"] = highest * factor
+
+    def zero_grad(self) -> None:
+        """Forget the gradients."""
+        self._network.zero_grad()
+
+    def step(self) -> None:
+        """Move the parameters that have a gradient."""
+        for matrix, own in zip(self._matrices, self._filters, strict=True):
+            matrix.grad = None if own.grad is None else as_matrix(own.grad)
+        for part, _ in self._parts:
+            part.step()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the momenta of each part."""
+        return {type(part).__name__: part.state_dict() for part, _ in self._parts}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take the momenta of a run that goes on."""
+        for part, _ in self._parts:
+            part.load_state_dict(state[type(part).__name__])
+
+
+def as_matrix(filters: Tensor) -> Tensor:
+    """Return a view of filters (out, in, height, width), channels last in memory, as (out, height · width · in)."""
+    return filters.permute(0, 2, 3, 1).view(len(filters), -1)
 
 
 def rate_factor(schedule: Schedule, progress: float) -> float:

@@ -14,7 +14,7 @@ from matplotlib.ticker import MaxNLocator
 
 from model import cost
 from training.checkpoint import CHECKPOINT_FILE, Checkpoint
-from training.config import RECIPES, Recipe
+from training.config import RECIPES, Recipe, shortened
 from training.data import DataSet
 from training.distributed import Group
 from training.evaluate import evaluate_checkpoint, reported_subnetworks
@@ -145,6 +145,7 @@ def reproduce(
     folder: Path,
     *,
     epochs: int,
+    is_short: bool,
     seed: int,
     device: torch.device,
     group: Group,
@@ -152,14 +153,14 @@ def reproduce(
 ) -> None:
     """Train what an experiment needs and write ``<name>.md`` and ``<name>.png`` into ``folder``.
 
-    The test images are looked at once, at the end.
+    ``is_short`` replaces the paper's SGD and steps by Muon and one cycle, which a few epochs are enough for. The test images are looked at once, at the end.
     """
     experiment = EXPERIMENTS[name]
     checkpoints = {}
     for recipe in experiment.recipes:
         run = folder / recipe.name
         checkpoints[recipe.name] = train(
-            replace(recipe, epochs=epochs),
+            replace(shortened(recipe) if is_short else recipe, epochs=epochs),
             data,
             run,
             seed=seed,
@@ -175,9 +176,10 @@ def reproduce(
         for recipe, checkpoint in checkpoints.items()
         for subnetwork, result in _measure(checkpoint, data, device).items()
     }
+    optimiser = "Muon, one cycle" if is_short else "the paper's SGD"
     conditions = (
-        f"{data.name}: {len(data.train)} training and {len(data.test)} test images, {epochs} epochs, seed {seed}, "
-        f"{device.type}, torch {version('torch')}"
+        f"{data.name}: {len(data.train)} training and {len(data.test)} test images, {epochs} epochs, {optimiser}, "
+        f"seed {seed}, {device.type}, torch {version('torch')}"
     )
     table = _markdown(experiment, results, conditions)
     (folder / f"{name}.md").write_text(table)

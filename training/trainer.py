@@ -31,7 +31,7 @@ from training.config import Recipe
 from training.data import DataSet
 from training.distributed import Group
 from training.evaluate import predict, reported_subnetworks, score
-from training.optim import averaged, build_optimizer, rate_factor
+from training.optim import Optimizer, averaged, rate_factor
 
 
 def train(
@@ -105,12 +105,14 @@ class Run:
         # The order that convolutions compute in: without it every one copies its input and its output.
         convert_conv2d_weight_memory_format(self.network, torch.channels_last)
         group.prepare(self.network)
-        self.optimizer = build_optimizer(self.network, self.recipe)
+        if checkpoint.model:
+            self.network.load_state_dict(checkpoint.model)
+        self.optimizer = Optimizer(self.network, self.recipe)
+        if not checkpoint.epoch:
+            self.optimizer.scale_filters()
         self.averaged = (
             averaged(self.network, self.recipe.averaging) if self.recipe.averaging else None
         )
-        if checkpoint.model:
-            self.network.load_state_dict(checkpoint.model)
         if checkpoint.epoch:
             self.optimizer.load_state_dict(checkpoint.optimizer)
             if self.averaged:
@@ -145,7 +147,8 @@ class Run:
         with self._progress_bar(epoch) as bar:
             batches = self.training.batches(map(group.share, chunks))
             for step, (chunk, (images, labels)) in enumerate(zip(chunks, batches, strict=True)):
-                self._set_rate((epoch + step / len(chunks)) / recipe.epochs)
+                progress = (epoch + step / len(chunks)) / recipe.epochs
+                self.optimizer.set_rate(rate_factor(recipe.schedule, progress))
                 draws = group.share(torch.rand(len(chunk), DRAWS, generator=generator))
                 x = augment(self.normalise(images), recipe.augmentation, draws.to(self.device))
                 passes = draw_passes(recipe.drop_path, paths, self.network.architecture)
@@ -211,12 +214,6 @@ class Run:
         checkpoint.optimizer = self.optimizer.state_dict()
         checkpoint.averaged = self.averaged.state_dict() if self.averaged else {}
         checkpoint.history.append(record)
-
-    def _set_rate(self, progress: float) -> None:
-        """Set the learning rate for ``progress`` in [0, 1) of the run."""
-        rate = self.recipe.learning_rate * rate_factor(self.recipe.schedule, progress)
-        for parameters in self.optimizer.param_groups:
-            parameters["lr"] = rate
 
     def _progress_bar(self, epoch: int) -> "tqdm[None]":
         """Return the bar of an epoch: images done, images/s, time left; on a terminal, in the first process."""

@@ -1,13 +1,22 @@
-"""The learning rate falls as the recipe says; only filters decay."""
+"""The learning rate falls as the recipe says; only filters decay, and Muon turns them."""
+
+from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch import nn
+from torch import Tensor, nn
+from torch.nn.utils import convert_conv2d_weight_memory_format
+from torch.testing import assert_close
 
 from model.fractal import FractalNet
 from training.config import RECIPES
-from training.optim import averaged, build_optimizer, rate_factor
+from training.optim import MUON_WEIGHT_DECAY, Optimizer, averaged, rate_factor
+
+TINY = RECIPES["tiny"]
+WITH_MUON = replace(TINY, muon_rate=0.1, weight_decay=0.0)
 
 
 @pytest.mark.parametrize(
@@ -43,17 +52,82 @@ def test_one_cycle_warms_up_and_anneals() -> None:
     assert rate_factor("one-cycle", 0.999) < 1e-4
 
 
-def test_scales_shifts_and_biases_do_not_decay() -> None:
-    recipe = RECIPES["tiny"]
-    network = FractalNet(recipe.architecture)
+@pytest.fixture
+def network() -> FractalNet:
+    torch.manual_seed(0)
+    network = FractalNet(TINY.architecture)
+    convert_conv2d_weight_memory_format(network, torch.channels_last)
+    return network
 
-    weights, others = build_optimizer(network, recipe).param_groups
 
-    filters = [m for m in network.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
-    assert len(weights["params"]) == len(filters)
-    assert weights["weight_decay"] == recipe.weight_decay
-    assert others["weight_decay"] == 0
-    assert weights["momentum"] == 0.9
+def filters_of(network: nn.Module) -> list[Tensor]:
+    return [m.weight for m in network.modules() if isinstance(m, nn.Conv2d)]
+
+
+def take_step(
+    network: FractalNet, optimizer: Optimizer, loss: Callable[[Tensor], Tensor] = torch.sum
+) -> None:
+    images = torch.rand(4, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+    optimizer.zero_grad()
+    torch.autograd.backward(loss(network(images)))
+    optimizer.step()
+
+
+def test_scales_shifts_and_biases_do_not_decay(network: FractalNet) -> None:
+    optimizer = Optimizer(network, replace(TINY, weight_decay=0.5))
+    optimizer.set_rate(1.0)
+    before = {name: p.detach().clone() for name, p in network.named_parameters()}
+
+    take_step(network, optimizer, loss=lambda logits: 0 * logits.sum())  # nothing but decay
+
+    for name, parameter in network.named_parameters():
+        shrunk = 1 - 0.5 * TINY.learning_rate * (1 + 0.9)  # Nesterov looks a step ahead
+        assert_close(parameter, before[name] * (shrunk if parameter.ndim > 1 else 1))
+
+
+def test_muon_moves_every_filter_bank_by_nearly_the_same_length(network: FractalNet) -> None:
+    optimizer = Optimizer(network, WITH_MUON)
+    optimizer.set_rate(0.5)
+    before = [f.detach().clone() for f in filters_of(network)]
+
+    take_step(network, optimizer, loss=lambda logits: 1e-3 * logits.square().sum())
+
+    for old, new in zip(before, filters_of(network), strict=True):
+        move = (new - old * (1 - 0.05 * MUON_WEIGHT_DECAY)).flatten(1)
+        singular = torch.linalg.svdvals(move) / 0.05
+        assert singular.min() > 0.3
+        assert singular.max() < 1.6
+
+
+def test_muon_leaves_what_has_no_gradient(network: FractalNet) -> None:
+    optimizer = Optimizer(network, WITH_MUON)
+    optimizer.set_rate(1.0)
+    before = [f.detach().clone() for f in filters_of(network)]
+    optimizer.zero_grad()
+
+    optimizer.step()
+
+    assert all(torch.equal(b, f) for b, f in zip(before, filters_of(network), strict=True))
+
+
+def test_scaling_filters_for_muon_changes_no_answer(network: FractalNet) -> None:
+    images = torch.rand(4, 3, 32, 32)
+    network.train()
+    before = network(images)
+
+    Optimizer(network, WITH_MUON).scale_filters()
+
+    lengths = [f.norm() / len(f) ** 0.5 for f in filters_of(network)]
+    assert_close(torch.stack(lengths), torch.ones(len(lengths)))
+    assert_close(network(images), before, atol=1e-2, rtol=1e-2)
+
+
+def test_scaling_leaves_filters_that_sgd_moves(network: FractalNet) -> None:
+    before = [f.detach().clone() for f in filters_of(network)]
+
+    Optimizer(network, TINY).scale_filters()
+
+    assert all(torch.equal(b, f) for b, f in zip(before, filters_of(network), strict=True))
 
 
 def test_the_average_follows_the_weights() -> None:

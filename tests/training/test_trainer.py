@@ -23,10 +23,10 @@ TrainSmall = Callable[..., Checkpoint]
 
 def are_equal(first: Checkpoint, second: Checkpoint) -> bool:
     """The same weights, statistics and momenta, bit for bit."""
-    momenta = [c.optimizer["state"] for c in (first, second)]
     return all(torch.equal(first.model[k], v) for k, v in second.model.items()) and all(
-        torch.equal(momenta[0][k]["momentum_buffer"], v["momentum_buffer"])
-        for k, v in momenta[1].items()
+        torch.equal(first.optimizer[part]["state"][k]["momentum_buffer"], v["momentum_buffer"])
+        for part, own in second.optimizer.items()
+        for k, v in own["state"].items()
     )
 
 
@@ -49,11 +49,18 @@ def test_training_lowers_the_loss(trained: TrainedRun) -> None:
     assert losses[-1] < 0.6 * losses[0]
 
 
+@pytest.mark.parametrize("muon_rate", [0.0, 0.05])
 def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(
-    tmp_path: Path, few_digits: DataSet, small_recipe: Recipe
+    tmp_path: Path, few_digits: DataSet, small_recipe: Recipe, muon_rate: float
 ) -> None:
     recipe = replace(
-        small_recipe, epochs=2, batch_size=32, drop_path="tied", averaging=0.9, augmentation="++"
+        small_recipe,
+        epochs=2,
+        batch_size=32,
+        drop_path="tied",
+        averaging=0.9,
+        augmentation="++",
+        muon_rate=muon_rate,
     )
     recipe = replace(recipe, architecture=replace(recipe.architecture, dropout=(0.1, 0.2)))
 

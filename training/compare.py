@@ -1,0 +1,127 @@
+"""Ways to train a model for shipping, at equal cost: the same network and data, each way with epochs of its own.
+
+A way whose steps are dearer gets fewer epochs, by the multiply-adds that its paths take. What it took in seconds stands
+beside.
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from random import Random
+
+import torch
+from torch import Tensor, nn
+
+from model.drop_path import DropPath, draw_passes
+from model.fractal import FractalNet
+from model.presets import PRESETS, Architecture
+from training.checkpoint import CHECKPOINT_FILE, Checkpoint
+from training.config import RECIPES
+from training.data import DataSet
+from training.distributed import Group
+from training.evaluate import Score, evaluate_checkpoint
+from training.trainer import train
+
+DRAWN_STEPS = 100  # whose mean cost is a way's cost a step
+
+_BASE = RECIPES["cpu-narrow-c4-muon"]
+WAYS = {
+    "mixed": _BASE,
+    "mixed, SGD": RECIPES["cpu-narrow-c4"],
+    "mixed, averaged weights": replace(_BASE, averaging=0.998),
+    "mixed, smoothed labels": replace(_BASE, label_smoothing=0.1),
+    "local": replace(_BASE, drop_path="local"),
+    "global": replace(_BASE, drop_path="global"),
+    "tied": replace(_BASE, drop_path="tied"),
+    "tied, distilled": replace(_BASE, drop_path="tied", distillation=0.5),
+}
+"""What is compared, the first with all the others; a change at a time."""
+
+
+def compare(
+    columns: int,
+    data: DataSet,
+    folder: Path,
+    *,
+    epochs: int,
+    seed: int,
+    device: torch.device,
+    report: Callable[[str], None],
+) -> None:
+    """Train the narrow network of ``columns`` columns in every way and write ``compare.md`` into ``folder``.
+
+    The first way gets ``epochs`` epochs, each other as many as cost the same. They are scored on the validation images:
+    what is found decides how models are trained. Stopped, a comparison goes on where it was.
+    """
+    architecture = PRESETS[f"narrow-c{columns}"]
+    first = next(iter(WAYS.values()))
+    rows = []
+    for label, way in WAYS.items():
+        share = _cost(first.drop_path, architecture) / _cost(way.drop_path, architecture)
+        recipe = replace(
+            way,
+            name=label,
+            architecture=architecture,
+            epochs=max(1, round(epochs * share)),
+        )
+        run = folder / label.replace(", ", "-").replace(" ", "-")
+        checkpoint = train(
+            recipe,
+            data,
+            run,
+            seed=seed,
+            device=device,
+            resume=(run / CHECKPOINT_FILE).exists(),
+            group=Group(),
+            report=report,
+        )
+        rows.append((checkpoint, evaluate_checkpoint(checkpoint, data, data.validation, device)))
+    table = _markdown(architecture, rows, data, seed)
+    (folder / "compare.md").write_text(table)
+    report(table)
+
+
+@cache
+def _cost(drop_path: DropPath, architecture: Architecture) -> float:
+    """Return the mean multiply-adds of an image in one step, forward."""
+    counted = 0
+
+    def count(conv: nn.Module, images: object, output: Tensor) -> None:
+        nonlocal counted
+        counted += conv.get_parameter("weight").numel() * output.shape[2] * output.shape[3]
+
+    paths, network = Random(0), FractalNet(architecture).eval()
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d):
+            module.register_forward_hook(count)
+    image = torch.zeros(1, architecture.in_channels, *2 * (architecture.image_size,))
+    with torch.no_grad():
+        for _ in range(DRAWN_STEPS):
+            for sample in draw_passes(drop_path, paths, architecture):
+                network(image, sample.path)
+    return counted / DRAWN_STEPS
+
+
+def _markdown(
+    architecture: Architecture,
+    rows: list[tuple[Checkpoint, dict[str, Score]]],
+    data: DataSet,
+    seed: int,
+) -> str:
+    """Return the table of every way: what it took, and the error of each column alone and of the full network."""
+    names = list(rows[0][1])
+    lines = [
+        f"{architecture.name} on {len(data.train)} training images of {data.name}, seed {seed}; "
+        f"error on {len(data.validation)} validation images, %.",
+        "",
+        f"| way | epochs | minutes | {' | '.join(names)} |",
+        f"|---|---:|---:|{'---:|' * len(names)}",
+    ]
+    for checkpoint, scores in rows:
+        seconds = sum(len(data.train) / record["images_per_s"] for record in checkpoint.history)
+        errors = (f"{100 * (1 - scores[name].accuracy):.1f}" for name in names)
+        lines.append(
+            f"| {checkpoint.recipe.name} | {checkpoint.epoch} | {seconds / 60:.1f} | {' | '.join(errors)} |"
+        )
+    return "\n".join(lines) + "\n"
