@@ -12,6 +12,9 @@ RECIPE ?= tiny
 DATA   ?= digits
 RUN    ?= runs/$(RECIPE)
 
+# For `make bench` and `make gpu`: what is served
+BUNDLE ?= model/pretrained/cifar10
+
 .PHONY: help serve test check format train export bench gpu up clean
 
 help: ## say what there is to make
@@ -41,11 +44,11 @@ export: $(VENV)/.dev ## export the trained RECIPE to a bundle
 
 bench: $(VENV)/.dev ## measure the server with the IMAGES of a folder <class>/*.jpg, into docs/results.md
 	@test -d "$(IMAGES)" || { echo 'error: say where labelled test images are: make bench IMAGES=folder (of <class>/*.jpg)' >&2; exit 2; }
-	$(BIN)/python -m benchmarks.serve --bundle model/pretrained/cifar10 --images "$(IMAGES)"
+	$(BIN)/python -m benchmarks.serve --bundle "$(BUNDLE)" --images "$(IMAGES)"
 
 gpu: $(VENV)/.dev ## measure the server on a GPU with the IMAGES of a folder <class>/*.jpg, into docs/gpu.md
 	@test -d "$(IMAGES)" || { echo 'error: say where labelled test images are: make gpu IMAGES=folder (of <class>/*.jpg)' >&2; exit 2; }
-	$(BIN)/python -m benchmarks.gpu --bundle model/pretrained/cifar10 --images "$(IMAGES)"
+	$(BIN)/python -m benchmarks.gpu --bundle "$(BUNDLE)" --images "$(IMAGES)"
 
 up: ## server, Prometheus and Grafana in containers
 	docker compose up --build

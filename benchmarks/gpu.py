@@ -30,6 +30,7 @@ from model import cost
 from model.bundle import Bundle, BundleError, read_bundle
 from model.fractal import FractalNet
 from service.runtime import RuntimeUnavailable, open_device
+from service.settings import Settings
 
 COMMAND = "make gpu IMAGES=DIR"
 SIZES = (1, 2, 4, 8, 16)
@@ -70,34 +71,36 @@ def main() -> int:
     measure_serving(bundle, options, found)
     (options.out / "gpu.json").write_text(json.dumps(found, indent=1))
     folder = DOCS if options.device == "cuda" else options.out
-    write_section(folder / "gpu.md", "gpu", render(found))
+    write_section(folder / "gpu.md", f"gpu {bundle.manifest.name}", render(found))
     print(f"the tables are in {folder / 'gpu.md'}")
     return 0
 
 
 def measure_runs(bundle: Bundle, device: str, *, runs: int) -> dict[str, Any]:
     """Return run latencies of every subnetwork and batch size with their floors, and the rates measured."""
-    matrix_per_s, bytes_per_s = _matrix_rate(device), _copy_rate(device)
     manifest = bundle.manifest
+    dtype = torch.float16 if manifest.precision == "float16" else torch.float32
+    matrix_per_s, bytes_per_s = _matrix_rate(device, dtype), _copy_rate(device)
     side, architecture = manifest.architecture.image_size, manifest.architecture
     opened = open_device(
         bundle,
         device="cuda" if device == "cuda" else "cpu",
         threads=0,
         batch_sizes=SIZES,
+        engine_dir=Settings().engine_dir,
         warn=print,
     )
-    network = FractalNet(architecture).to(device).eval()
+    network = FractalNet(architecture).to(device, dtype).eval()
     cells = []
     for subnetwork in manifest.subnetworks:
         print(f"  {subnetwork.name}", flush=True)
         active = set(subnetwork.columns)
         for size in SIZES:
-            images = torch.zeros(size, 3, side, side, device=device)
+            images = torch.zeros(size, 3, side, side, device=device, dtype=dtype)
             bare = _bare_run(network, images.contiguous(memory_format=torch.channels_last), active)
             batch = [np.zeros((side, side, 3), np.uint8)] * size
             served_s, bare_s = _by_turns((partial(opened.run, subnetwork.name, batch), bare), runs)
-            weights = 4 * cost.parameters(architecture, active)
+            weights = dtype.itemsize * cost.parameters(architecture, active)
             cells.append(
                 {
                     "subnetwork": subnetwork.name,
@@ -110,7 +113,13 @@ def measure_runs(bundle: Bundle, device: str, *, runs: int) -> dict[str, Any]:
                 }
             )
     opened.close()
-    return {"runs": cells, "n": runs, "matrix_per_s": matrix_per_s, "bytes_per_s": bytes_per_s}
+    return {
+        "precision": manifest.precision,
+        "runs": cells,
+        "n": runs,
+        "matrix_per_s": matrix_per_s,
+        "bytes_per_s": bytes_per_s,
+    }
 
 
 def measure_serving(bundle: Bundle, options: argparse.Namespace, found: dict[str, Any]) -> None:
@@ -185,7 +194,7 @@ def render(found: Mapping[str, Any]) -> str:
 ## {conditions["device"]}
 
 `{COMMAND}` on {conditions["machine"]} ({conditions["system"]}; {versions}), commit {conditions["commit"]}. Bundle
-`{conditions["bundle"]}` ({conditions["digest"]}). Measured in the same run: matrices multiplied at
+`{conditions["bundle"]}` ({conditions["digest"]}, {found["precision"]}). Measured in the same run: matrices multiplied at
 {found["matrix_per_s"] / 1e12:.1f} TFLOP/s, memory copied at {found["bytes_per_s"] / 1e9:.0f} GB/s (read and written). The
 server takes {found["memory_mib"]:.0f} MiB of the GPU.
 
@@ -245,11 +254,11 @@ def _by_turns(works: Sequence[Callable[[], object]], runs: int) -> list[list[flo
     return taken_s
 
 
-def _matrix_rate(device: str) -> float:
+def _matrix_rate(device: str, dtype: torch.dtype) -> float:
     """Return multiply-adds × 2 a second of one large product, in the precision that convolutions use."""
     torch.backends.cuda.matmul.allow_tf32 = True
     side = SQUARE[device]
-    a, b = (torch.randn(side, side, device=device) for _ in range(2))
+    a, b = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
     return float(2 * side**3 / _fastest_s(lambda: a @ b, device))
 
 

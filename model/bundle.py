@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import mkdtemp
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import (
     BaseModel,
@@ -30,6 +30,9 @@ FORMAT_VERSION = 1
 MANIFEST_FILE = "manifest.json"
 BUNDLE_SUFFIXES = (".json", ".onnx", ".bin")
 PRETRAINED_DIR = Path(__file__).parent / "pretrained"
+
+Precision = Literal["float32", "float16-filters", "float16"]
+"""What the networks are in: with "float16-filters" they are stored in half precision and computed with in float32."""
 
 PlainName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 
@@ -112,6 +115,7 @@ class Manifest(Record):
     name: PlainName
     architecture: Architecture
     labels: tuple[str, ...]
+    precision: Precision = "float32"
     weights: FileRecord
     subnetworks: Annotated[tuple[Subnetwork, ...], Field(min_length=1)]
     provenance: Provenance

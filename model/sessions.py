@@ -3,6 +3,7 @@
 import os
 from collections.abc import Mapping
 from contextlib import suppress
+from types import MappingProxyType
 from typing import Any
 
 import onnxruntime as ort
@@ -10,14 +11,18 @@ from onnxruntime.capi.onnxruntime_pybind11_state import Fail
 
 
 def open_session(
-    path: str | os.PathLike[str], *, threads: int, cuda: Mapping[str, str] | None = None
+    path: str | os.PathLike[str],
+    *,
+    threads: int,
+    gpu: Mapping[str, Mapping[str, str]] = MappingProxyType({}),
 ) -> ort.InferenceSession:
     """Load a graph.
 
     Args:
         path: of the ONNX file.
         threads: CPU threads of the pool; a process has one pool, and the first session's size stays.
-        cuda: options of the CUDA provider, for the GPU; ``get_providers`` of the session tells whether it is used.
+        gpu: providers that come before the CPU's, with their options; ``get_providers`` of the session tells whether
+            they are used.
 
     Raises:
         Exception: the graph does not load; ONNX Runtime has no common base of its errors.
@@ -27,9 +32,8 @@ def open_session(
     options = ort.SessionOptions()
     options.use_per_session_threads = False
     options.log_severity_level = 3  # errors; its warnings are about nodes left on the CPU
-    providers: list[Any] = ["CPUExecutionProvider"]
-    if cuda is not None:
-        providers.insert(0, ("CUDAExecutionProvider", dict(cuda)))
+    providers: list[Any] = [(name, dict(own)) for name, own in gpu.items()]
+    providers.append("CPUExecutionProvider")
     # Its own fallback to the CPU only prints; here the caller decides.
     return ort.InferenceSession(path, options, providers=providers, enable_fallback=0)
 

@@ -1,9 +1,12 @@
 """ONNX Runtime: a session for every subnetwork of a bundle on one device, and how long its runs take."""
 
+import importlib
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from statistics import median
+from types import MappingProxyType
 from typing import Literal
 
 import numpy as np
@@ -21,8 +24,10 @@ WARM_UP_RUNS = 5  # the first run of a cell allocates and is not counted
 # The heuristic search spares start-up a trial of every algorithm at every batch size.
 CUDA_OPTIONS = {"cudnn_conv_algo_search": "HEURISTIC"}
 CUDA_GRAPHS = {"enable_cuda_graph": "1"}
+CUDA, TENSORRT = "CUDAExecutionProvider", "TensorrtExecutionProvider"
 
 RunImages = Callable[[Sequence[Pixels]], NDArray[np.float32]]
+DeviceChoice = Literal["auto", "cpu", "cuda", "tensorrt"]
 Profile = dict[str, dict[int, float]]
 TimeRun = Callable[[str, int], Awaitable[float]]  # subnetwork, batch size; seconds
 
@@ -35,7 +40,7 @@ class Device:
     """The subnetworks of a bundle on one device.
 
     Args:
-        name: ``cpu`` or ``cuda:0``.
+        name: ``cpu``, ``cuda:0`` or ``tensorrt:0``.
         runs: what runs a batch, by the subnetwork's name.
         shares_cores: whether its runs leave no core to the event loop.
         gpu: the index of the GPU, if it is one; batches are then padded to the next size that was warmed up.
@@ -61,30 +66,34 @@ class Device:
 def open_device(
     bundle: Bundle,
     *,
-    device: Literal["auto", "cpu", "cuda"],
+    device: DeviceChoice,
     threads: int,
     batch_sizes: Sequence[int],
+    engine_dir: Path,
     warn: Callable[[str], None],
 ) -> Device:
     """Create a session for every subnetwork, on the GPU where one can be used.
 
     Args:
         bundle: the verified bundle.
-        device: ``auto`` falls back to the CPU, ``cuda`` does not.
+        device: ``auto`` falls back to the CPU, ``cuda`` and ``tensorrt`` do not.
         threads: CPU threads of one run; 0 chooses by the cores at hand.
         batch_sizes: that will be warmed up, ascending; no batch is larger than the last.
+        engine_dir: where TensorRT keeps the engines that it builds, which takes minutes the first time.
         warn: is told what will be slower than it could be, and why.
 
     Raises:
-        RuntimeUnavailable: ``cuda`` was asked for and ONNX Runtime cannot use it, or a graph does not load.
+        RuntimeUnavailable: a GPU was asked for and ONNX Runtime cannot use it so, or a graph does not load.
     """
     if device == "cpu":
         return open_cpu_device(bundle, threads=threads)
     try:
+        if device == "tensorrt":
+            return _open_tensorrt_device(bundle, batch_sizes, engine_dir, warn)
         return _open_cuda_device(bundle, batch_sizes, warn)
     except RuntimeUnavailable as error:
-        if device == "cuda":
-            raise RuntimeUnavailable(f"ANYTIME_DEVICE is cuda, but {error}") from error
+        if device != "auto":
+            raise RuntimeUnavailable(f"ANYTIME_DEVICE is {device}, but {error}") from error
         if has_cuda():
             warn(f"not on the GPU: {error}")
         return open_cpu_device(bundle, threads=threads)
@@ -92,7 +101,7 @@ def open_device(
 
 def has_cuda() -> bool:
     """Whether this ONNX Runtime is one for GPUs."""
-    return "CUDAExecutionProvider" in ort.get_available_providers()
+    return CUDA in ort.get_available_providers()
 
 
 def open_cpu_device(bundle: Bundle, *, threads: int) -> Device:
@@ -119,21 +128,92 @@ def _run_session(session: ort.InferenceSession, batch: Sequence[Pixels]) -> NDAr
 def _open_cuda_device(
     bundle: Bundle, batch_sizes: Sequence[int], warn: Callable[[str], None]
 ) -> Device:
-    if not has_cuda():
-        raise RuntimeUnavailable("this ONNX Runtime has no CUDA; install onnxruntime-gpu")
-    ort.preload_dlls()
+    _load_cuda()
     runs: dict[str, RunImages] = {}
     for name, path in _graphs(bundle):
         try:
-            session = _open(path, threads=1, cuda=CUDA_OPTIONS | CUDA_GRAPHS)
+            session = _open_on_gpu(path, {CUDA: CUDA_OPTIONS | CUDA_GRAPHS})
         except RuntimeUnavailable as error:
-            session = _open(path, threads=1, cuda=CUDA_OPTIONS)
+            session = _open_on_gpu(path, {CUDA: CUDA_OPTIONS})
             warn(f"no CUDA graphs: {error}")
-        if session.get_providers()[0] != "CUDAExecutionProvider":  # it has only printed why
-            raise RuntimeUnavailable("ONNX Runtime cannot use a GPU; what it printed says why")
         warn_of = partial(_warn_of, warn, name)
         runs[name] = CapturedRuns(session, batch_sizes, device_type="cuda", warn=warn_of)
     return Device("cuda:0", runs, shares_cores=False, gpu=0)
+
+
+def _open_tensorrt_device(
+    bundle: Bundle, batch_sizes: Sequence[int], engine_dir: Path, warn: Callable[[str], None]
+) -> Device:
+    """Create sessions whose graphs TensorRT compiles, one engine a subnetwork for all batch sizes.
+
+    An engine is a few launches, so that none is captured. What TensorRT cannot run is left to CUDA.
+    """
+    _load_cuda()
+    with suppress(ImportError):  # then they are the system's
+        importlib.import_module("tensorrt")  # loads its libraries
+    # TensorRT knows an engine by its graph and not by its weights: those of another bundle are kept apart.
+    try:
+        engines = engine_dir.expanduser() / bundle.digest[:12]
+        engines.mkdir(parents=True, exist_ok=True)
+    except (OSError, RuntimeError) as error:  # RuntimeError: there is no home
+        raise RuntimeUnavailable(
+            f"no engines can be kept in ANYTIME_ENGINE_DIR: {error}"
+        ) from error
+    options = _tensorrt_options(bundle, engines, largest=batch_sizes[-1])
+    runs: dict[str, RunImages] = {
+        name: CapturedRuns(
+            _open_on_gpu(path, {TENSORRT: options, CUDA: CUDA_OPTIONS}),
+            batch_sizes,
+            device_type="cuda",
+            warn=partial(_warn_of, warn, name),
+        )
+        for name, path in _graphs(bundle)
+    }
+    return Device("tensorrt:0", runs, shares_cores=False, gpu=0)
+
+
+def _tensorrt_options(bundle: Bundle, engines: Path, *, largest: int) -> dict[str, str]:
+    """Return options for engines of batch sizes 1 to ``largest`` that are built once."""
+    side = bundle.manifest.architecture.image_size
+
+    def images(size: int) -> str:
+        return f"images:{size}x{side}x{side}x3"
+
+    return {
+        "trt_engine_cache_enable": "1",
+        "trt_engine_cache_path": str(engines),
+        "trt_timing_cache_enable": "1",
+        "trt_timing_cache_path": str(engines),
+        "trt_profile_min_shapes": images(1),
+        "trt_profile_opt_shapes": images(1),
+        "trt_profile_max_shapes": images(largest),
+        "trt_fp16_enable": str(int(bundle.manifest.precision == "float16")),
+    }
+
+
+def _load_cuda() -> None:
+    """Load CUDA's libraries from their Python packages.
+
+    Raises:
+        RuntimeUnavailable: this ONNX Runtime is not one for GPUs.
+    """
+    if not has_cuda():
+        raise RuntimeUnavailable("this ONNX Runtime has no CUDA; install onnxruntime-gpu")
+    ort.preload_dlls()
+
+
+def _open_on_gpu(path: Path, providers: Mapping[str, Mapping[str, str]]) -> ort.InferenceSession:
+    """Load a graph for the first of the providers.
+
+    Raises:
+        RuntimeUnavailable: it does not load, or is not used.
+    """
+    session = _open(path, threads=1, gpu=providers)
+    wanted = next(iter(providers))
+    if session.get_providers()[0] != wanted:  # it has only printed why
+        what = wanted.removesuffix("ExecutionProvider")
+        raise RuntimeUnavailable(f"ONNX Runtime cannot use {what}; what it printed says why")
+    return session
 
 
 def _warn_of(warn: Callable[[str], None], subnetwork: str, reason: str) -> None:
@@ -147,10 +227,10 @@ def _graphs(bundle: Bundle) -> Iterator[tuple[str, Path]]:
 
 
 def _open(
-    path: Path, *, threads: int, cuda: Mapping[str, str] | None = None
+    path: Path, *, threads: int, gpu: Mapping[str, Mapping[str, str]] = MappingProxyType({})
 ) -> ort.InferenceSession:
     try:
-        return open_session(path, threads=threads, cuda=cuda)
+        return open_session(path, threads=threads, gpu=gpu)
     except Exception as error:  # ONNX Runtime has no common base of its errors
         raise RuntimeUnavailable(f"{path}: {str(error).splitlines()[0]}") from error
 

@@ -198,6 +198,7 @@ def _load(bundle: Bundle, shared: Shared, batch_sizes: Sequence[int]) -> Device:
         device=shared.settings.device,
         threads=shared.settings.threads,
         batch_sizes=batch_sizes,
+        engine_dir=shared.settings.engine_dir,
         warn=lambda reason: shared.log.warning("slower_device", reason=reason),
     )
     if read_bundle(bundle.folder) != bundle:

@@ -30,8 +30,12 @@ class Settings(BaseSettings):
         default=PRETRAINED_DIR / "cifar10",
         description="Folder with manifest.json and the ONNX files.",
     )
-    device: Literal["auto", "cpu", "cuda"] = Field(
+    device: Literal["auto", "cpu", "cuda", "tensorrt"] = Field(
         default="auto", description="Where to run: auto takes a GPU if ONNX Runtime can use one."
+    )
+    engine_dir: Path = Field(
+        default=Path("~/.cache/anytime/engines"),
+        description="Folder in which TensorRT keeps its engines; building them takes minutes.",
     )
     threads: int = Field(
         default=0,

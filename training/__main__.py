@@ -6,10 +6,10 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeVar, get_args
 
 from model import cost
-from model.bundle import PRETRAINED_DIR, BundleError, read_bundle
+from model.bundle import PRETRAINED_DIR, BundleError, Precision, read_bundle
 from training import TrainingError
 from training.anytime import evaluate_anytime
 from training.checkpoint import load_checkpoint
@@ -142,7 +142,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     export.add_argument("--name", help="the bundle's name (default: that of --out)")
     export.add_argument(
-        "--half", action="store_true", help="store filters in half precision: half the size"
+        "--precision",
+        choices=get_args(Precision),
+        default="float32",
+        help="float16-filters stores filters in half precision, half the size, and computes in float32; float16 computes "
+        "in it too, for GPUs (default: %(default)s)",
     )
     export.set_defaults(command=_export)
 
@@ -283,7 +287,7 @@ def _export(options: argparse.Namespace) -> None:
     checkpoint = load_checkpoint(options.run)
     data = _load(options.data, checkpoint.recipe, checkpoint.seed)
     name = options.name or options.out.resolve().name
-    manifest = export_bundle(checkpoint, data, options.out, name=name, half=options.half)
+    manifest = export_bundle(checkpoint, data, options.out, name=name, precision=options.precision)
     print(f"{options.out}: bundle {name}, every file checked and measured through ONNX Runtime")
     print(
         f"{'subnetwork':<14} {'depth':>5} {'MMACs':>9} {'validation':>11} {'test':>8} {'calibration error':>18}"

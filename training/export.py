@@ -5,6 +5,7 @@ import subprocess
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from copy import deepcopy
 from datetime import UTC, datetime
 from importlib.metadata import version
 from itertools import combinations
@@ -28,6 +29,7 @@ from model.bundle import (
     Calibration,
     Manifest,
     Measured,
+    Precision,
     Provenance,
     Subnetwork,
     check_name,
@@ -56,17 +58,29 @@ WEIGHTS_FILE = "weights.bin"
 SHARED_BYTES = 256  # smaller tensors stay in the graph: a reference would be as large
 ALIGNMENT = 64  # of tensors in the weights file, a cache line
 PARITY_IMAGES = 256
-PARITY_TOLERANCE = 1e-4  # of a logit between torch and ONNX Runtime, float32
+PARITY_TOLERANCE: dict[Precision, float] = {  # of a logit between torch and ONNX Runtime
+    "float32": 1e-4,
+    "float16-filters": 1e-4,
+    "float16": 5e-2,
+}
 
 
 class ServedNetwork(nn.Module):
-    """A subnetwork as clients call it: scaling and normalisation before it, calibrated probabilities behind it."""
+    """A subnetwork as clients call it: scaling and normalisation before it, calibrated probabilities behind it.
+
+    Both are float32, whatever the network between them computes in.
+    """
 
     def __init__(
-        self, network: FractalNet, normalisation: Normalisation, temperature: float
+        self,
+        network: FractalNet,
+        normalisation: Normalisation,
+        temperature: float,
+        dtype: torch.dtype = torch.float32,
     ) -> None:
         super().__init__()
-        self.network = network
+        self.network = network if dtype == torch.float32 else deepcopy(network).to(dtype)
+        self.dtype = dtype
         self.shift = nn.Buffer(normalisation.mean * 255)
         self.scale = nn.Buffer(1 / (normalisation.std * 255))
         self.temperature = temperature
@@ -74,18 +88,23 @@ class ServedNetwork(nn.Module):
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Map uint8 (N, H, W, 3) to logits and probabilities (N, classes)."""
         x = (images.float() - self.shift) * self.scale
-        logits = self.network(x.permute(0, 3, 1, 2))
+        logits = self.network(x.permute(0, 3, 1, 2).to(self.dtype)).float()
         return logits, torch.softmax(logits / self.temperature, 1)
 
 
 def export_bundle(
-    checkpoint: Checkpoint, data: DataSet, target: Path, *, name: str, half: bool = False
+    checkpoint: Checkpoint,
+    data: DataSet,
+    target: Path,
+    *,
+    name: str,
+    precision: Precision = "float32",
 ) -> Manifest:
     """Export every useful subnetwork of a trained network to a bundle at ``target``.
 
     Useful are each column alone, the full network, and every other set of columns on the front of validation
-    accuracy against multiply-adds. With ``half`` the filters are rounded to half precision before anything is
-    measured, and stored so; they are computed with in float32.
+    accuracy against multiply-adds. Unless ``precision`` is float32, the filters are rounded to half precision before
+    anything is measured, and stored so; the accuracies are those of the files as they compute.
 
     Raises:
         BundleError: the name cannot be a bundle's, or something else than a bundle is at ``target``.
@@ -94,7 +113,7 @@ def export_bundle(
     check_name(name)
     check_target(target)
     network = restore_network(checkpoint, data)
-    if half:
+    if precision != "float32":
         _round_filters(network)
     architecture = network.architecture
     normalise = channel_statistics(data.train)
@@ -104,16 +123,17 @@ def export_bundle(
     )
 
     with staged_folder(target) as folder:
-        weights = WeightsFile(folder / WEIGHTS_FILE, half=half)
+        weights = WeightsFile(folder / WEIGHTS_FILE, half=precision == "float16-filters")
         subnetworks = []
         for active, (subnetwork, logits) in tqdm(chosen.items(), desc="exporting", disable=None):
             temperature = fit_temperature(logits, data.validation.labels)
-            served = ServedNetwork(subnetwork, normalise, temperature).eval()
+            dtype = torch.float16 if precision == "float16" else torch.float32
+            served = ServedNetwork(subnetwork, normalise, temperature, dtype).eval()
             graph_name = subnetwork_name(active, architecture.columns)
             path = folder / f"{graph_name}.onnx"
             _write_graph(served, architecture.image_size, path, weights)
             session = open_session(path, threads=cores())
-            _check_parity(session, served, parity_images, path)
+            _check_parity(session, served, parity_images, path, PARITY_TOLERANCE[precision])
             on_validation, on_test = _logits(session, data.validation), _logits(session, data.test)
             subnetworks.append(
                 Subnetwork(
@@ -142,6 +162,7 @@ def export_bundle(
             name=name,
             architecture=architecture,
             labels=data.classes,
+            precision=precision,
             weights=file_record(folder / WEIGHTS_FILE),
             subnetworks=tuple(sorted(subnetworks, key=lambda s: s.macs)),
             provenance=_provenance(checkpoint),
@@ -282,15 +303,19 @@ def _quiet_exporter() -> Iterator[None]:
 
 
 def _check_parity(
-    session: onnxruntime.InferenceSession, served: ServedNetwork, images: Tensor, path: Path
+    session: onnxruntime.InferenceSession,
+    served: ServedNetwork,
+    images: Tensor,
+    path: Path,
+    tolerance: float,
 ) -> None:
     """Compare the file with torch on real images."""
     with torch.no_grad():
         expected = served(images)[0].numpy()
     difference = float(np.abs(_run(session, images.numpy()) - expected).max())
-    if not difference <= PARITY_TOLERANCE:
+    if not difference <= tolerance:
         raise TrainingError(
-            f"{path.name}: logits differ from torch by {difference:.1e}; at most {PARITY_TOLERANCE:.0e} is allowed"
+            f"{path.name}: logits differ from torch by {difference:.1e}; at most {tolerance:.0e} is allowed"
         )
 
 

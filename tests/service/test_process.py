@@ -42,7 +42,7 @@ def test_help_lists_every_setting() -> None:
         ({"port": 70000}, "ANYTIME_PORT: .* 65535, got '70000'"),
         ({"default_deadline_ms": "soon"}, "ANYTIME_DEFAULT_DEADLINE_MS: .* number, .*'soon'"),
         ({"threads": 100_000}, "ANYTIME_THREADS: .* 256, got '100000'"),
-        ({"device": "tpu"}, "ANYTIME_DEVICE: .*'auto', 'cpu' or 'cuda', got 'tpu'"),
+        ({"device": "tpu"}, "ANYTIME_DEVICE: .*'auto', 'cpu', 'cuda' or 'tensorrt', got 'tpu'"),
     ],
 )
 def test_a_bad_setting_is_named_in_one_line(
@@ -70,11 +70,12 @@ def test_a_policy_that_does_not_exist_stops_start_up(start_server: StartServer) 
 @pytest.mark.skipif(
     "CUDAExecutionProvider" in ort.get_available_providers(), reason="ONNX Runtime has CUDA here"
 )
-def test_a_gpu_that_cannot_be_used_stops_start_up(start_server: StartServer) -> None:
-    code, stderr = start_server(device="cuda").end()
+@pytest.mark.parametrize("device", ["cuda", "tensorrt"])
+def test_a_gpu_that_cannot_be_used_stops_start_up(start_server: StartServer, device: str) -> None:
+    code, stderr = start_server(device=device).end()
 
     assert code == 1
-    assert re.fullmatch("anytime: ANYTIME_DEVICE is cuda, but .*\n", stderr)
+    assert re.fullmatch(f"anytime: ANYTIME_DEVICE is {device}, but .*\n", stderr)
 
 
 def test_a_taken_port_stops_start_up(start_server: StartServer) -> None:

@@ -1,4 +1,5 @@
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import onnxruntime as ort
@@ -8,6 +9,7 @@ from numpy.testing import assert_allclose
 from model.bundle import Bundle
 from service.runtime import (
     Device,
+    DeviceChoice,
     RuntimeUnavailable,
     measure_run_latency,
     open_cpu_device,
@@ -83,18 +85,34 @@ async def test_a_cell_that_overruns_its_share_is_measured_once() -> None:
 @pytest.mark.skipif(
     "CUDAExecutionProvider" in ort.get_available_providers(), reason="ONNX Runtime has CUDA here"
 )
-def test_a_gpu_that_cannot_be_used_is_no_silent_cpu(bundle: Bundle) -> None:
-    with pytest.raises(RuntimeUnavailable, match="no CUDA; install onnxruntime-gpu"):
-        open_device(bundle, device="cuda", threads=1, batch_sizes=[1], warn=print)
+@pytest.mark.parametrize("device", ["cuda", "tensorrt"])
+def test_a_gpu_that_cannot_be_used_is_no_silent_cpu(
+    bundle: Bundle, device: DeviceChoice, tmp_path: Path
+) -> None:
+    with pytest.raises(
+        RuntimeUnavailable, match=f"is {device}, but .*no CUDA; install onnxruntime-gpu"
+    ):
+        open_device(
+            bundle, device=device, threads=1, batch_sizes=[1], engine_dir=tmp_path, warn=print
+        )
 
 
 @pytest.mark.skipif(
     "CUDAExecutionProvider" in ort.get_available_providers(), reason="ONNX Runtime has CUDA here"
 )
-def test_where_onnx_runtime_has_no_gpu_the_cpu_is_no_surprise(bundle: Bundle) -> None:
+def test_where_onnx_runtime_has_no_gpu_the_cpu_is_no_surprise(
+    bundle: Bundle, tmp_path: Path
+) -> None:
     warnings: list[str] = []
 
-    device = open_device(bundle, device="auto", threads=1, batch_sizes=[1], warn=warnings.append)
+    device = open_device(
+        bundle,
+        device="auto",
+        threads=1,
+        batch_sizes=[1],
+        engine_dir=tmp_path,
+        warn=warnings.append,
+    )
 
     assert device.name == "cpu"
     assert not warnings

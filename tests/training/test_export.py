@@ -101,7 +101,11 @@ def test_half_precision_halves_the_weights_and_keeps_the_answers(
     tmp_path: Path, bundle: Bundle, trained: TrainedRun
 ) -> None:
     manifest = export.export_bundle(
-        trained.checkpoint, trained.data, tmp_path / "half", name="half", half=True
+        trained.checkpoint,
+        trained.data,
+        tmp_path / "half",
+        name="half",
+        precision="float16-filters",
     )
 
     assert manifest.weights.size_bytes < 0.6 * bundle.manifest.weights.size_bytes
@@ -111,6 +115,26 @@ def test_half_precision_halves_the_weights_and_keeps_the_answers(
     graph = onnx.load(tmp_path / "half" / "full.onnx")  # with its external tensors
     stored = [onnx.numpy_helper.to_array(t) for t in graph.graph.initializer]
     assert {t.dtype for t in stored if t.ndim > 1} == {np.dtype(np.float16)}
+
+
+def test_a_network_in_half_precision_is_fed_and_answers_as_any_other(
+    tmp_path: Path, bundle: Bundle, trained: TrainedRun
+) -> None:
+    assert isinstance(trained.data.test, TensorSplit)
+    manifest = export.export_bundle(
+        trained.checkpoint, trained.data, tmp_path / "half", name="half", precision="float16"
+    )
+
+    half = read_bundle(tmp_path / "half")
+    assert half.manifest.precision == "float16"
+    for subnetwork, single in zip(manifest.subnetworks, bundle.manifest.subnetworks, strict=True):
+        graph = onnx.load(half.graph_path(subnetwork))
+        assert {t.data_type for t in graph.graph.initializer if len(t.dims) > 1} == {
+            onnx.TensorProto.FLOAT16
+        }
+        logits, probabilities = answers(half.graph_path(subnetwork), trained.data.test.images)
+        assert logits.dtype == probabilities.dtype == np.float32
+        assert subnetwork.accuracy.test.value == pytest.approx(single.accuracy.test.value, abs=0.01)
 
 
 def test_accuracies_are_those_of_the_files(bundle: Bundle, trained: TrainedRun) -> None:
@@ -153,7 +177,7 @@ def test_a_crash_leaves_no_half_bundle(
     trained: TrainedRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # No file can be this exact: the first one fails its check.
-    monkeypatch.setattr(export, "PARITY_TOLERANCE", -1.0)
+    monkeypatch.setitem(export.PARITY_TOLERANCE, "float32", -1.0)
 
     with pytest.raises(TrainingError, match=r"column-1\.onnx: logits differ from torch"):
         export.export_bundle(trained.checkpoint, trained.data, tmp_path / "bundle", name="digits")
