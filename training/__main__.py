@@ -271,15 +271,17 @@ def _reproduce(options: argparse.Namespace) -> None:
 
 def _compare(options: argparse.Namespace) -> None:
     """Train in every way and print their table."""
-    compare(
-        options.columns,
-        load_data(options.data, seed=options.seed),
-        options.out,
-        epochs=options.epochs,
-        seed=options.seed,
-        device=own_device(),
-        report=partial(print, flush=True),
-    )
+    with joined_group() as group:
+        compare(
+            options.columns,
+            load_data(options.data, seed=options.seed),
+            options.out,
+            epochs=options.epochs,
+            seed=options.seed,
+            device=own_device(),
+            group=group,
+            report=partial(print, flush=True),
+        )
 
 
 def _export(options: argparse.Namespace) -> None:

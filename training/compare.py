@@ -47,6 +47,7 @@ def compare(
     epochs: int,
     seed: int,
     device: torch.device,
+    group: Group,
     report: Callable[[str], None],
 ) -> None:
     """Train the narrow network of ``columns`` columns in every way and write ``compare.md`` into ``folder``.
@@ -56,7 +57,7 @@ def compare(
     """
     architecture = PRESETS[f"narrow-c{columns}"]
     first = next(iter(WAYS.values()))
-    rows = []
+    checkpoints = []
     for label, way in WAYS.items():
         share = _cost(first.drop_path, architecture) / _cost(way.drop_path, architecture)
         recipe = replace(
@@ -66,17 +67,23 @@ def compare(
             epochs=max(1, round(epochs * share)),
         )
         run = folder / label.replace(", ", "-").replace(" ", "-")
-        checkpoint = train(
-            recipe,
-            data,
-            run,
-            seed=seed,
-            device=device,
-            resume=(run / CHECKPOINT_FILE).exists(),
-            group=Group(),
-            report=report,
+        checkpoints.append(
+            train(
+                recipe,
+                data,
+                run,
+                seed=seed,
+                device=device,
+                resume=(run / CHECKPOINT_FILE).exists(),
+                group=group,
+                report=report,
+            )
         )
-        rows.append((checkpoint, evaluate_checkpoint(checkpoint, data, data.validation, device)))
+    if group.rank > 0:
+        return
+    rows = [
+        (each, evaluate_checkpoint(each, data, data.validation, device)) for each in checkpoints
+    ]
     table = _markdown(architecture, rows, data, seed)
     (folder / "compare.md").write_text(table)
     report(table)

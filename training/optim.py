@@ -35,18 +35,22 @@ class Optimizer:
     def __init__(self, network: nn.Module, recipe: Recipe) -> None:
         parameters = list(network.parameters())
         self._network = network
-        self._filters = [p for p in parameters if p.ndim == 4] if recipe.muon_rate else []
+        self._filters = [p for p in parameters if p.ndim == 4 and recipe.muon_rate]
         self._matrices = [nn.Parameter(as_matrix(p.detach())) for p in self._filters]
-        weights = [p for p in parameters if p.ndim == 2 or (p.ndim > 2 and not self._filters)]
+        rest = [p for p in parameters if p.ndim != 4 or not recipe.muon_rate]
         groups = [
-            {"params": weights, "weight_decay": recipe.weight_decay},
-            {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+            {"params": [p for p in rest if p.ndim > 1], "weight_decay": recipe.weight_decay},
+            {"params": [p for p in rest if p.ndim <= 1], "weight_decay": 0.0},
         ]
-        sgd = SGD(groups, lr=recipe.learning_rate, momentum=MOMENTUM, nesterov=recipe.nesterov)
-        self._parts: list[tuple[torch.optim.Optimizer, float]] = [(sgd, recipe.learning_rate)]
-        if self._matrices:
-            muon = Muon(self._matrices, momentum=MOMENTUM, weight_decay=MUON_WEIGHT_DECAY)
-            self._parts.append((muon, recipe.muon_rate))
+        self._sgd = SGD(
+            groups, lr=recipe.learning_rate, momentum=MOMENTUM, nesterov=recipe.nesterov
+        )
+        self._muon = (
+            Muon(self._matrices, momentum=MOMENTUM, weight_decay=MUON_WEIGHT_DECAY)
+            if self._matrices
+            else None
+        )
+        self._rates = recipe.learning_rate, recipe.muon_rate
 
     @torch.no_grad()
     def scale_filters(self) -> None:
@@ -60,8 +64,8 @@ class Optimizer:
 
     def set_rate(self, factor: float) -> None:
         """Set the learning rates to a fraction of their highest."""
-        for part, highest in self._parts:
-            for group in part.param_groups:
+        for part, highest in zip((self._sgd, self._muon), self._rates, strict=True):
+            for group in part.param_groups if part else ():
                 group["lr"] = highest * factor
 
     def zero_grad(self) -> None:
@@ -70,19 +74,22 @@ class Optimizer:
 
     def step(self) -> None:
         """Move the parameters that have a gradient."""
-        for matrix, own in zip(self._matrices, self._filters, strict=True):
-            matrix.grad = None if own.grad is None else as_matrix(own.grad)
-        for part, _ in self._parts:
-            part.step()
+        self._sgd.step()
+        if self._muon:
+            for matrix, own in zip(self._matrices, self._filters, strict=True):
+                matrix.grad = None if own.grad is None else as_matrix(own.grad)
+            self._muon.step()  # type: ignore[no-untyped-call]  # torch leaves it so
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the momenta of each part."""
-        return {type(part).__name__: part.state_dict() for part, _ in self._parts}
+        """Return the momenta: SGD's own state, and beside it Muon's."""
+        return self._sgd.state_dict() | ({"muon": self._muon.state_dict()} if self._muon else {})
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take the momenta of a run that goes on."""
-        for part, _ in self._parts:
-            part.load_state_dict(state[type(part).__name__])
+        own = dict(state)
+        if self._muon:
+            self._muon.load_state_dict(own.pop("muon"))
+        self._sgd.load_state_dict(own)
 
 
 def as_matrix(filters: Tensor) -> Tensor:

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import pytest
 import torch
@@ -23,11 +24,16 @@ TrainSmall = Callable[..., Checkpoint]
 
 def are_equal(first: Checkpoint, second: Checkpoint) -> bool:
     """The same weights, statistics and momenta, bit for bit."""
+    momenta = [momenta_of(c.optimizer) for c in (first, second)]
     return all(torch.equal(first.model[k], v) for k, v in second.model.items()) and all(
-        torch.equal(first.optimizer[part]["state"][k]["momentum_buffer"], v["momentum_buffer"])
-        for part, own in second.optimizer.items()
-        for k, v in own["state"].items()
+        torch.equal(own, other) for own, other in zip(*momenta, strict=True)
     )
+
+
+def momenta_of(optimizer: dict[str, Any]) -> list[torch.Tensor]:
+    """SGD's, and Muon's where there is one."""
+    states = [optimizer, *([optimizer["muon"]] if "muon" in optimizer else [])]
+    return [each["momentum_buffer"] for state in states for each in state["state"].values()]
 
 
 def test_training_says_what_is_trained_where_and_scores_every_epoch(trained: TrainedRun) -> None:
