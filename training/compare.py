@@ -29,12 +29,12 @@ _BASE = RECIPES["cpu-narrow-c4-muon"]
 WAYS = {
     "mixed": _BASE,
     "mixed, SGD": RECIPES["cpu-narrow-c4"],
-    "mixed, averaged weights": replace(_BASE, averaging=0.998),
-    "mixed, smoothed labels": replace(_BASE, label_smoothing=0.1),
-    "local": replace(_BASE, drop_path="local"),
-    "global": replace(_BASE, drop_path="global"),
     "tied": replace(_BASE, drop_path="tied"),
     "tied, distilled": replace(_BASE, drop_path="tied", distillation=0.5),
+    "local": replace(_BASE, drop_path="local"),
+    "global": replace(_BASE, drop_path="global"),
+    "mixed, averaged weights": replace(_BASE, averaging=0.998),
+    "mixed, smoothed labels": replace(_BASE, label_smoothing=0.1),
 }
 """What is compared, the first with all the others; a change at a time."""
 

@@ -3,6 +3,7 @@
 Every network is a run in a folder of its own; a reproduction that was stopped goes on where it was.
 """
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from importlib.metadata import version
@@ -183,7 +184,9 @@ def reproduce(
     )
     table = _markdown(experiment, results, conditions)
     (folder / f"{name}.md").write_text(table)
-    _plot(experiment, checkpoints, results, conditions).savefig(folder / f"{name}.png", dpi=150)
+    loss_of_a_guess = math.log(len(data.classes))
+    figure = _plot(experiment, checkpoints, results, conditions, loss_of_a_guess)
+    figure.savefig(folder / f"{name}.png", dpi=150)
     report(table)
 
 
@@ -243,6 +246,7 @@ def _plot(
     checkpoints: Mapping[str, Checkpoint],
     results: Results,
     conditions: str,
+    loss_of_a_guess: float,
 ) -> Figure:
     """Draw the loss of every row's subnetwork over training, plain networks dashed."""
     figure = Figure(figsize=(8, 5), layout="constrained")
@@ -255,7 +259,9 @@ def _plot(
             label=f"{row.label}, {results[row.recipe, row.subnetwork].depth} layers",
             linestyle="--" if "plain" in row.recipe else "-",
         )
+    # Statistics that lag behind the weights can cost a column any loss at first: twice that of a guess is shown.
     axes.set(xlabel="epoch", ylabel="loss on validation images", yscale="log")
+    axes.set_ylim(top=2 * loss_of_a_guess)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_title(f"{experiment.title}\n{conditions}", fontsize=8)
     axes.legend(fontsize=8)
