@@ -41,6 +41,7 @@ def test_the_tables_have_a_line_for_each_figure() -> None:
                 "bundle": "cifar10",
                 "digest": "123",
             },
+            "precision": "float16",
             "runs": [cell],
             "n": 200,
             "matrix_per_s": 4e14,
@@ -51,6 +52,7 @@ def test_the_tables_have_a_line_for_each_figure() -> None:
         }
     )
 
+    assert "`cifar10` (123, float16)" in section
     assert "| full | 4 | 1.500 / 2.000 | 1.200 | 1.25 | 0.0100 | 0.0050 |" in section
     assert "| 5 ms | 100 | 99.0 % | 86.1 % | 1.25 / 2.50 |" in section
     assert "| anytime | 85.2 | – |" in section
