@@ -2,6 +2,7 @@
 
 - Runs: every subnetwork and batch size through the server's own device, beside a bare replay of the same network as a
   CUDA graph, and the times that its operations and its weights take at the rates measured in the same run.
+- Side by side: whether two subnetworks at once, each on its own stream, take less than one after the other.
 - Deadlines: the server at rising rates, by deadline.
 - Choices: the server beside every fixed subnetwork at the same rates.
 
@@ -14,12 +15,16 @@ import os
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from benchmarks.conditions import describe_conditions
@@ -29,11 +34,12 @@ from benchmarks.servers import ROOT, anytime
 from model import cost
 from model.bundle import Bundle, BundleError, read_bundle
 from model.fractal import FractalNet
-from service.runtime import RuntimeUnavailable, open_device
+from service.runtime import Device, RuntimeUnavailable, open_device
 from service.settings import Settings
 
 COMMAND = "make gpu IMAGES=DIR"
 SIZES = (1, 2, 4, 8, 16)
+PAIR_SIZES = (1, 8)  # of the batches that run side by side
 DEADLINES_MS = (2.0, 5.0, 10.0)
 RATES = (100, 300, 1000, 2000, 3000)
 CHOICE_DEADLINE_MS = 5.0
@@ -66,6 +72,7 @@ def main() -> int:
         conditions = describe_conditions(bundle) | {"device": _describe_device(options.device)}
         found: dict[str, Any] = {"conditions": conditions}
         found |= measure_runs(bundle, options.device, runs=options.runs)
+        found["pairs"] = measure_pairs(bundle, options.device, runs=options.runs)
     except (BundleError, RuntimeUnavailable) as error:
         return _stop(str(error))
     measure_serving(bundle, options, found)
@@ -82,14 +89,7 @@ def measure_runs(bundle: Bundle, device: str, *, runs: int) -> dict[str, Any]:
     dtype = torch.float16 if manifest.precision == "float16" else torch.float32
     matrix_per_s, bytes_per_s = _matrix_rate(device, dtype), _copy_rate(device)
     side, architecture = manifest.architecture.image_size, manifest.architecture
-    opened = open_device(
-        bundle,
-        device="cuda" if device == "cuda" else "cpu",
-        threads=0,
-        batch_sizes=SIZES,
-        engine_dir=Settings().engine_dir,
-        warn=print,
-    )
+    opened = _open(bundle, device)
     network = FractalNet(architecture).to(device, dtype).eval()
     cells = []
     for subnetwork in manifest.subnetworks:
@@ -98,7 +98,7 @@ def measure_runs(bundle: Bundle, device: str, *, runs: int) -> dict[str, Any]:
         for size in SIZES:
             images = torch.zeros(size, 3, side, side, device=device, dtype=dtype)
             bare = _bare_run(network, images.contiguous(memory_format=torch.channels_last), active)
-            batch = [np.zeros((side, side, 3), np.uint8)] * size
+            batch = _blank_batch(bundle, size)
             served_s, bare_s = _by_turns((partial(opened.run, subnetwork.name, batch), bare), runs)
             weights = dtype.itemsize * cost.parameters(architecture, active)
             cells.append(
@@ -120,6 +120,39 @@ def measure_runs(bundle: Bundle, device: str, *, runs: int) -> dict[str, Any]:
         "matrix_per_s": matrix_per_s,
         "bytes_per_s": bytes_per_s,
     }
+
+
+def measure_pairs(bundle: Bundle, device: str, *, runs: int) -> list[dict[str, Any]]:
+    """Return what every subnetwork and the full one take one after the other, and side by side."""
+    opened = _open(bundle, device)
+    *others, full = (each.name for each in bundle.manifest.subnetworks)
+    cells = []
+    with ExitStack() as stack:
+        # A captured graph belongs to a thread.
+        threads = {name: stack.enter_context(ThreadPoolExecutor(1)) for name in (*others, full)}
+
+        def run(batch: list[NDArray[np.uint8]], *names: str) -> None:
+            for begun in [threads[name].submit(opened.run, name, batch) for name in names]:
+                begun.result()
+
+        for name, size in product(others, PAIR_SIZES):
+            batch = _blank_batch(bundle, size)
+
+            def apart(name: str = name, batch: list[NDArray[np.uint8]] = batch) -> None:
+                run(batch, name)
+                run(batch, full)
+
+            apart_s, together_s = _by_turns((apart, partial(run, batch, name, full)), runs)
+            cells.append(
+                {
+                    "pair": f"{name} and {full}",
+                    "size": size,
+                    "apart_ms": 1e3 * float(np.median(apart_s)),
+                    "together_ms": 1e3 * float(np.median(together_s)),
+                }
+            )
+    opened.close()
+    return cells
 
 
 def measure_serving(bundle: Bundle, options: argparse.Namespace, found: dict[str, Any]) -> None:
@@ -166,12 +199,23 @@ def render(found: Mapping[str, Any]) -> str:
             cell["subnetwork"],
             str(cell["size"]),
             f"{cell['p50_ms']:.3f} / {cell['p99_ms']:.3f}",
+            f"{1e3 * cell['size'] / cell['p50_ms']:.0f}",
             f"{cell['bare_ms']:.3f}",
             f"{cell['p50_ms'] / cell['bare_ms']:.2f}",
             f"{cell['operations_ms']:.4f}",
             f"{cell['bytes_ms']:.4f}",
         ]
         for cell in found["runs"]
+    ]
+    pairs = [
+        [
+            cell["pair"],
+            str(cell["size"]),
+            f"{cell['apart_ms']:.3f}",
+            f"{cell['together_ms']:.3f}",
+            f"{cell['together_ms'] / cell['apart_ms']:.2f}",
+        ]
+        for cell in found["pairs"]
     ]
     deadlines = [
         [
@@ -203,7 +247,14 @@ server takes {found["memory_mib"]:.0f} MiB of the GPU.
 {found["n"]} runs a cell, by turns with the bare network; all from a batch in host memory to probabilities there, the bare
 one without either copy. *Operations* and *weights*: what they would take at the rates above.
 
-{table(["subnetwork", "batch", "p50 / p99, ms", "bare, ms", "ratio", "operations, ms", "weights, ms"], rows)}
+{table(["subnetwork", "batch", "p50 / p99, ms", "images/s", "bare, ms", "ratio", "operations, ms", "weights, ms"], rows)}
+
+### Side by side
+
+Medians of {found["n"]} turns, each subnetwork on a thread and a stream of its own. The server runs one after the other; a ratio well under 1
+says that it should not.
+
+{table(["pair", "batch", "apart, ms", "together, ms", "ratio"], pairs)}
 
 ### Deadlines
 
@@ -215,6 +266,22 @@ Correct in time, %, of all requests, by requests a second; deadline {CHOICE_DEAD
 
 {table(["", *map(str, rates)], choices)}
 """
+
+
+def _open(bundle: Bundle, device: str) -> Device:
+    return open_device(
+        bundle,
+        device="cuda" if device == "cuda" else "cpu",
+        threads=0,
+        batch_sizes=SIZES,
+        engine_dir=Settings().engine_dir,
+        warn=print,
+    )
+
+
+def _blank_batch(bundle: Bundle, size: int) -> list[NDArray[np.uint8]]:
+    side = bundle.manifest.architecture.image_size
+    return [np.zeros((side, side, 3), np.uint8)] * size
 
 
 def _bare_run(network: FractalNet, x: Tensor, active: set[int]) -> Callable[[], object]:

@@ -6,14 +6,17 @@ the next size that was.
 """
 
 from bisect import bisect_left
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Literal
 
 import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
+from service.copies import Copies
 from service.images import Pixels
+
+DeviceType = Literal["cuda", "cpu"]
 
 # The first run allocates and chooses algorithms, the second is captured, the third shows that the graph replays.
 SETTLING_RUNS = 3
@@ -28,6 +31,7 @@ class CapturedRuns:
         session: with graphs enabled, where ``device_type`` has them.
         sizes: the batch sizes to run, ascending.
         device_type: where the buffers are: ``cuda``, or ``cpu``, which captures nothing.
+        copies: between the host and the buffers, which the session was opened for.
         warn: is told why a size could not be captured; its kernels are then launched one by one.
     """
 
@@ -36,12 +40,14 @@ class CapturedRuns:
         session: ort.InferenceSession,
         sizes: Sequence[int],
         *,
-        device_type: Literal["cuda", "cpu"],
+        device_type: DeviceType,
+        copies: Copies,
         warn: Callable[[str], None],
     ) -> None:
         self._session = session
         self._sizes = sizes
         self._device_type = device_type
+        self._copies = copies
         self._warn = warn
         self._buffers: dict[int, _Buffers] = {}
 
@@ -55,47 +61,66 @@ class CapturedRuns:
 
     def _settled(self, size: int) -> "_Buffers":
         """Return the buffers of a size, once its runs are as fast as they will be."""
-        buffers = _Buffers(self._session, size, self._device_type, graph_id=size)
+        buffers = self._new_buffers(size, graph_id=size)
         try:
             buffers.settle()
         except Exception as error:  # ONNX Runtime has no common base of its errors
             self._warn(f"no CUDA graph of batch size {size}: {str(error).splitlines()[0]}")
-            buffers = _Buffers(self._session, size, self._device_type, graph_id=NO_GRAPH)
+            buffers = self._new_buffers(size, graph_id=NO_GRAPH)
             buffers.settle()
         return buffers
 
+    def _new_buffers(self, size: int, *, graph_id: int) -> "_Buffers":
+        return _Buffers(self._session, size, self._device_type, self._copies, graph_id=graph_id)
+
 
 class _Buffers:
-    """Input and output of one batch size, on the device for good."""
+    """Input and output of one batch size, on the host and on the device for good."""
 
     def __init__(
-        self, session: ort.InferenceSession, size: int, device_type: str, *, graph_id: int
+        self,
+        session: ort.InferenceSession,
+        size: int,
+        device_type: DeviceType,
+        copies: Copies,
+        *,
+        graph_id: int,
     ) -> None:
         (images,) = session.get_inputs()
         probabilities = next(o for o in session.get_outputs() if o.name == "probabilities")
         self._session = session
-        self._host = np.zeros((size, *images.shape[1:]), np.uint8)
-        self._images = ort.OrtValue.ortvalue_from_numpy(self._host.copy(), device_type)
-        self._probabilities = ort.OrtValue.ortvalue_from_shape_and_type(
-            (size, *probabilities.shape[1:]), np.float32, device_type
+        self._copies = copies
+        self._host_images = copies.allocate((size, *images.shape[1:]), np.uint8)
+        self._host_probabilities = copies.allocate((size, *probabilities.shape[1:]), np.float32)
+        self._images, self._probabilities = (
+            ort.OrtValue.ortvalue_from_numpy(host.copy(), device_type)
+            for host in (self._host_images, self._host_probabilities)
         )
         self._binding = session.io_binding()
         self._binding.bind_ortvalue_input(images.name, self._images)
         self._binding.bind_ortvalue_output(probabilities.name, self._probabilities)
-        self._options = ort.RunOptions()
-        self._options.add_run_config_entry(GRAPH_ID, str(graph_id))
+        graph = {GRAPH_ID: str(graph_id)}
+        self._settling_options = _run_options(graph)
+        self._options = _run_options({**graph, **copies.run_options})
 
     def settle(self) -> None:
         """Run until the graph is captured."""
         for _ in range(SETTLING_RUNS):
-            self._session.run_with_iobinding(self._binding, self._options)
+            self._session.run_with_iobinding(self._binding, self._settling_options)
 
     def run(self, batch: Sequence[Pixels]) -> NDArray[np.float32]:
         """Return the probabilities (N, classes) of N images, no more than the buffers hold."""
-        np.stack(
-            batch, out=self._host[: len(batch)]
-        )  # (N, H, W, 3); what is behind them is not looked at
-        self._images.update_inplace(self._host)
+        n = len(batch)
+        np.stack(batch, out=self._host_images[:n])  # what is behind them is not looked at
+        self._copies.upload(self._host_images, self._images)
         self._session.run_with_iobinding(self._binding, self._options)
-        probabilities: NDArray[np.float32] = self._probabilities.numpy()
-        return probabilities[: len(batch)].copy()  # on a CPU it is the buffer itself
+        self._copies.download(self._probabilities, self._host_probabilities)
+        self._copies.wait()
+        return self._host_probabilities[:n].copy()
+
+
+def _run_options(entries: Mapping[str, str]) -> ort.RunOptions:
+    options = ort.RunOptions()
+    for name, value in entries.items():
+        options.add_run_config_entry(name, value)
+    return options

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from model.bundle import Bundle
 from model.sessions import cores, open_session
 from service.captured import CapturedRuns
+from service.copies import Copies, CudaError, StreamCopies, WaitingCopies
 from service.images import Pixels
 
 MAX_THREADS = 4  # the networks are small: more threads wait for each other longer than they compute
@@ -131,13 +132,17 @@ def _open_cuda_device(
     _load_cuda()
     runs: dict[str, RunImages] = {}
     for name, path in _graphs(bundle):
-        try:
-            session = _open_on_gpu(path, {CUDA: CUDA_OPTIONS | CUDA_GRAPHS})
-        except RuntimeUnavailable as error:
-            session = _open_on_gpu(path, {CUDA: CUDA_OPTIONS})
-            warn(f"no CUDA graphs: {error}")
         warn_of = partial(_warn_of, warn, name)
-        runs[name] = CapturedRuns(session, batch_sizes, device_type="cuda", warn=warn_of)
+        copies = _open_copies(warn_of)
+        options = CUDA_OPTIONS | copies.provider_options
+        try:
+            session = _open_on_gpu(path, {CUDA: options | CUDA_GRAPHS})
+        except RuntimeUnavailable as error:
+            session = _open_on_gpu(path, {CUDA: options})
+            warn_of(f"no CUDA graphs: {error}")
+        runs[name] = CapturedRuns(
+            session, batch_sizes, device_type="cuda", copies=copies, warn=warn_of
+        )
     return Device("cuda:0", runs, shares_cores=False, gpu=0)
 
 
@@ -165,6 +170,7 @@ def _open_tensorrt_device(
             _open_on_gpu(path, {TENSORRT: options, CUDA: CUDA_OPTIONS}),
             batch_sizes,
             device_type="cuda",
+            copies=WaitingCopies(),
             warn=partial(_warn_of, warn, name),
         )
         for name, path in _graphs(bundle)
@@ -189,6 +195,21 @@ def _tensorrt_options(bundle: Bundle, engines: Path, *, largest: int) -> dict[st
         "trt_profile_max_shapes": images(largest),
         "trt_fp16_enable": str(int(bundle.manifest.precision == "float16")),
     }
+
+
+def _open_copies(warn: Callable[[str], None]) -> Copies:
+    """Return copies on a new stream, or those of ONNX Runtime where CUDA's bindings are not installed.
+
+    Raises:
+        RuntimeUnavailable: CUDA refuses.
+    """
+    try:
+        return StreamCopies()
+    except CudaError as error:
+        raise RuntimeUnavailable(str(error)) from error
+    except ImportError as error:
+        warn(f"no page-locked memory: {error}; install cuda-bindings")
+        return WaitingCopies()
 
 
 def _load_cuda() -> None:

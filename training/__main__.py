@@ -76,7 +76,11 @@ def _parser() -> argparse.ArgumentParser:
     fit.add_argument("--out", required=True, type=Path, help="folder of the run's checkpoint")
     fit.add_argument("--seed", type=int, default=0, help="of everything random (default: 0)")
     fit.add_argument("--epochs", type=_positive(int), help="instead of the recipe's")
-    fit.add_argument("--learning-rate", type=_positive(float), help="instead of the recipe's")
+    fit.add_argument(
+        "--learning-rate",
+        type=_positive(float),
+        help="instead of the recipe's; Muon's changes in proportion",
+    )
     fit.add_argument(
         "--begin-with", type=Path, metavar="RUN", help="folder of a run whose weights to begin with"
     )
@@ -217,8 +221,10 @@ def _load(source: str, recipe: Recipe, seed: int) -> DataSet:
 
 def _train(options: argparse.Namespace) -> None:
     """Train, or go on training."""
-    changes = {"epochs": options.epochs, "learning_rate": options.learning_rate}
-    recipe = replace(RECIPES[options.recipe], **{k: v for k, v in changes.items() if v is not None})
+    recipe = RECIPES[options.recipe]
+    recipe = replace(recipe, epochs=options.epochs or recipe.epochs)
+    if options.learning_rate:
+        recipe = recipe.at_rate(options.learning_rate)
     begin_with = load_checkpoint(options.begin_with) if options.begin_with else None
     with joined_group() as group:
         train(

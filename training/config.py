@@ -1,7 +1,7 @@
 """Recipes: how a network is trained, by name."""
 
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from model.drop_path import DropPath
 from model.presets import PAPER_DROPOUT, PRESETS, Architecture
@@ -48,6 +48,11 @@ class Recipe:
     label_smoothing: float = 0.0
     distillation: float = 0.0
     averaging: float = 0.0
+
+    def at_rate(self, learning_rate: float) -> Self:
+        """Return the recipe with this highest learning rate, and Muon's in proportion."""
+        muon_rate = self.muon_rate * learning_rate / self.learning_rate
+        return replace(self, learning_rate=learning_rate, muon_rate=muon_rate)
 
     def architecture_for(self, data: DataSet) -> Architecture:
         """Return the network fitted to the classes and the image size of the data.

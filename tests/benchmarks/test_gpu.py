@@ -1,4 +1,4 @@
-from benchmarks.gpu import SIZES, measure_runs, render
+from benchmarks.gpu import PAIR_SIZES, SIZES, measure_pairs, measure_runs, render
 from model.bundle import PRETRAINED_DIR, read_bundle
 
 
@@ -10,6 +10,18 @@ def test_every_subnetwork_and_size_is_run_beside_the_bare_network() -> None:
     assert set(cells) == {(s.name, size) for s in bundle.manifest.subnetworks for size in SIZES}
     for cell in cells.values():
         assert min(cell["p50_ms"], cell["bare_ms"], cell["operations_ms"], cell["bytes_ms"]) > 0
+
+
+def test_every_subnetwork_is_run_beside_the_full_one() -> None:
+    bundle = read_bundle(PRETRAINED_DIR / "cifar10")
+
+    cells = measure_pairs(bundle, "cpu", runs=1)
+
+    *others, full = (s.name for s in bundle.manifest.subnetworks)
+    assert [(cell["pair"], cell["size"]) for cell in cells] == [
+        (f"{name} and {full}", size) for name in others for size in PAIR_SIZES
+    ]
+    assert all(min(cell["apart_ms"], cell["together_ms"]) > 0 for cell in cells)
 
 
 def test_the_tables_have_a_line_for_each_figure() -> None:
@@ -43,6 +55,9 @@ def test_the_tables_have_a_line_for_each_figure() -> None:
             },
             "precision": "float16",
             "runs": [cell],
+            "pairs": [
+                {"pair": "column-1 and full", "size": 8, "apart_ms": 2.0, "together_ms": 1.5}
+            ],
             "n": 200,
             "matrix_per_s": 4e14,
             "bytes_per_s": 4e12,
@@ -53,7 +68,8 @@ def test_the_tables_have_a_line_for_each_figure() -> None:
     )
 
     assert "`cifar10` (123, float16)" in section
-    assert "| full | 4 | 1.500 / 2.000 | 1.200 | 1.25 | 0.0100 | 0.0050 |" in section
+    assert "| full | 4 | 1.500 / 2.000 | 2667 | 1.200 | 1.25 | 0.0100 | 0.0050 |" in section
+    assert "| column-1 and full | 8 | 2.000 | 1.500 | 0.75 |" in section
     assert "| 5 ms | 100 | 99.0 % | 86.1 % | 1.25 / 2.50 |" in section
     assert "| anytime | 85.2 | – |" in section
     assert "| static:full | – | 85.2 |" in section

@@ -12,6 +12,7 @@ from model.bundle import Bundle
 from model.sessions import open_session
 from service import captured
 from service.captured import CapturedRuns
+from service.copies import WaitingCopies
 
 SIZES = [1, 2, 4]
 
@@ -28,7 +29,9 @@ def warnings() -> list[str]:
 
 @pytest.fixture
 def runs(session: ort.InferenceSession, warnings: list[str]) -> CapturedRuns:
-    return CapturedRuns(session, SIZES, device_type="cpu", warn=warnings.append)
+    return CapturedRuns(
+        session, SIZES, device_type="cpu", copies=WaitingCopies(), warn=warnings.append
+    )
 
 
 def images(n: int, bundle: Bundle) -> list[NDArray[np.uint8]]:
@@ -97,7 +100,9 @@ def test_a_size_that_cannot_be_captured_is_answered_all_the_same_and_says_so(
 ) -> None:
     fails = iter([False, True, *[False] * 20])  # the second run is the one that captures
     refuses = RefusesGraphs(session, fails)
-    runs = CapturedRuns(refuses, SIZES, device_type="cpu", warn=warnings.append)
+    runs = CapturedRuns(
+        refuses, SIZES, device_type="cpu", copies=WaitingCopies(), warn=warnings.append
+    )
     batch = images(2, bundle)
 
     assert_array_equal(runs(batch), padded_answer(session, batch, 2))
