@@ -1,6 +1,7 @@
 """The command line of training: ``python -m training {train,evaluate,reproduce,compare,anytime,export}``."""
 
 import argparse
+import signal
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -48,7 +49,8 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("stopped; continue with --resume", file=sys.stderr)
+        how = "continue with --resume" if options.command is _train else "run it again to go on"
+        print(f"stopped; {how}", file=sys.stderr)
         return 130
     return 0
 
@@ -323,4 +325,6 @@ def _anytime(options: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
+    # Told to end, it clears up as after Ctrl-C.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     sys.exit(main())

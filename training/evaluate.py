@@ -16,8 +16,8 @@ from training.augment import Normalisation, channel_statistics
 from training.checkpoint import Checkpoint, restore_network
 from training.data import DataSet, Split
 
-EVALUATION_BATCH = 500
-NORM_IMAGES = 10_000  # training images that re-estimate batch norm; stable from some thousands
+EVALUATION_BATCH = 250
+NORM_IMAGES = 5_000  # training images that re-estimate batch norm; stable from some thousands
 CALIBRATION_BINS = 15  # of confidence, as in the source
 TEMPERATURE_RANGE = (0.05, 20.0)
 

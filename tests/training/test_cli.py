@@ -1,5 +1,7 @@
 """``python -m training`` teaches, answers in tables, and fails in one line."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -112,3 +114,26 @@ def test_export_prints_what_the_bundle_holds(
     assert captured.err == ""  # no warnings of the exporter's libraries reach users
     assert "calibration error" in captured.out
     assert f"{read_bundle(out).manifest.subnetworks[-1].accuracy.test.value:.2%}" in captured.out
+
+
+def test_an_export_told_to_end_leaves_nothing_behind(trained: TrainedRun, tmp_path: Path) -> None:
+    out = tmp_path / "bundles" / "digits"
+    command = [
+        sys.executable,
+        "-m",
+        "training",
+        "export",
+        "--run",
+        str(trained.folder),
+        "--out",
+        str(out),
+    ]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    while not (out.parent.exists() and list(out.parent.glob("*/new/*"))):
+        assert process.poll() is None
+
+    process.terminate()
+
+    assert process.communicate()[1] == "stopped; run it again to go on\n"
+    assert process.returncode == 130
+    assert not list(out.parent.iterdir())
