@@ -37,7 +37,7 @@ format: $(VENV)/.dev ## format the code and mend what lint can
 	$(BIN)/ruff format
 
 train: $(VENV)/.dev ## train RECIPE on DATA, going on where it stopped
-	$(BIN)/python -m training train --recipe $(RECIPE) --data $(DATA) --out $(RUN) $(if $(wildcard $(RUN)/checkpoint.pt),--resume)
+	$(BIN)/python -m training train --recipe $(RECIPE) --data $(DATA) --out $(RUN) --resume
 
 export: $(VENV)/.dev ## export the trained RECIPE to a bundle
 	$(BIN)/python -m training export --run $(RUN) --data $(DATA) --out $(RUN)/bundle

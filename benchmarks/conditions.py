@@ -7,9 +7,11 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import onnxruntime
+
 from model.bundle import Bundle
 
-PACKAGES = ("onnxruntime", "numpy", "pillow", "fastapi", "uvicorn", "uvloop")
+PACKAGES = ("numpy", "pillow", "fastapi", "uvicorn", "uvloop")
 
 
 def describe_conditions(bundle: Bundle) -> dict[str, Any]:
@@ -25,7 +27,8 @@ def describe_conditions(bundle: Bundle) -> dict[str, Any]:
     return {
         "machine": f"{_processor()}, {os.cpu_count()} cores, {_memory_gib():.0f} GiB",
         "system": f"{platform.system()} {platform.release()}, Python {platform.python_version()}",
-        "versions": {name: version(name) for name in PACKAGES},
+        "versions": {"onnxruntime": onnxruntime.__version__}  # of either package
+        | {name: version(name) for name in PACKAGES},
         "commit": commit or "unknown",
         "bundle": manifest.name,
         "digest": bundle.digest[:12],

@@ -18,7 +18,7 @@ from service.images import Pixels
 
 DeviceType = Literal["cuda", "cpu"]
 
-# The first run allocates and chooses algorithms, the second is captured, the third shows that the graph replays.
+# One allocates, chooses algorithms and is captured, however many runs that takes inside; the others show that it replays.
 SETTLING_RUNS = 3
 GRAPH_ID = "gpu_graph_id"
 NO_GRAPH = -1

@@ -37,6 +37,8 @@ From data to a served model:
 """
 
 
+MAX_SEED = 1 << 32
+
 N = TypeVar("N", int, float)
 
 
@@ -45,8 +47,12 @@ def main(arguments: list[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         options.command(options)
-    except (TrainingError, BundleError, OSError) as error:  # an OSError names its file
+    except (TrainingError, BundleError) as error:
         print(f"error: {error}", file=sys.stderr)
+        return 1
+    except OSError as error:  # a disk that fills up does not say which file it was
+        where = error.filename or getattr(options, "out", "the data")
+        print(f"error: {where}: {error.strerror or error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         how = "continue with --resume" if options.command is _train else "run it again to go on"
@@ -76,7 +82,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     fit.add_argument("--data", default="digits", help=DATA_HELP + " (default: %(default)s)")
     fit.add_argument("--out", required=True, type=Path, help="folder of the run's checkpoint")
-    fit.add_argument("--seed", type=int, default=0, help="of everything random (default: 0)")
+    _add_seed(fit)
     fit.add_argument("--epochs", type=_positive(int), help="instead of the recipe's")
     fit.add_argument(
         "--learning-rate",
@@ -86,7 +92,9 @@ def _parser() -> argparse.ArgumentParser:
     fit.add_argument(
         "--begin-with", type=Path, metavar="RUN", help="folder of a run whose weights to begin with"
     )
-    fit.add_argument("--resume", action="store_true", help="go on from the checkpoint in --out")
+    fit.add_argument(
+        "--resume", action="store_true", help="go on from the checkpoint in --out, if there is one"
+    )
     fit.set_defaults(command=_train)
 
     evaluate = commands.add_parser("evaluate", help="score every column alone and the full network")
@@ -113,7 +121,7 @@ def _parser() -> argparse.ArgumentParser:
         action="store_true",
         help="train with Muon over one cycle, for a few epochs; the paper's SGD takes hundreds",
     )
-    claims.add_argument("--seed", type=int, default=0, help="of everything random (default: 0)")
+    _add_seed(claims)
     claims.add_argument("--out", required=True, type=Path, help="folder of runs and results")
     claims.set_defaults(command=_reproduce)
 
@@ -134,7 +142,7 @@ def _parser() -> argparse.ArgumentParser:
         default=20,
         help="of mixed drop-path; the others get what costs the same (default: %(default)s)",
     )
-    ways.add_argument("--seed", type=int, default=0, help="of everything random (default: 0)")
+    _add_seed(ways)
     ways.add_argument("--out", required=True, type=Path, help="folder of runs and table")
     ways.set_defaults(command=_compare)
 
@@ -177,6 +185,18 @@ def _add_run_arguments(parser: argparse.ArgumentParser) -> None:
         default="digits",
         help="what the run was trained on: " + DATA_HELP + " (default: %(default)s)",
     )
+
+
+def _add_seed(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--seed", type=_seed, default=0, help="of everything random (default: 0)")
+
+
+def _seed(text: str) -> int:
+    """Parse a seed, small enough for what is derived from it."""
+    seed = int(text)
+    if not 0 <= seed < MAX_SEED:
+        raise argparse.ArgumentTypeError(f"{text} is not from 0 to {MAX_SEED - 1}")
+    return seed
 
 
 def _positive(kind: type[N]) -> Callable[[str], N]:

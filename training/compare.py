@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from model.drop_path import DropPath, draw_passes
 from model.fractal import FractalNet
 from model.presets import PRESETS, Architecture
-from training.checkpoint import CHECKPOINT_FILE, Checkpoint
+from training.checkpoint import Checkpoint
 from training.config import RECIPES
 from training.data import DataSet
 from training.distributed import Group
@@ -74,7 +74,7 @@ def compare(
                 run,
                 seed=seed,
                 device=device,
-                resume=(run / CHECKPOINT_FILE).exists(),
+                resume=True,
                 group=group,
                 report=report,
             )

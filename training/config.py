@@ -149,7 +149,7 @@ RECIPES = {
             distillation=0.5,
             averaging=0.999,
         ),
-        # For one GPU: minutes in bf16
+        # For one GPU
         replace(
             _MUON,
             name="gpu-wide-c3",
@@ -157,8 +157,6 @@ RECIPES = {
             epochs=100,
             batch_size=256,
             learning_rate=0.2,
-            averaging=0.999,
-            label_smoothing=0.1,
         ),
         # Seconds on the bundled digits: to try the whole path, and for the tests.
         Recipe(

@@ -357,5 +357,6 @@ def _provenance(checkpoint: Checkpoint) -> Provenance:
         dataset_sha256=checkpoint.dataset_sha256,
         commit=commit or "unknown",
         created=datetime.now(UTC).isoformat(timespec="seconds"),
-        versions={name: version(name) for name in ("torch", "onnx", "onnxruntime")},
+        versions={name: version(name) for name in ("torch", "onnx")}
+        | {"onnxruntime": onnxruntime.__version__},  # of either package
     )

@@ -57,7 +57,7 @@ class Optimizer:
         """Give the filters that Muon moves the length 1 each, in the mean of their bank.
 
         Its steps have a length of their own, whatever the weights'. Behind the filters batch norm takes any scale out
-        again, so that a network answers as before.
+        again; the statistics that it keeps for evaluation follow within some steps.
         """
         for matrix in self._matrices:
             matrix.mul_(math.sqrt(len(matrix)) / matrix.norm())

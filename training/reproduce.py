@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from model import cost
-from training.checkpoint import CHECKPOINT_FILE, Checkpoint
+from training.checkpoint import Checkpoint
 from training.config import RECIPES, Recipe, shortened
 from training.data import DataSet
 from training.distributed import Group
@@ -166,7 +166,7 @@ def reproduce(
             run,
             seed=seed,
             device=device,
-            resume=(run / CHECKPOINT_FILE).exists(),
+            resume=True,
             group=group,
             report=report,
         )

@@ -49,7 +49,7 @@ def train(
     """Train a network by a recipe and leave its checkpoint in ``folder``, written by the group's first process.
 
     Each epoch draws its order, augmentation and paths from the seed and the epoch's number alone, so a resumed run
-    ends as an uninterrupted one would. ``begin_with`` gives the weights to begin with, instead of drawn ones.
+    ends as an uninterrupted one would; one that was stopped in its first epoch begins again. ``begin_with`` gives the weights to begin with, instead of drawn ones.
     ``report`` gets a line that says what is trained, and one after each epoch.
 
     Raises:
@@ -160,7 +160,7 @@ class Run:
         mean = total / group.size / len(chunks)
         if not math.isfinite(mean):
             raise TrainingError(
-                f"epoch {epoch + 1}: the loss is {mean}; train anew with a lower --learning-rate "
+                f"epoch {epoch + 1}: the loss is {mean}; train anew with a lower learning rate "
                 f"(it is {recipe.learning_rate})"
             )
         return mean
@@ -229,7 +229,7 @@ class Run:
 def _start(recipe: Recipe, data: DataSet, folder: Path, *, seed: int, resume: bool) -> Checkpoint:
     """Return the checkpoint to go on from: the one in ``folder``, or that of a run not begun."""
     exists = (folder / CHECKPOINT_FILE).exists()
-    if not resume:
+    if not (resume and exists):
         if exists:
             raise TrainingError(
                 f"{folder}: holds a checkpoint already; continue it with --resume or choose another --out"

@@ -133,6 +133,7 @@ def test_a_malicious_pickle_is_refused_and_runs_nothing(tmp_path: Path) -> None:
         (pickle.dumps({"data": rows(2), "labels": [1]}), "2 images, 1 labels"),
         (pickle.dumps({"data": rows(1), "labels": [10]}), "a label is 10; there are 10 classes"),
         (pickle.dumps({"data": b"abc", "labels": [1]}), "not an official CIFAR archive"),
+        (b"\x80\x02\x8a\xff" + b"\xff" * 255 + b"R.", "not an official CIFAR archive"),
     ],
 )
 def test_a_damaged_batch_is_one_clear_line(tmp_path: Path, content: bytes, fault: str) -> None:
@@ -154,14 +155,26 @@ def test_missing_files_are_named(tmp_path: Path) -> None:
         read_archive(tmp_path / "data")
 
 
-@pytest.mark.parametrize("kept", [0, 100])
-def test_a_damaged_archive_is_one_clear_line(tmp_path: Path, kept: int) -> None:
+@pytest.mark.parametrize("kept", [0, 100, -1])
+def test_a_cut_archive_archive_is_one_clear_line(tmp_path: Path, kept: int) -> None:
     write_cifar10(tmp_path / "cifar-10-batches-py")
     path = pack(tmp_path / "cifar-10-batches-py", tmp_path / "cifar-10-python.tar.gz")
     path.write_bytes(path.read_bytes()[:kept])
 
     with pytest.raises(TrainingError, match=r"not a readable \.tar\.gz"):
         read_archive(path)
+
+
+def test_an_archive_damaged_anywhere_is_one_clear_line(tmp_path: Path) -> None:
+    write_cifar10(tmp_path / "cifar-10-batches-py")
+    path = pack(tmp_path / "cifar-10-batches-py", tmp_path / "cifar-10-python.tar.gz")
+    content = path.read_bytes()
+
+    for at in range(100, len(content), len(content) // 40):  # behind the header
+        path.write_bytes(content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :])
+        with pytest.raises(TrainingError) as raised:
+            read_archive(path)
+        assert "\n" not in str(raised.value)
 
 
 def test_a_damaged_svhn_file_is_named(tmp_path: Path) -> None:

@@ -1,5 +1,7 @@
 """``python -m training`` teaches, answers in tables, and fails in one line."""
 
+import resource
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -43,6 +45,7 @@ def test_help_of_train_lists_every_recipe_and_every_kind_of_data(
         ["train", "--recipe", "tiny"],
         ["train", "--recipe", "tiny", "--out", "x", "--epochs", "0"],
         ["train", "--recipe", "tiny", "--out", "x", "--learning-rate", "nan"],
+        ["train", "--recipe", "tiny", "--out", "x", "--seed", "4294967296"],
         ["evaluate", "--run", "x", "--split", "train"],
     ],
 )
@@ -62,7 +65,7 @@ def test_wrong_usage_exits_with_2(arguments: list[str], capsys: pytest.CaptureFi
             ["train", "--recipe", "tiny", "--data", "{tmp}/none", "--out", "{tmp}/run"],
             "no such data",
         ),
-        (["train", "--recipe", "tiny", "--out", "{tmp}/run", "--resume"], "no such checkpoint"),
+        (["export", "--run", "{tmp}/run", "--out", "{tmp}/bundle"], "no such checkpoint"),
         (
             ["train", "--recipe", "tiny", "--out", "/dev/null/run"],
             "/dev/null/run: cannot be written to (Not a directory); choose another --out",
@@ -114,6 +117,23 @@ def test_export_prints_what_the_bundle_holds(
     assert captured.err == ""  # no warnings of the exporter's libraries reach users
     assert "calibration error" in captured.out
     assert f"{read_bundle(out).manifest.subnetworks[-1].accuracy.test.value:.2%}" in captured.out
+
+
+def test_a_full_disk_at_export_names_the_bundle(
+    trained: TrainedRun, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "bundles" / "digits"
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (8192, before[1]))
+    try:
+        code = main(["export", "--run", str(trained.folder), "--out", str(out)])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+    assert code == 1
+    assert capfd.readouterr().err == f"error: {out}: File too large\n"
+    assert not list(out.parent.iterdir())
 
 
 def test_an_export_told_to_end_leaves_nothing_behind(trained: TrainedRun, tmp_path: Path) -> None:

@@ -114,6 +114,12 @@ def test_a_finished_run_resumes_to_nothing(tmp_path: Path, train_small: TrainSma
     assert are_equal(first, train_small(tmp_path, resume=True))
 
 
+def test_a_run_stopped_in_its_first_epoch_begins_again(
+    tmp_path: Path, train_small: TrainSmall
+) -> None:
+    assert train_small(tmp_path, resume=True, epochs=1).epoch == 1
+
+
 def test_a_run_begins_with_the_weights_of_another(tmp_path: Path, train_small: TrainSmall) -> None:
     first = train_small(tmp_path / "first")
 
@@ -178,7 +184,7 @@ def test_a_checkpoint_of_another_run_is_one_clear_line(
 def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_checkpoint_before(
     tmp_path: Path, train_small: TrainSmall
 ) -> None:
-    with pytest.raises(TrainingError, match=r"the loss is .*lower --learning-rate") as raised:
+    with pytest.raises(TrainingError, match=r"the loss is .*lower learning rate") as raised:
         train_small(tmp_path, learning_rate=1e30, schedule="paper")
 
     assert "\n" not in str(raised.value)
