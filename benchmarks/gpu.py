@@ -1,7 +1,8 @@
 """``make gpu``: the server on a GPU, against what the hardware could do, in one command of a few minutes.
 
-- Runs: every subnetwork and batch size through the server's own device, beside a bare replay of the same network as a
-  CUDA graph, and the times that its operations and its weights take at the rates measured in the same run.
+- Runs: every subnetwork and batch size through the server's own device, beside a plain ONNX Runtime session of the
+  same file, a bare replay of the same network as a CUDA graph, and the times that its operations and its weights take
+  at the rates measured in the same run.
 - Side by side: whether two subnetworks at once, each on its own stream, take less than one after the other.
 - Deadlines: the server at rising rates, by deadline.
 - Choices: the server beside every fixed subnetwork at the same rates.
@@ -14,27 +15,39 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from functools import partial
-from itertools import product
+from itertools import groupby, product, takewhile
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.utils import convert_conv2d_weight_memory_format
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from benchmarks.conditions import describe_conditions
 from benchmarks.documents import DOCS, percent, table, write_section
 from benchmarks.serve import COLLAPSED, Session
-from benchmarks.servers import ROOT, anytime
+from benchmarks.servers import ROOT, Server, ServerFailed, anytime
 from model import cost
 from model.bundle import Bundle, BundleError, read_bundle
 from model.fractal import FractalNet
-from service.runtime import Device, RuntimeUnavailable, open_device
+from model.layers import ConvLayer
+from model.sessions import open_session
+from service.runtime import (
+    CUDA,
+    CUDA_OPTIONS,
+    Device,
+    RuntimeUnavailable,
+    default_threads,
+    open_device,
+)
 from service.settings import Settings
 
 COMMAND = "make gpu IMAGES=DIR"
@@ -43,6 +56,7 @@ PAIR_SIZES = (1, 8)  # of the batches that run side by side
 DEADLINES_MS = (2.0, 5.0, 10.0)
 RATES = (100, 300, 1000, 2000, 3000)
 CHOICE_DEADLINE_MS = 5.0
+HELD = 0.999  # in time: a deadline that is held
 RUNS = 200
 REPEATS = 10  # of what measures a rate
 SQUARE = {"cuda": 8192, "cpu": 1024}  # side of the matrices multiplied
@@ -62,11 +76,16 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=3.0, help="of a point")
     parser.add_argument("--runs", type=int, default=RUNS, help="of each subnetwork and batch size")
     parser.add_argument("--rates", type=int, nargs="+", default=RATES, help="requests a second")
+    parser.add_argument("--budget-s", type=float, default=480.0, help="no point begins after it")
     parser.add_argument("--out", type=Path, default=ROOT / "build" / "gpu")
     options = parser.parse_args()
+    end_at = time.monotonic() + options.budget_s
+    if not next(options.images.glob("*/*.jp*g"), None):
+        return _stop(f"{options.images}: holds no <class>/*.jpg")
     if options.device == "cuda" and not torch.cuda.is_available():
         return _stop("PyTorch sees no GPU here; --device cpu tries the command without one")
     options.out.mkdir(parents=True, exist_ok=True)
+    torch.backends.cudnn.benchmark = True
     try:
         bundle = read_bundle(options.bundle)
         conditions = describe_conditions(bundle) | {"device": _describe_device(options.device)}
@@ -75,8 +94,9 @@ def main() -> int:
         found["pairs"] = measure_pairs(bundle, options.device, runs=options.runs)
     except (BundleError, RuntimeUnavailable) as error:
         return _stop(str(error))
-    measure_serving(bundle, options, found)
-    (options.out / "gpu.json").write_text(json.dumps(found, indent=1))
+    save = partial(_save, options.out / "gpu.json", found)
+    save()
+    measure_serving(bundle, options, found, end_at=end_at, save=save)
     folder = DOCS if options.device == "cuda" else options.out
     write_section(folder / "gpu.md", f"gpu {bundle.manifest.name}", render(found))
     print(f"the tables are in {folder / 'gpu.md'}")
@@ -90,16 +110,28 @@ def measure_runs(bundle: Bundle, device: str, *, runs: int) -> dict[str, Any]:
     matrix_per_s, bytes_per_s = _matrix_rate(device, dtype), _copy_rate(device)
     side, architecture = manifest.architecture.image_size, manifest.architecture
     opened = _open(bundle, device)
-    network = FractalNet(architecture).to(device, dtype).eval()
+    network = FractalNet(architecture).eval()
     cells = []
     for subnetwork in manifest.subnetworks:
         print(f"  {subnetwork.name}", flush=True)
         active = set(subnetwork.columns)
+        plain = open_session(
+            bundle.graph_path(subnetwork),
+            threads=default_threads(),
+            gpu={CUDA: CUDA_OPTIONS} if device == "cuda" else {},
+        )
         for size in SIZES:
             images = torch.zeros(size, 3, side, side, device=device, dtype=dtype)
             bare = _bare_run(network, images.contiguous(memory_format=torch.channels_last), active)
             batch = _blank_batch(bundle, size)
-            served_s, bare_s = _by_turns((partial(opened.run, subnetwork.name, batch), bare), runs)
+            served_s, plain_s, bare_s = _by_turns(
+                (
+                    partial(opened.run, subnetwork.name, batch),
+                    partial(plain.run, ("probabilities",), {"images": np.stack(batch)}),
+                    bare,
+                ),
+                runs,
+            )
             weights = dtype.itemsize * cost.parameters(architecture, active)
             cells.append(
                 {
@@ -107,6 +139,7 @@ def measure_runs(bundle: Bundle, device: str, *, runs: int) -> dict[str, Any]:
                     "size": size,
                     "p50_ms": 1e3 * float(np.quantile(served_s, 0.5)),
                     "p99_ms": 1e3 * float(np.quantile(served_s, 0.99)),
+                    "plain_ms": 1e3 * float(np.quantile(plain_s, 0.5)),
                     "bare_ms": 1e3 * float(np.quantile(bare_s, 0.5)),
                     "operations_ms": 1e3 * 2 * size * subnetwork.macs / matrix_per_s,
                     "bytes_ms": 1e3 * weights / bytes_per_s,
@@ -155,8 +188,18 @@ def measure_pairs(bundle: Bundle, device: str, *, runs: int) -> list[dict[str, A
     return cells
 
 
-def measure_serving(bundle: Bundle, options: argparse.Namespace, found: dict[str, Any]) -> None:
-    """Add the server's figures at rising rates: by deadline, and beside every fixed subnetwork."""
+def measure_serving(
+    bundle: Bundle,
+    options: argparse.Namespace,
+    found: dict[str, Any],
+    *,
+    end_at: float,
+    save: Callable[[], None],
+) -> None:
+    """Add the server's figures at rising rates: by deadline, and beside every fixed subnetwork.
+
+    What would begin after ``end_at``, on the monotonic clock, is left out and named. ``save`` is called between servers.
+    """
     cores = os.cpu_count() or 1
     session = Session(
         bundle,
@@ -165,29 +208,48 @@ def measure_serving(bundle: Bundle, options: argparse.Namespace, found: dict[str
         options.out,
         options.seconds,
         CHOICE_DEADLINE_MS,
-        float("inf"),
+        end_at,
         server_cores=f"0-{cores - 2}" if cores > 2 else "0",
         load_core=cores - 1,
     )
     free = _memory_in_use()
-    found["deadlines"], found["choices"] = [], []
+    found |= {"deadlines": [], "choices": [], "left_out": []}
     for policy in session.policies:
+        if time.monotonic() > end_at:
+            found["left_out"].append(policy)
+            continue
         print(f"  {policy}", flush=True)
-        with session.serving(anytime(bundle.folder, policy, device=options.device)) as server:
-            if policy == "anytime":
-                found["memory_mib"] = (_memory_in_use() - free) / 2**20
-                for session.deadline_ms in DEADLINES_MS:
-                    for rate in options.rates:
-                        point = session.point(server, rate, 0)
-                        if point is not None:
+        try:
+            with session.serving(anytime(bundle.folder, policy, device=options.device)) as server:
+                if policy == "anytime":
+                    found["memory_mib"] = (_memory_in_use() - free) / 2**20
+                    for session.deadline_ms in DEADLINES_MS:
+                        for point in _rising(session, server, options.rates, found):
                             found["deadlines"].append({"deadline_ms": session.deadline_ms} | point)
-                session.deadline_ms = CHOICE_DEADLINE_MS
-            for rate in options.rates:
-                point = session.point(server, rate, 1)
-                if point is not None:
+                    session.deadline_ms = CHOICE_DEADLINE_MS
+                for point in _rising(session, server, options.rates, found):
                     found["choices"].append(point)
                     if point["in_time"] < COLLAPSED:
                         break
+        except ServerFailed as error:
+            print(f"  {error}", flush=True)
+            found["left_out"].append(policy)
+        save()
+
+
+def _rising(
+    session: Session, server: Server, rates: Sequence[int], found: dict[str, Any]
+) -> Iterator[dict[str, Any]]:
+    """Give the figures at each rate, until the budget is spent."""
+    for rate in rates:
+        if time.monotonic() > session.end_at:
+            found["left_out"].append(
+                f"{server.system.name} at {rate}/s, {session.deadline_ms:g} ms"
+            )
+            continue
+        point = session.point(server, rate, 0)
+        if point is not None:
+            yield point
 
 
 def render(found: Mapping[str, Any]) -> str:
@@ -200,6 +262,7 @@ def render(found: Mapping[str, Any]) -> str:
             str(cell["size"]),
             f"{cell['p50_ms']:.3f} / {cell['p99_ms']:.3f}",
             f"{1e3 * cell['size'] / cell['p50_ms']:.0f}",
+            f"{cell['plain_ms']:.3f}",
             f"{cell['bare_ms']:.3f}",
             f"{cell['p50_ms'] / cell['bare_ms']:.2f}",
             f"{cell['operations_ms']:.4f}",
@@ -234,7 +297,8 @@ def render(found: Mapping[str, Any]) -> str:
         [system, *(percent(correct.get((system, rate)), unit="") for rate in rates)]
         for system in systems
     ]
-    return f"""\
+    return (
+        f"""\
 ## {conditions["device"]}
 
 `{COMMAND}` on {conditions["machine"]} ({conditions["system"]}; {versions}), commit {conditions["commit"]}. Bundle
@@ -244,10 +308,10 @@ server takes {found["memory_mib"]:.0f} MiB of the GPU.
 
 ### Runs
 
-{found["n"]} runs a cell, by turns with the bare network; all from a batch in host memory to probabilities there, the bare
-one without either copy. *Operations* and *weights*: what they would take at the rates above.
+{found["n"]} runs a cell, by turns with a plain session of the same file and with the bare network; from a batch in host memory to
+probabilities there, the bare one without either copy. *Ratio*: to the bare one. *Operations* and *weights*: what they would take at the rates above.
 
-{table(["subnetwork", "batch", "p50 / p99, ms", "images/s", "bare, ms", "ratio", "operations, ms", "weights, ms"], rows)}
+{table(["subnetwork", "batch", "p50 / p99, ms", "images/s", "plain session, ms", "bare, ms", "ratio", "operations, ms", "weights, ms"], rows)}
 
 ### Side by side
 
@@ -260,12 +324,37 @@ says that it should not.
 
 {table(["deadline", "requests/s", "in time", "accuracy", "p50 / p99, ms"], deadlines)}
 
+{_held(found["deadlines"])}
+
 ### Choices
 
 Correct in time, %, of all requests, by requests a second; deadline {CHOICE_DEADLINE_MS:g} ms.
 
 {table(["", *map(str, rates)], choices)}
-"""
+
+{f"Left out: {'; '.join(found['left_out'])}." if found["left_out"] else ""}
+""".rstrip()
+        + "\n"
+    )
+
+
+def _held(points: Sequence[Mapping[str, Any]]) -> str:
+    """Say up to which rate each deadline was held, and of what capacity: the most answers in time a second."""
+    lines = []
+    for deadline_ms, own in groupby(points, key=itemgetter("deadline_ms")):
+        rising = list(own)
+        held = [p["rate"] for p in takewhile(lambda p: p["in_time"] >= HELD, rising)]
+        capacity = max(p["rate"] * p["in_time"] for p in rising)
+        lines.append(
+            f"{deadline_ms:g} ms: "
+            + (
+                f"held up to {held[-1]}/s, {percent(held[-1] / capacity)}"
+                if held
+                else "not held, 0 %"
+            )
+            + f" of the most that was answered in time, {capacity:.0f}/s"
+        )
+    return f"In time for {percent(HELD)} or more: {'; '.join(lines)}." if lines else ""
 
 
 def _open(bundle: Bundle, device: str) -> Device:
@@ -285,12 +374,23 @@ def _blank_batch(bundle: Bundle, size: int) -> list[NDArray[np.uint8]]:
 
 
 def _bare_run(network: FractalNet, x: Tensor, active: set[int]) -> Callable[[], object]:
-    """Return what runs the network once along a subnetwork and waits: on a GPU, the replay of a captured graph."""
-    path = network.path_of(active)
+    """Return what runs a subnetwork once and waits: on a GPU, the replay of a captured graph.
+
+    Batch norm is folded into the filters, and they lie in memory as convolutions take them: nothing is left to spare.
+    """
+    subnetwork = network.extract(active)
+    for layer in subnetwork.modules():
+        if isinstance(layer, ConvLayer) and isinstance(layer.conv, nn.Conv2d):
+            ((mode, norm),) = layer.norms.items()
+            assert isinstance(norm, nn.BatchNorm2d)
+            layer.conv = fuse_conv_bn_eval(layer.conv, norm)
+            layer.norms[mode] = nn.Identity()
+    subnetwork.to(x.device, x.dtype)
+    convert_conv2d_weight_memory_format(subnetwork, torch.channels_last)
 
     def forward() -> None:
         with torch.inference_mode():
-            network(x, path)
+            subnetwork(x)
 
     if x.device.type == "cpu":
         return forward
@@ -361,6 +461,10 @@ def _memory_in_use() -> int:
         return 0
     free, total = torch.cuda.mem_get_info()
     return total - free
+
+
+def _save(path: Path, found: Mapping[str, Any]) -> None:
+    path.write_text(json.dumps(found, indent=1))
 
 
 def _stop(reason: str) -> int:

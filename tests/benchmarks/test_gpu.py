@@ -9,7 +9,16 @@ def test_every_subnetwork_and_size_is_run_beside_the_bare_network() -> None:
     cells = {(cell["subnetwork"], cell["size"]): cell for cell in found["runs"]}
     assert set(cells) == {(s.name, size) for s in bundle.manifest.subnetworks for size in SIZES}
     for cell in cells.values():
-        assert min(cell["p50_ms"], cell["bare_ms"], cell["operations_ms"], cell["bytes_ms"]) > 0
+        assert (
+            min(
+                cell["p50_ms"],
+                cell["plain_ms"],
+                cell["bare_ms"],
+                cell["operations_ms"],
+                cell["bytes_ms"],
+            )
+            > 0
+        )
 
 
 def test_every_subnetwork_is_run_beside_the_full_one() -> None:
@@ -38,6 +47,7 @@ def test_the_tables_have_a_line_for_each_figure() -> None:
         "size": 4,
         "p50_ms": 1.5,
         "p99_ms": 2.0,
+        "plain_ms": 3.0,
         "bare_ms": 1.2,
         "operations_ms": 0.01,
         "bytes_ms": 0.005,
@@ -62,14 +72,25 @@ def test_the_tables_have_a_line_for_each_figure() -> None:
             "matrix_per_s": 4e14,
             "bytes_per_s": 4e12,
             "memory_mib": 900.0,
-            "deadlines": [{"deadline_ms": 5.0} | point],
+            "deadlines": [
+                {"deadline_ms": 2.0} | point,
+                {"deadline_ms": 5.0} | point | {"in_time": 1.0},
+                {"deadline_ms": 5.0} | point | {"rate": 400, "in_time": 0.5},
+            ],
             "choices": [point, point | {"system": "static:full", "rate": 300}],
+            "left_out": ["static:full at 1000/s, 5 ms"],
         }
     )
 
     assert "`cifar10` (123, float16)" in section
-    assert "| full | 4 | 1.500 / 2.000 | 2667 | 1.200 | 1.25 | 0.0100 | 0.0050 |" in section
+    assert "| full | 4 | 1.500 / 2.000 | 2667 | 3.000 | 1.200 | 1.25 | 0.0100 | 0.0050 |" in section
     assert "| column-1 and full | 8 | 2.000 | 1.500 | 0.75 |" in section
-    assert "| 5 ms | 100 | 99.0 % | 86.1 % | 1.25 / 2.50 |" in section
+    assert "| 2 ms | 100 | 99.0 % | 86.1 % | 1.25 / 2.50 |" in section
     assert "| anytime | 85.2 | – |" in section
     assert "| static:full | – | 85.2 |" in section
+    assert (
+        "In time for 99.9 % or more: "
+        "2 ms: not held, 0 % of the most that was answered in time, 99/s; "
+        "5 ms: held up to 100/s, 50.0 % of the most that was answered in time, 200/s." in section
+    )
+    assert section.endswith("\n\nLeft out: static:full at 1000/s, 5 ms.\n")
