@@ -4,6 +4,7 @@
   same file, a bare replay of the same network as a CUDA graph, and the times that its operations and its weights take
   at the rates measured in the same run.
 - Side by side: whether two subnetworks at once, each on its own stream, take less than one after the other.
+- Training: images/s of the network for GPUs, against a bare loop and the rate of its multiply-adds.
 - Deadlines: the server at rising rates, by deadline.
 - Choices: the server beside every fixed subnetwork at the same rates.
 
@@ -33,8 +34,10 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from benchmarks.conditions import describe_conditions
 from benchmarks.documents import DOCS, percent, table, write_section
+from benchmarks.floors import copy_rate, matrix_rate
 from benchmarks.serve import COLLAPSED, Session
 from benchmarks.servers import ROOT, Server, ServerFailed, anytime
+from benchmarks.training import described, measure_training
 from model import cost
 from model.bundle import Bundle, BundleError, read_bundle
 from model.fractal import FractalNet
@@ -49,6 +52,7 @@ from service.runtime import (
     open_device,
 )
 from service.settings import Settings
+from training.config import RECIPES
 
 COMMAND = "make gpu IMAGES=DIR"
 SIZES = (1, 2, 4, 8, 16)
@@ -58,9 +62,7 @@ RATES = (100, 300, 1000, 2000, 3000)
 CHOICE_DEADLINE_MS = 5.0
 HELD = 0.999  # in time: a deadline that is held
 RUNS = 200
-REPEATS = 10  # of what measures a rate
-SQUARE = {"cuda": 8192, "cpu": 1024}  # side of the matrices multiplied
-COPIED = {"cuda": 1 << 30, "cpu": 1 << 26}  # bytes
+TRAINING_STEPS, TRAINING_ROUNDS = 10, 3
 
 
 def main() -> int:
@@ -74,6 +76,7 @@ def main() -> int:
     parser.add_argument("--images", type=Path, required=True, help="folder of <class>/*.jpg")
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
     parser.add_argument("--seconds", type=float, default=3.0, help="of a point")
+    parser.add_argument("--recipe", choices=RECIPES, default="gpu-wide-c3", help="what is trained")
     parser.add_argument("--runs", type=int, default=RUNS, help="of each subnetwork and batch size")
     parser.add_argument("--rates", type=int, nargs="+", default=RATES, help="requests a second")
     parser.add_argument("--budget-s", type=float, default=480.0, help="no point begins after it")
@@ -92,6 +95,9 @@ def main() -> int:
         found: dict[str, Any] = {"conditions": conditions}
         found |= measure_runs(bundle, options.device, runs=options.runs)
         found["pairs"] = measure_pairs(bundle, options.device, runs=options.runs)
+        found["training"] = measure_training(
+            RECIPES[options.recipe], steps=TRAINING_STEPS, rounds=TRAINING_ROUNDS
+        )
     except (BundleError, RuntimeUnavailable) as error:
         return _stop(str(error))
     save = partial(_save, options.out / "gpu.json", found)
@@ -107,7 +113,7 @@ def measure_runs(bundle: Bundle, device: str, *, runs: int) -> dict[str, Any]:
     """Return run latencies of every subnetwork and batch size with their floors, and the rates measured."""
     manifest = bundle.manifest
     dtype = torch.float16 if manifest.precision == "float16" else torch.float32
-    matrix_per_s, bytes_per_s = _matrix_rate(device, dtype), _copy_rate(device)
+    matrix_per_s, bytes_per_s = matrix_rate(device, dtype), copy_rate(device)
     side, architecture = manifest.architecture.image_size, manifest.architecture
     opened = _open(bundle, device)
     network = FractalNet(architecture).eval()
@@ -320,6 +326,12 @@ says that it should not.
 
 {table(["pair", "batch", "apart, ms", "together, ms", "ratio"], pairs)}
 
+### Training
+
+```
+{described(found["training"])}
+```
+
 ### Deadlines
 
 {table(["deadline", "requests/s", "in time", "accuracy", "p50 / p99, ms"], deadlines)}
@@ -419,32 +431,6 @@ def _by_turns(works: Sequence[Callable[[], object]], runs: int) -> list[list[flo
             if turn >= warm_up:
                 seconds.append(time.perf_counter() - begun_at)
     return taken_s
-
-
-def _matrix_rate(device: str, dtype: torch.dtype) -> float:
-    """Return multiply-adds × 2 a second of one large product, in the precision that convolutions use."""
-    torch.backends.cuda.matmul.allow_tf32 = True
-    side = SQUARE[device]
-    a, b = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
-    return float(2 * side**3 / _fastest_s(lambda: a @ b, device))
-
-
-def _copy_rate(device: str) -> float:
-    """Return bytes read and written a second."""
-    source = torch.zeros(COPIED[device], dtype=torch.uint8, device=device)
-    target = torch.empty_like(source)
-    return 2 * COPIED[device] / _fastest_s(lambda: target.copy_(source), device)
-
-
-def _fastest_s(work: Callable[[], object], device: str) -> float:
-    def once() -> float:
-        begun_at = time.perf_counter()
-        work()
-        if device == "cuda":
-            torch.cuda.synchronize()
-        return time.perf_counter() - begun_at
-
-    return min(once() for _ in range(REPEATS))
 
 
 def _describe_device(device: str) -> str:

@@ -1,71 +1,143 @@
-"""``python -m benchmarks.training``: images/s of training against a bare PyTorch loop over the same network.
+"""``python -m benchmarks.training``: images/s of training, against what is left when everything around it is gone.
 
-The bare loop runs the same mini-batches along the same paths, in the same precision and order of memory: forward, loss,
-backward and the optimiser's step on images that are ready. The trainer also picks, normalises and augments them. Both
-take turns in one process; the network and the seed are the same.
+- The trainer picks, normalises and augments images, draws paths and steps.
+- A bare PyTorch loop over the same network runs the same mini-batches along the same paths, in the same precision and
+  order of memory: forward, loss, backward and the optimiser's step on images that are ready.
+- Compiled (with ``--compiled``, which needs a C++ compiler on a CPU): the bare loop with every layer compiled.
+- The floor: the multiply-adds of the convolutions alone, forward and backward, at the rate of one large product.
+
+They take turns in one process; the network and the seed are the same. The images are random: what they show costs
+nothing.
 """
 
 import argparse
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from random import Random
 from statistics import median
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 
+from benchmarks.floors import matrix_rate
 from model.drop_path import draw_passes
+from model.layers import ConvLayer
 from training.checkpoint import Checkpoint
-from training.config import RECIPES
-from training.data import DataSet, TensorSplit, load_data
+from training.compare import mean_cost
+from training.config import RECIPES, Recipe
+from training.data import DataSet, TensorSplit
 from training.distributed import Group, own_device
 from training.trainer import Run, mixed_precision
 
 SEED = 0
+BACKWARD = 2  # times the multiply-adds of the forward pass: for the filters, and for the input
 
 
 def main() -> None:
-    """Print images/s of both, and the ratio, by rounds."""
+    """Print images/s of each, by rounds."""
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="python -m benchmarks.training",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--recipe", choices=RECIPES, default="cpu-narrow-c4", metavar="NAME")
-    parser.add_argument("--data", required=True, help="what training's --data takes")
+    parser.add_argument("--recipe", choices=RECIPES, default="cpu-narrow-c4-muon", metavar="NAME")
     parser.add_argument("--steps", type=int, default=50, help="mini-batches a round")
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--compiled", action="store_true", help="measure compiled layers too")
     options = parser.parse_args()
-    recipe = replace(RECIPES[options.recipe], epochs=options.rounds + 1)
-    data = load_data(options.data, seed=SEED, image_size=recipe.architecture.image_size)
-    assert isinstance(data.train, TensorSplit)
-    n_images = options.steps * recipe.batch_size
-    few = replace(data, train=data.train.take(torch.arange(len(data.train))[:n_images]))
+    found = measure_training(
+        RECIPES[options.recipe],
+        steps=options.steps,
+        rounds=options.rounds,
+        with_compiled=options.compiled,
+    )
+    print(described(found))
+
+
+def measure_training(
+    recipe: Recipe, *, steps: int, rounds: int, with_compiled: bool = False
+) -> dict[str, Any]:
+    """Return images/s of each by rounds, and of the floor."""
+    device = own_device()
+    n_images = steps * recipe.batch_size
+    data = _random_images(recipe, n_images)
+    run = _run(recipe, data, device, rounds)
+    systems: dict[str, Callable[[int], object]] = {
+        "trainer": run.train_epoch,
+        "bare loop": partial(_bare_epoch, run, data),
+    }
+    if with_compiled:
+        compiled = _run(recipe, data, device, rounds)
+        torch._dynamo.config.cache_size_limit = 1024  # every layer has shapes of its own
+        for layer in compiled.network.modules():
+            if isinstance(layer, ConvLayer):
+                layer.compile(dynamic=False)
+        systems["compiled"] = partial(_bare_epoch, compiled, data)
+    rates: dict[str, list[float]] = {name: [] for name in systems}
+    for epoch in range(rounds + 1):
+        for name, train in systems.items():
+            rate = n_images / _timed(partial(train, epoch), device)
+            if epoch > 0:  # the first allocates, tunes and compiles
+                rates[name].append(rate)
+    is_mixed = not isinstance(mixed_precision(device), nullcontext)
+    dtype = torch.bfloat16 if is_mixed else torch.float32
+    macs = (1 + BACKWARD) * mean_cost(recipe.drop_path, recipe.architecture)
+    return {
+        "network": run.description,
+        "n": n_images,
+        "rates": rates,
+        "floor": matrix_rate(device.type, dtype) / (2 * macs),
+    }
+
+
+def described(found: dict[str, Any]) -> str:
+    """Return one line for each, and what was trained."""
+    bare = median(found["rates"]["bare loop"])
+    lines = [found["network"]]
+    for name, rates in found["rates"].items():
+        lines.append(
+            f"{name}: {median(rates):.0f} images/s ({min(rates):.0f} to {max(rates):.0f}; {len(rates)} rounds of "
+            f"{found['n']} images), {median(rates) / bare:.2f} of the bare loop"
+        )
+    floor = found["floor"]
+    lines.append(f"floor: {floor:.0f} images/s; the bare loop reaches {bare / floor:.2f} of it")
+    return "\n".join(lines)
+
+
+def _random_images(recipe: Recipe, n: int) -> DataSet:
+    architecture = recipe.architecture
+    size = (n, architecture.image_size, architecture.image_size, architecture.in_channels)
+    generator = torch.Generator().manual_seed(SEED)
+    images = torch.randint(0, 256, size, dtype=torch.uint8, generator=generator)
+    labels = torch.randint(0, architecture.classes, (n,), generator=generator)
+    split = TensorSplit(images, labels)
+    return DataSet(
+        name="noise",
+        classes=tuple(map(str, range(architecture.classes))),
+        image_size=architecture.image_size,
+        train=split,
+        validation=split,
+        test=split,
+        sha256="",
+    )
+
+
+def _run(recipe: Recipe, data: DataSet, device: torch.device, rounds: int) -> Run:
     checkpoint = Checkpoint(
-        recipe=recipe,
+        recipe=replace(recipe, epochs=rounds + 1),
         seed=SEED,
         epoch=0,
-        dataset=few.name,
-        dataset_sha256=few.sha256,
+        dataset=data.name,
+        dataset_sha256=data.sha256,
         model={},
         optimizer={},
         history=[],
     )
-    run = Run(checkpoint, few, device=own_device(), group=Group())
-    print(run.description)
-
-    ratios = []
-    for epoch in range(options.rounds + 1):
-        trained_s = _timed(partial(run.train_epoch, epoch), run.device)
-        bare_s = _timed(partial(_bare_epoch, run, few, epoch), run.device)
-        if epoch == 0:
-            continue  # allocates, and tunes convolutions
-        ratios.append(bare_s / trained_s)
-        print(
-            f"round {epoch}: trainer {len(few.train) / trained_s:.0f} images/s, "
-            f"bare loop {len(few.train) / bare_s:.0f} images/s, ratio {ratios[-1]:.3f}"
-        )
-    print(f"median ratio {median(ratios):.3f}, {len(ratios)} rounds of {n_images} images")
+    return Run(checkpoint, data, device=device, group=Group())
 
 
 def _bare_epoch(run: Run, data: DataSet, epoch: int) -> None:

@@ -78,12 +78,20 @@ def test_the_tables_have_a_line_for_each_figure() -> None:
                 {"deadline_ms": 5.0} | point | {"rate": 400, "in_time": 0.5},
             ],
             "choices": [point, point | {"system": "static:full", "rate": 300}],
+            "training": {
+                "network": "training a network",
+                "n": 960,
+                "rates": {"trainer": [90.0, 94.0], "bare loop": [100.0, 100.0]},
+                "floor": 400.0,
+            },
             "left_out": ["static:full at 1000/s, 5 ms"],
         }
     )
 
     assert "`cifar10` (123, float16)" in section
     assert "| full | 4 | 1.500 / 2.000 | 2667 | 3.000 | 1.200 | 1.25 | 0.0100 | 0.0050 |" in section
+    assert "trainer: 92 images/s (90 to 94; 2 rounds of 960 images), 0.92 of the bare" in section
+    assert "floor: 400 images/s; the bare loop reaches 0.25 of it" in section
     assert "| column-1 and full | 8 | 2.000 | 1.500 | 0.75 |" in section
     assert "| 2 ms | 100 | 99.0 % | 86.1 % | 1.25 / 2.50 |" in section
     assert "| anytime | 85.2 | – |" in section
