@@ -117,15 +117,19 @@ def measure_runs(bundle: Bundle, device: str, *, runs: int) -> dict[str, Any]:
     side, architecture = manifest.architecture.image_size, manifest.architecture
     opened = _open(bundle, device)
     network = FractalNet(architecture).eval()
-    cells = []
+    cells: list[dict[str, Any]] = []
+    memory_mib: dict[str, float] = {}
     for subnetwork in manifest.subnetworks:
         print(f"  {subnetwork.name}", flush=True)
         active = set(subnetwork.columns)
+        free = _memory_in_use()
         plain = open_session(
             bundle.graph_path(subnetwork),
             threads=default_threads(),
             gpu={CUDA: CUDA_OPTIONS} if device == "cuda" else {},
         )
+        plain.run(None, {"images": np.stack(_blank_batch(bundle, SIZES[-1]))})
+        memory_mib[subnetwork.name] = (_memory_in_use() - free) / 2**20
         for size in SIZES:
             images = torch.zeros(size, 3, side, side, device=device, dtype=dtype)
             bare = _bare_run(network, images.contiguous(memory_format=torch.channels_last), active)
@@ -155,6 +159,8 @@ def measure_runs(bundle: Bundle, device: str, *, runs: int) -> dict[str, Any]:
     return {
         "precision": manifest.precision,
         "runs": cells,
+        "clock_after": _clock(device),
+        "session_mib": memory_mib,
         "n": runs,
         "matrix_per_s": matrix_per_s,
         "bytes_per_s": bytes_per_s,
@@ -219,7 +225,7 @@ def measure_serving(
         load_core=cores - 1,
     )
     free = _memory_in_use()
-    found |= {"deadlines": [], "choices": [], "left_out": []}
+    found |= {"deadlines": [], "choices": [], "left_out": [], "memory_mib": 0.0}
     for policy in session.policies:
         if time.monotonic() > end_at:
             found["left_out"].append(policy)
@@ -296,6 +302,7 @@ def render(found: Mapping[str, Any]) -> str:
         ]
         for point in found["deadlines"]
     ]
+    sessions = ", ".join(f"{name} {mib:.0f}" for name, mib in found["session_mib"].items())
     systems = list(dict.fromkeys(point["system"] for point in found["choices"]))
     rates = sorted({point["rate"] for point in found["choices"]})
     correct = {(p["system"], p["rate"]): p["correct_in_time"] for p in found["choices"]}
@@ -310,7 +317,7 @@ def render(found: Mapping[str, Any]) -> str:
 `{COMMAND}` on {conditions["machine"]} ({conditions["system"]}; {versions}), commit {conditions["commit"]}. Bundle
 `{conditions["bundle"]}` ({conditions["digest"]}, {found["precision"]}). Measured in the same run: matrices multiplied at
 {found["matrix_per_s"] / 1e12:.1f} TFLOP/s, memory copied at {found["bytes_per_s"] / 1e9:.0f} GB/s (read and written). The
-server takes {found["memory_mib"]:.0f} MiB of the GPU.
+server takes {found["memory_mib"]:.0f} MiB of the GPU; a session alone, after a batch of {SIZES[-1]}, {sessions} MiB. After the runs: {found["clock_after"]}.
 
 ### Runs
 
@@ -437,8 +444,12 @@ def _describe_device(device: str) -> str:
     """Return the name of the device, and the clocks of a GPU."""
     if device == "cpu":
         return "CPU, to try the command"
-    clock_mhz = torch.cuda.clock_rate()
-    return f"{torch.cuda.get_device_name()}, {clock_mhz} MHz at the start"
+    return f"{torch.cuda.get_device_name()}, {_clock(device)} at the start"
+
+
+def _clock(device: str) -> str:
+    """Return the clock of a GPU's processors, as it is now."""
+    return f"{torch.cuda.clock_rate()} MHz" if device == "cuda" else "no clock"
 
 
 def _memory_in_use() -> int:

@@ -65,6 +65,8 @@ def test_the_tables_have_a_line_for_each_figure() -> None:
             },
             "precision": "float16",
             "runs": [cell],
+            "clock_after": "1980 MHz",
+            "session_mib": {"column-1": 20.0, "full": 62.0},
             "pairs": [
                 {"pair": "column-1 and full", "size": 8, "apart_ms": 2.0, "together_ms": 1.5}
             ],
@@ -89,6 +91,7 @@ def test_the_tables_have_a_line_for_each_figure() -> None:
     )
 
     assert "`cifar10` (123, float16)" in section
+    assert "column-1 20, full 62 MiB. After the runs: 1980 MHz." in section
     assert "| full | 4 | 1.500 / 2.000 | 2667 | 3.000 | 1.200 | 1.25 | 0.0100 | 0.0050 |" in section
     assert "trainer: 92 images/s (90 to 94; 2 rounds of 960 images), 0.92 of the bare" in section
     assert "floor: 400 images/s; the bare loop reaches 0.25 of it" in section
