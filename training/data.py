@@ -5,7 +5,7 @@ A data set is named by a path, or by a name that needs none:
 - ``digits``: scikit-learn's 1,797 handwritten digits, 8×8, part of the library;
 - ``cifar10``, ``cifar100``, ``svhn``: the official archives, fetched once and verified;
 - a folder or ``.tar.gz`` that holds one of these archives;
-- a folder with ``train/<class>/*`` and ``test/<class>/*``: JPEG or PNG images of any size.
+- a folder with ``train/<class>/*`` and ``test/<class>/*`` (or ``val/``): JPEG or PNG images of any size.
 
 Sets of CIFAR's size are one tensor in memory; larger ones stay on disk and are decoded while the network trains.
 """
@@ -223,16 +223,17 @@ def _split(part: Labelled) -> TensorSplit:
 def _class_folders(
     root: Path, image_size: int, max_tensor_bytes: int
 ) -> tuple[tuple[str, ...], Split, Split]:
-    """Read ``train/<class>/*`` and ``test/<class>/*``."""
+    """Read ``train/<class>/*`` and ``test/<class>/*``, or ``val/<class>/*`` as ImageNet has it."""
     classes = _classes(root / "train")
     if len(classes) < 2:
         raise TrainingError(f"{root}: no data set; expected {_choices()} with at least 2 classes")
-    differing = set(classes) ^ set(_classes(root / "test"))
+    scored = root / ("val" if (root / "val").is_dir() and not (root / "test").is_dir() else "test")
+    differing = set(classes) ^ set(_classes(scored))
     if differing:
         raise TrainingError(
-            f"{root / 'test'}: its class folders differ from those of train: {', '.join(sorted(differing)[:5])}"
+            f"{scored}: its class folders differ from those of train: {', '.join(sorted(differing)[:5])}"
         )
-    train, test = (_files(root / part, classes, image_size) for part in ("train", "test"))
+    train, test = (_files(part, classes, image_size) for part in (root / "train", scored))
     if len(train) * image_size**2 * 3 > max_tensor_bytes:
         return classes, train, test
     return classes, _in_memory(train), _in_memory(test)

@@ -56,6 +56,13 @@ def test_class_folders_are_read_whatever_size_and_format(class_folders: Path) ->
     assert torch.equal(brightness > 120, data.test.labels == 1)
 
 
+def test_the_test_images_may_be_in_val(class_folders: Path) -> None:
+    data = load_data(str(class_folders), seed=0, image_size=16)
+    (class_folders / "test").rename(class_folders / "val")
+
+    assert load_data(str(class_folders), seed=0, image_size=16).sha256 == data.sha256
+
+
 def test_large_sets_stay_on_disk_and_give_the_same_batches(class_folders: Path) -> None:
     small = load_data(str(class_folders), seed=3, image_size=16)
     large = load_data(str(class_folders), seed=3, image_size=16, max_tensor_bytes=1000)
