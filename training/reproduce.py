@@ -249,7 +249,7 @@ def _plot(
     loss_of_a_guess: float,
 ) -> Figure:
     """Draw the loss of every row's subnetwork over training, plain networks dashed."""
-    figure = Figure(figsize=(8, 5), layout="constrained")
+    figure = Figure(figsize=(10, 5), layout="constrained")
     axes = figure.subplots()
     for row in experiment.rows:
         history = checkpoints[row.recipe].history
@@ -262,7 +262,9 @@ def _plot(
     # Statistics that lag behind the weights can cost a column any loss at first: twice that of a guess is shown.
     axes.set(xlabel="epoch", ylabel="loss on validation images", yscale="log")
     axes.set_ylim(top=2 * loss_of_a_guess)
+    axes.yaxis.set_major_formatter("{x:g}")
+    axes.yaxis.set_minor_formatter("{x:g}")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_title(f"{experiment.title}\n{conditions}", fontsize=8)
-    axes.legend(fontsize=8)
+    figure.legend(loc="outside right center", fontsize=8)
     return figure
