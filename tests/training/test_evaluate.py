@@ -10,6 +10,7 @@ from training.augment import channel_statistics
 from training.checkpoint import restore_network
 from training.data import DataSet, TensorSplit
 from training.evaluate import (
+    EVALUATION_BATCH,
     evaluate_checkpoint,
     expected_calibration_error,
     extract_for_serving,
@@ -68,7 +69,7 @@ def test_columns_together_get_the_statistics_of_training_images(
 
     subnetwork = extract_for_serving(network, (1, 2), digits.train, normalise)
 
-    batches = [normalise(images) for images in torch.split(digits.train.images, 500)]
+    batches = [normalise(images) for images in torch.split(digits.train.images, EVALUATION_BATCH)]
     layer = subnetwork.get_submodule("blocks.0.conv")
     means = torch.stack([layer.get_submodule("conv")(x).mean((0, 2, 3)) for x in batches])
     norm = layer.get_submodule("norms.joint")
