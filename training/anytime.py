@@ -20,6 +20,7 @@ import onnxruntime
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogFormatter
 from numpy.typing import NDArray
 
 from model.bundle import Bundle, Subnetwork
@@ -209,5 +210,9 @@ def _draw_front(
     axes.plot([cost(m) for m in chosen], [test_accuracy(m) for m in chosen], "-", label="front")
     for m in measured:
         axes.plot(cost(m), test_accuracy(m), "o", color="black", markersize=3)
-        axes.annotate(m.subnetwork.name, (cost(m), test_accuracy(m)), fontsize=7)
+        at = cost(m), test_accuracy(m)
+        axes.annotate(m.subnetwork.name, at, (5, -9), textcoords="offset points", fontsize=7)
     axes.set_xscale("log")
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.xaxis.set_minor_formatter(LogFormatter(minor_thresholds=(1, 0.4)))  # few of them
+    axes.margins(x=0.12)  # for the last name
