@@ -20,8 +20,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from functools import partial
-from itertools import groupby, product, takewhile
-from operator import itemgetter
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -33,11 +32,12 @@ from torch.nn.utils import convert_conv2d_weight_memory_format
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from benchmarks.conditions import describe_conditions
-from benchmarks.documents import DOCS, percent, table, write_section
+from benchmarks.documents import DOCS, write_section
 from benchmarks.floors import copy_rate, matrix_rate
+from benchmarks.gpu_tables import CHOICE_DEADLINE_MS, render
 from benchmarks.serve import COLLAPSED, Session
 from benchmarks.servers import ROOT, Server, ServerFailed, anytime
-from benchmarks.training import described, measure_training
+from benchmarks.training import measure_training
 from model import cost
 from model.bundle import Bundle, BundleError, read_bundle
 from model.fractal import FractalNet
@@ -54,13 +54,10 @@ from service.runtime import (
 from service.settings import Settings
 from training.config import RECIPES
 
-COMMAND = "make gpu IMAGES=DIR"
 SIZES = (1, 2, 4, 8, 16)
 PAIR_SIZES = (1, 8)  # of the batches that run side by side
 DEADLINES_MS = (2.0, 5.0, 10.0)
 RATES = (100, 300, 1000, 2000, 3000)
-CHOICE_DEADLINE_MS = 5.0
-HELD = 0.999  # in time: a deadline that is held
 RUNS = 200
 TRAINING_STEPS, TRAINING_ROUNDS = 10, 3
 
@@ -262,118 +259,6 @@ def _rising(
         point = session.point(server, rate, 0)
         if point is not None:
             yield point
-
-
-def render(found: Mapping[str, Any]) -> str:
-    """Return the section."""
-    conditions = found["conditions"]
-    versions = ", ".join(f"{name} {value}" for name, value in conditions["versions"].items())
-    rows = [
-        [
-            cell["subnetwork"],
-            str(cell["size"]),
-            f"{cell['p50_ms']:.3f} / {cell['p99_ms']:.3f}",
-            f"{1e3 * cell['size'] / cell['p50_ms']:.0f}",
-            f"{cell['plain_ms']:.3f}",
-            f"{cell['bare_ms']:.3f}",
-            f"{cell['p50_ms'] / cell['bare_ms']:.2f}",
-            f"{cell['operations_ms']:.4f}",
-            f"{cell['bytes_ms']:.4f}",
-        ]
-        for cell in found["runs"]
-    ]
-    pairs = [
-        [
-            cell["pair"],
-            str(cell["size"]),
-            f"{cell['apart_ms']:.3f}",
-            f"{cell['together_ms']:.3f}",
-            f"{cell['together_ms'] / cell['apart_ms']:.2f}",
-        ]
-        for cell in found["pairs"]
-    ]
-    deadlines = [
-        [
-            f"{point['deadline_ms']:g} ms",
-            str(point["rate"]),
-            percent(point["in_time"]),
-            percent(point["accuracy"]),
-            f"{point['answered_ms']['p50']:.2f} / {point['answered_ms']['p99']:.2f}",
-        ]
-        for point in found["deadlines"]
-    ]
-    sessions = ", ".join(f"{name} {mib:.0f}" for name, mib in found["session_mib"].items())
-    systems = list(dict.fromkeys(point["system"] for point in found["choices"]))
-    rates = sorted({point["rate"] for point in found["choices"]})
-    correct = {(p["system"], p["rate"]): p["correct_in_time"] for p in found["choices"]}
-    choices = [
-        [system, *(percent(correct.get((system, rate)), unit="") for rate in rates)]
-        for system in systems
-    ]
-    return (
-        f"""\
-## {conditions["device"]}
-
-`{COMMAND}` on {conditions["machine"]} ({conditions["system"]}; {versions}), commit {conditions["commit"]}. Bundle
-`{conditions["bundle"]}` ({conditions["digest"]}, {found["precision"]}). Measured in the same run: matrices multiplied at
-{found["matrix_per_s"] / 1e12:.1f} TFLOP/s, memory copied at {found["bytes_per_s"] / 1e9:.0f} GB/s (read and written). The
-server takes {found["memory_mib"]:.0f} MiB of the GPU; a session alone, after a batch of {SIZES[-1]}, {sessions} MiB. After the runs: {found["clock_after"]}.
-
-### Runs
-
-{found["n"]} runs a cell, by turns with a plain session of the same file and with the bare network; from a batch in host memory to
-probabilities there, the bare one without either copy. *Ratio*: to the bare one. *Operations* and *weights*: what they would take at the rates above.
-
-{table(["subnetwork", "batch", "p50 / p99, ms", "images/s", "plain session, ms", "bare, ms", "ratio", "operations, ms", "weights, ms"], rows)}
-
-### Side by side
-
-Medians of {found["n"]} turns, each subnetwork on a thread and a stream of its own. The server runs one after the other; a ratio well under 1
-says that it should not.
-
-{table(["pair", "batch", "apart, ms", "together, ms", "ratio"], pairs)}
-
-### Training
-
-```
-{described(found["training"])}
-```
-
-### Deadlines
-
-{table(["deadline", "requests/s", "in time", "accuracy", "p50 / p99, ms"], deadlines)}
-
-{_held(found["deadlines"])}
-
-### Choices
-
-Correct in time, %, of all requests, by requests a second; deadline {CHOICE_DEADLINE_MS:g} ms.
-
-{table(["", *map(str, rates)], choices)}
-
-{f"Left out: {'; '.join(found['left_out'])}." if found["left_out"] else ""}
-""".rstrip()
-        + "\n"
-    )
-
-
-def _held(points: Sequence[Mapping[str, Any]]) -> str:
-    """Say up to which rate each deadline was held, and of what capacity: the most answers in time a second."""
-    lines = []
-    for deadline_ms, own in groupby(points, key=itemgetter("deadline_ms")):
-        rising = list(own)
-        held = [p["rate"] for p in takewhile(lambda p: p["in_time"] >= HELD, rising)]
-        capacity = max(p["rate"] * p["in_time"] for p in rising)
-        lines.append(
-            f"{deadline_ms:g} ms: "
-            + (
-                f"held up to {held[-1]}/s, {percent(held[-1] / capacity)}"
-                if held
-                else "not held, 0 %"
-            )
-            + f" of the most that was answered in time, {capacity:.0f}/s"
-        )
-    return f"In time for {percent(HELD)} or more: {'; '.join(lines)}." if lines else ""
 
 
 def _open(bundle: Bundle, device: str) -> Device:

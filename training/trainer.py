@@ -229,11 +229,11 @@ class Run:
 def _start(recipe: Recipe, data: DataSet, folder: Path, *, seed: int, resume: bool) -> Checkpoint:
     """Return the checkpoint to go on from: the one in ``folder``, or that of a run not begun."""
     exists = (folder / CHECKPOINT_FILE).exists()
-    if not (resume and exists):
-        if exists:
-            raise TrainingError(
-                f"{folder}: holds a checkpoint already; continue it with --resume or choose another --out"
-            )
+    if exists and not resume:
+        raise TrainingError(
+            f"{folder}: holds a checkpoint already; continue it with --resume or choose another --out"
+        )
+    if not exists:
         return Checkpoint(
             recipe=recipe,
             seed=seed,

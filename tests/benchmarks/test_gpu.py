@@ -1,4 +1,5 @@
-from benchmarks.gpu import PAIR_SIZES, SIZES, measure_pairs, measure_runs, render
+from benchmarks.gpu import PAIR_SIZES, SIZES, measure_pairs, measure_runs
+from benchmarks.gpu_tables import render
 from model.bundle import PRETRAINED_DIR, read_bundle
 
 
