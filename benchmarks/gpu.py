@@ -73,7 +73,9 @@ def main() -> int:
     parser.add_argument("--images", type=Path, required=True, help="folder of <class>/*.jpg")
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
     parser.add_argument("--seconds", type=float, default=3.0, help="of a point")
-    parser.add_argument("--recipe", choices=RECIPES, default="gpu-wide-c3", help="what is trained")
+    parser.add_argument(
+        "--recipe", choices=RECIPES, default="gpu-wide-c3", metavar="NAME", help="what is trained"
+    )
     parser.add_argument("--runs", type=int, default=RUNS, help="of each subnetwork and batch size")
     parser.add_argument("--rates", type=int, nargs="+", default=RATES, help="requests a second")
     parser.add_argument("--budget-s", type=float, default=480.0, help="no point begins after it")
@@ -119,14 +121,14 @@ def measure_runs(bundle: Bundle, device: str, *, runs: int) -> dict[str, Any]:
     for subnetwork in manifest.subnetworks:
         print(f"  {subnetwork.name}", flush=True)
         active = set(subnetwork.columns)
-        free = _memory_in_use()
+        before = _memory_in_use()
         plain = open_session(
             bundle.graph_path(subnetwork),
             threads=default_threads(),
             gpu={CUDA: CUDA_OPTIONS} if device == "cuda" else {},
         )
         plain.run(None, {"images": np.stack(_blank_batch(bundle, SIZES[-1]))})
-        memory_mib[subnetwork.name] = (_memory_in_use() - free) / 2**20
+        memory_mib[subnetwork.name] = (_memory_in_use() - before) / 2**20
         for size in SIZES:
             images = torch.zeros(size, 3, side, side, device=device, dtype=dtype)
             bare = _bare_run(network, images.contiguous(memory_format=torch.channels_last), active)
@@ -221,7 +223,7 @@ def measure_serving(
         server_cores=f"0-{cores - 2}" if cores > 2 else "0",
         load_core=cores - 1,
     )
-    free = _memory_in_use()
+    before = _memory_in_use()
     found |= {"deadlines": [], "choices": [], "left_out": [], "memory_mib": 0.0}
     for policy in session.policies:
         if time.monotonic() > end_at:
@@ -231,7 +233,7 @@ def measure_serving(
         try:
             with session.serving(anytime(bundle.folder, policy, device=options.device)) as server:
                 if policy == "anytime":
-                    found["memory_mib"] = (_memory_in_use() - free) / 2**20
+                    found["memory_mib"] = (_memory_in_use() - before) / 2**20
                     for session.deadline_ms in DEADLINES_MS:
                         for point in _rising(session, server, options.rates, found):
                             found["deadlines"].append({"deadline_ms": session.deadline_ms} | point)

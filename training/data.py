@@ -227,7 +227,9 @@ def _class_folders(
     classes = _classes(root / "train")
     if len(classes) < 2:
         raise TrainingError(f"{root}: no data set; expected {_choices()} with at least 2 classes")
-    scored = root / ("val" if (root / "val").is_dir() and not (root / "test").is_dir() else "test")
+    scored = next(
+        (root / part for part in ("test", "val") if (root / part).is_dir()), root / "test"
+    )
     differing = set(classes) ^ set(_classes(scored))
     if differing:
         raise TrainingError(

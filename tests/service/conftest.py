@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from PIL import Image
 
 from model.bundle import Bundle, read_bundle
@@ -51,3 +52,10 @@ def jpeg(picture: Image.Image) -> bytes:
     file = BytesIO()
     picture.save(file, "JPEG", quality=95)
     return file.getvalue()
+
+
+def random_batch(n: int, bundle: Bundle) -> list[NDArray[np.uint8]]:
+    """Images of noise, as a device takes them."""
+    size = bundle.manifest.architecture.image_size
+    rng = np.random.default_rng(n)
+    return [rng.integers(0, 256, (size, size, 3), dtype=np.uint8) for _ in range(n)]

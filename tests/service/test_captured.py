@@ -13,6 +13,7 @@ from model.sessions import open_session
 from service import captured
 from service.captured import CapturedRuns
 from service.copies import WaitingCopies
+from tests.service.conftest import random_batch
 
 SIZES = [1, 2, 4]
 
@@ -34,12 +35,6 @@ def runs(session: ort.InferenceSession, warnings: list[str]) -> CapturedRuns:
     )
 
 
-def images(n: int, bundle: Bundle) -> list[NDArray[np.uint8]]:
-    size = bundle.manifest.architecture.image_size
-    rng = np.random.default_rng(n)
-    return [rng.integers(0, 256, (size, size, 3), dtype=np.uint8) for _ in range(n)]
-
-
 def padded_answer(
     session: ort.InferenceSession, batch: list[NDArray[np.uint8]], size: int
 ) -> NDArray[np.float32]:
@@ -53,7 +48,7 @@ def padded_answer(
 def test_a_batch_is_padded_to_the_next_size_and_answered_alone(
     runs: CapturedRuns, session: ort.InferenceSession, bundle: Bundle, n: int, size: int
 ) -> None:
-    batch = images(n, bundle)
+    batch = random_batch(n, bundle)
 
     assert_array_equal(runs(batch), padded_answer(session, batch, size))
 
@@ -61,9 +56,9 @@ def test_a_batch_is_padded_to_the_next_size_and_answered_alone(
 def test_what_was_in_the_buffers_before_changes_no_answer(
     runs: CapturedRuns, bundle: Bundle
 ) -> None:
-    batch = images(3, bundle)
+    batch = random_batch(3, bundle)
     first = runs(batch)
-    runs(images(4, bundle))
+    runs(random_batch(4, bundle))
 
     assert_array_equal(runs(batch), first)
 
@@ -71,9 +66,9 @@ def test_what_was_in_the_buffers_before_changes_no_answer(
 def test_an_answer_stays_what_it_was_when_the_next_batch_runs(
     runs: CapturedRuns, bundle: Bundle
 ) -> None:
-    answers = runs(images(4, bundle))
+    answers = runs(random_batch(4, bundle))
     before = answers.copy()
-    runs(images(3, bundle))
+    runs(random_batch(3, bundle))
 
     assert_array_equal(answers, before)
 
@@ -103,7 +98,7 @@ def test_a_size_that_cannot_be_captured_is_answered_all_the_same_and_says_so(
     runs = CapturedRuns(
         refuses, SIZES, device_type="cpu", copies=WaitingCopies(), warn=warnings.append
     )
-    batch = images(2, bundle)
+    batch = random_batch(2, bundle)
 
     assert_array_equal(runs(batch), padded_answer(session, batch, 2))
     assert warnings == [

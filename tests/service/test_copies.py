@@ -11,13 +11,13 @@ import numpy as np
 import onnxruntime as ort
 import pytest
 from numpy.testing import assert_array_equal
-from numpy.typing import NDArray
 
 from model.bundle import Bundle
 from model.sessions import open_session
 from service import copies
 from service.captured import CapturedRuns
 from service.copies import CudaError, StreamCopies, WaitingCopies
+from tests.service.conftest import random_batch
 
 Copy = tuple[int, int, int]  # to, from, bytes
 
@@ -88,12 +88,6 @@ def runtime(monkeypatch: pytest.MonkeyPatch) -> Iterator[QueueingRuntime]:
     gc.collect()
 
 
-def images(n: int, bundle: Bundle) -> list[NDArray[np.uint8]]:
-    size = bundle.manifest.architecture.image_size
-    rng = np.random.default_rng(n)
-    return [rng.integers(0, 256, (size, size, 3), dtype=np.uint8) for _ in range(n)]
-
-
 @pytest.fixture
 def session(bundle: Bundle) -> ort.InferenceSession:
     return open_session(bundle.graph_path(bundle.manifest.subnetworks[0]), threads=1)
@@ -108,7 +102,7 @@ def test_batches_that_travel_on_a_stream_are_answered_as_any_others(
     )
 
     for n in (3, 1, 4, 3, 2):
-        batch = images(n, bundle)
+        batch = random_batch(n, bundle)
         assert_array_equal(on_stream(batch), waiting(batch))
 
 
