@@ -2,14 +2,11 @@
 
 import os
 import platform
-import subprocess
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import onnxruntime
-
 from model.bundle import Bundle
+from model.provenance import commit, versions
 
 PACKAGES = ("numpy", "pillow", "fastapi", "uvicorn", "uvloop")
 
@@ -17,19 +14,11 @@ PACKAGES = ("numpy", "pillow", "fastapi", "uvicorn", "uvloop")
 def describe_conditions(bundle: Bundle) -> dict[str, Any]:
     """Return them, fit for JSON."""
     manifest = bundle.manifest
-    commit = subprocess.run(
-        ["git", "describe", "--always", "--dirty"],
-        cwd=Path(__file__).parent,
-        capture_output=True,
-        text=True,
-        check=False,
-    ).stdout.strip()
     return {
         "machine": f"{_processor()}, {os.cpu_count()} cores, {_memory_gib():.0f} GiB",
         "system": f"{platform.system()} {platform.release()}, Python {platform.python_version()}",
-        "versions": {"onnxruntime": onnxruntime.__version__}  # of either package
-        | {name: version(name) for name in PACKAGES},
-        "commit": commit or "unknown",
+        "versions": versions(*PACKAGES),
+        "commit": commit(),
         "bundle": manifest.name,
         "digest": bundle.digest[:12],
         "test_accuracy": {each.name: each.accuracy.test.value for each in manifest.subnetworks},

@@ -1,13 +1,11 @@
 """From a checkpoint to a bundle: choose subnetworks, write one ONNX file each, check and measure every file."""
 
 import logging
-import subprocess
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from copy import deepcopy
 from datetime import UTC, datetime
-from importlib.metadata import version
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -22,7 +20,7 @@ from onnx.external_data_helper import set_external_data
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from model import cost
+from model import cost, provenance
 from model.bundle import (
     FORMAT_VERSION,
     Accuracy,
@@ -341,13 +339,6 @@ def _measured(logits: Tensor, split: Split) -> Measured:
 
 def _provenance(checkpoint: Checkpoint) -> Provenance:
     """Say where the bundle comes from."""
-    commit = subprocess.run(
-        ["git", "rev-parse", "HEAD"],
-        cwd=Path(__file__).parent,
-        capture_output=True,
-        text=True,
-        check=False,
-    ).stdout.strip()
     return Provenance(
         recipe=checkpoint.recipe.name,
         seed=checkpoint.seed,
@@ -355,8 +346,7 @@ def _provenance(checkpoint: Checkpoint) -> Provenance:
         began_with=checkpoint.origin,
         dataset=checkpoint.dataset,
         dataset_sha256=checkpoint.dataset_sha256,
-        commit=commit or "unknown",
+        commit=provenance.commit(),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
-        versions={name: version(name) for name in ("torch", "onnx")}
-        | {"onnxruntime": onnxruntime.__version__},  # of either package
+        versions=provenance.versions("torch", "onnx"),
     )
