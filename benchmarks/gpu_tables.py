@@ -1,6 +1,6 @@
 """What ``make gpu`` found, as a section of ``docs/gpu.md``."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import groupby, takewhile
 from operator import itemgetter
 from typing import Any
@@ -12,11 +12,33 @@ COMMAND = "make gpu IMAGES=DIR"
 CHOICE_DEADLINE_MS = 5.0
 HELD = 0.999  # in time: a deadline that is held
 
+Figures = Mapping[str, Any]
 
-def render(found: Mapping[str, Any]) -> str:
-    """Return the section."""
-    conditions = found["conditions"]
+
+def render(found: Figures) -> str:
+    """Return the section; parts that were not measured are left away."""
+    sections = [_head(found["conditions"])]
+    sections += [part(found[name]) for name, part in _PARTS.items() if name in found]
+    notes = {"Warnings": "warnings", "Failed": "failed", "Left out": "left_out"}
+    sections += [f"{what}: {'; '.join(found[key])}." for what, key in notes.items() if found[key]]
+    return "\n\n".join(sections) + "\n"
+
+
+def _head(conditions: Figures) -> str:
     versions = ", ".join(f"{name} {value}" for name, value in conditions["versions"].items())
+    return f"""\
+## {conditions["device"]}
+
+`{COMMAND}` on {conditions["machine"]} ({conditions["system"]}; {versions}), commit {conditions["commit"]}. Bundle
+`{conditions["bundle"]}` ({conditions["digest"]})."""
+
+
+def _answers(largest: Mapping[str, float]) -> str:
+    gaps = ", ".join(f"{name} {gap:.4f}" for name, gap in largest.items())
+    return f"Largest difference of a probability from the CPU's, on noise, in full and padded batches: {gaps}."
+
+
+def _runs(found: Figures) -> str:
     rows = [
         [
             cell["subnetwork"],
@@ -29,9 +51,24 @@ def render(found: Mapping[str, Any]) -> str:
             f"{cell['operations_ms']:.4f}",
             f"{cell['bytes_ms']:.4f}",
         ]
-        for cell in found["runs"]
+        for cell in found["cells"]
     ]
-    pairs = [
+    largest = max(cell["size"] for cell in found["cells"])
+    sessions = ", ".join(f"{name} {mib:.0f}" for name, mib in found["session_mib"].items())
+    return f"""\
+### Runs
+
+In {found["precision"]}, {found["n"]} runs a cell, by turns with a plain session of the same file and with the bare network; from a batch in
+host memory to probabilities there, the bare one without either copy. *Ratio*: to the bare one. *Operations* and
+*weights*: what they would take at the rates measured in the same run, matrices multiplied at
+{found["matrix_per_s"] / 1e12:.1f} TFLOP/s, memory copied at {found["bytes_per_s"] / 1e9:.0f} GB/s (read and written). After the runs: {found["clock_after"]}.
+A session alone, after a batch of {largest}, takes {sessions} MiB.
+
+{table(["subnetwork", "batch", "p50 / p99, ms", "images/s", "plain session, ms", "bare, ms", "ratio", "operations, ms", "weights, ms"], rows)}"""
+
+
+def _pairs(cells: Sequence[Figures]) -> str:
+    rows = [
         [
             cell["pair"],
             str(cell["size"]),
@@ -39,20 +76,37 @@ def render(found: Mapping[str, Any]) -> str:
             f"{cell['together_ms']:.3f}",
             f"{cell['together_ms'] / cell['apart_ms']:.2f}",
         ]
-        for cell in found["pairs"]
+        for cell in cells
     ]
+    return f"""\
+### Side by side
+
+Medians, each subnetwork on a thread and a stream of its own; apart, the threads take turns. The server runs one after
+the other; a ratio well under 1 says that it should not.
+
+{table(["pair", "batch", "apart, ms", "together, ms", "ratio"], rows)}"""
+
+
+def _training(found: Figures) -> str:
+    return f"""\
+### Training
+
+```
+{described(dict(found))}
+```"""
+
+
+def _serving(found: Figures) -> str:
     deadlines = [
         [
             f"{point['deadline_ms']:g} ms",
             str(point["rate"]),
             percent(point["in_time"]),
             percent(point["accuracy"]),
-            f"{point['answered_ms']['p50']:.2f} / {point['answered_ms']['p99']:.2f}",
+            _quantiles(point["answered_ms"]),
         ]
         for point in found["deadlines"]
     ]
-    largest = max(cell["size"] for cell in found["runs"])
-    sessions = ", ".join(f"{name} {mib:.0f}" for name, mib in found["session_mib"].items())
     systems = list(dict.fromkeys(point["system"] for point in found["choices"]))
     rates = sorted({point["rate"] for point in found["choices"]})
     correct = {(p["system"], p["rate"]): p["correct_in_time"] for p in found["choices"]}
@@ -60,36 +114,10 @@ def render(found: Mapping[str, Any]) -> str:
         [system, *(percent(correct.get((system, rate)), unit="") for rate in rates)]
         for system in systems
     ]
-    return (
-        f"""\
-## {conditions["device"]}
-
-`{COMMAND}` on {conditions["machine"]} ({conditions["system"]}; {versions}), commit {conditions["commit"]}. Bundle
-`{conditions["bundle"]}` ({conditions["digest"]}, {found["precision"]}). Measured in the same run: matrices multiplied at
-{found["matrix_per_s"] / 1e12:.1f} TFLOP/s, memory copied at {found["bytes_per_s"] / 1e9:.0f} GB/s (read and written). The
-server takes {found["memory_mib"]:.0f} MiB of the GPU; a session alone, after a batch of {largest}, {sessions} MiB. After the runs: {found["clock_after"]}.
-
-### Runs
-
-{found["n"]} runs a cell, by turns with a plain session of the same file and with the bare network; from a batch in host memory to
-probabilities there, the bare one without either copy. *Ratio*: to the bare one. *Operations* and *weights*: what they would take at the rates above.
-
-{table(["subnetwork", "batch", "p50 / p99, ms", "images/s", "plain session, ms", "bare, ms", "ratio", "operations, ms", "weights, ms"], rows)}
-
-### Side by side
-
-Medians of {found["n"]} turns, each subnetwork on a thread and a stream of its own. The server runs one after the other; a ratio well under 1
-says that it should not.
-
-{table(["pair", "batch", "apart, ms", "together, ms", "ratio"], pairs)}
-
-### Training
-
-```
-{described(found["training"])}
-```
-
+    return f"""\
 ### Deadlines
+
+The server takes {found["memory_mib"]:.0f} MiB of the GPU.
 
 {table(["deadline", "requests/s", "in time", "accuracy", "p50 / p99, ms"], deadlines)}
 
@@ -99,28 +127,34 @@ says that it should not.
 
 Correct in time, %, of all requests, by requests a second; deadline {CHOICE_DEADLINE_MS:g} ms.
 
-{table(["", *map(str, rates)], choices)}
-
-{f"Left out: {'; '.join(found['left_out'])}." if found["left_out"] else ""}
-""".rstrip()
-        + "\n"
-    )
+{table(["", *map(str, rates)], choices)}"""
 
 
-def _held(points: Sequence[Mapping[str, Any]]) -> str:
+_PARTS: dict[str, Callable[[Any], str]] = {
+    "answers": _answers,
+    "runs": _runs,
+    "pairs": _pairs,
+    "training": _training,
+    "serving": _serving,
+}
+
+
+def _quantiles(answered_ms: Mapping[str, float | None]) -> str:
+    """Return p50 and p99; dashes where nothing was answered."""
+    values = (answered_ms["p50"], answered_ms["p99"])
+    return " / ".join("–" if value is None else f"{value:.2f}" for value in values)
+
+
+def _held(points: Sequence[Figures]) -> str:
     """Say up to which rate each deadline was held, and of what capacity: the most answers in time a second."""
     lines = []
     for deadline_ms, own in groupby(points, key=itemgetter("deadline_ms")):
         rising = list(own)
         held = [p["rate"] for p in takewhile(lambda p: p["in_time"] >= HELD, rising)]
         capacity = max(p["rate"] * p["in_time"] for p in rising)
+        share = percent(held[-1] / capacity) if held else "0 %"
         lines.append(
-            f"{deadline_ms:g} ms: "
-            + (
-                f"held up to {held[-1]}/s, {percent(held[-1] / capacity)}"
-                if held
-                else "not held, 0 %"
-            )
-            + f" of the most that was answered in time, {capacity:.0f}/s"
+            f"{deadline_ms:g} ms: {f'held up to {held[-1]}/s' if held else 'not held'}, {share} of the most that was "
+            f"answered in time, {capacity:.0f}/s"
         )
     return f"In time for {percent(HELD)} or more: {'; '.join(lines)}." if lines else ""

@@ -1,13 +1,48 @@
-from benchmarks.gpu import PAIR_SIZES, SIZES, measure_pairs, measure_runs
+import argparse
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from benchmarks import gpu
+from benchmarks.gpu_runs import (
+    PAIR_SIZES,
+    SAME_ANSWER,
+    SIZES,
+    compare_answers,
+    measure_pairs,
+    measure_runs,
+)
 from benchmarks.gpu_tables import render
 from model.bundle import PRETRAINED_DIR, read_bundle
+
+NO_GPU = "needs a GPU"
+
+
+@pytest.mark.parametrize(
+    "device",
+    [
+        "cpu",
+        pytest.param(
+            "cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason=NO_GPU)
+        ),
+    ],
+)
+def test_every_subnetwork_answers_as_on_the_cpu(device: str) -> None:
+    bundle = read_bundle(PRETRAINED_DIR / "cifar10")
+
+    gaps = compare_answers(bundle, device, warn=pytest.fail)
+
+    assert list(gaps) == [s.name for s in bundle.manifest.subnetworks]
+    assert max(gaps.values()) <= SAME_ANSWER
 
 
 def test_every_subnetwork_and_size_is_run_beside_the_bare_network() -> None:
     bundle = read_bundle(PRETRAINED_DIR / "cifar10")
-    found = measure_runs(bundle, "cpu", runs=1)
+    found = measure_runs(bundle, "cpu", runs=1, warn=pytest.fail)
 
-    cells = {(cell["subnetwork"], cell["size"]): cell for cell in found["runs"]}
+    cells = {(cell["subnetwork"], cell["size"]): cell for cell in found["cells"]}
     assert set(cells) == {(s.name, size) for s in bundle.manifest.subnetworks for size in SIZES}
     for cell in cells.values():
         assert (
@@ -25,7 +60,7 @@ def test_every_subnetwork_and_size_is_run_beside_the_bare_network() -> None:
 def test_every_subnetwork_is_run_beside_the_full_one() -> None:
     bundle = read_bundle(PRETRAINED_DIR / "cifar10")
 
-    cells = measure_pairs(bundle, "cpu", runs=1)
+    cells = measure_pairs(bundle, "cpu", runs=1, warn=pytest.fail)
 
     *others, full = (s.name for s in bundle.manifest.subnetworks)
     assert [(cell["pair"], cell["size"]) for cell in cells] == [
@@ -34,70 +69,90 @@ def test_every_subnetwork_is_run_beside_the_full_one() -> None:
     assert all(min(cell["apart_ms"], cell["together_ms"]) > 0 for cell in cells)
 
 
+CONDITIONS = {
+    "device": "a GPU",
+    "machine": "a machine",
+    "system": "a system",
+    "versions": {"onnxruntime": "1"},
+    "commit": "abc",
+    "bundle": "cifar10",
+    "digest": "123",
+}
+POINT = {
+    "system": "anytime",
+    "rate": 100,
+    "in_time": 0.99,
+    "accuracy": 0.861,
+    "correct_in_time": 0.852,
+    "answered_ms": {"p50": 1.25, "p99": 2.5},
+}
+CELL = {
+    "subnetwork": "full",
+    "size": 4,
+    "p50_ms": 1.5,
+    "p99_ms": 2.0,
+    "plain_ms": 3.0,
+    "bare_ms": 1.2,
+    "operations_ms": 0.01,
+    "bytes_ms": 0.005,
+}
+NOTHING = {"conditions": CONDITIONS, "warnings": [], "failed": [], "left_out": []}
+
+
 def test_the_tables_have_a_line_for_each_figure() -> None:
-    point = {
-        "system": "anytime",
-        "rate": 100,
-        "in_time": 0.99,
-        "accuracy": 0.861,
-        "correct_in_time": 0.852,
-        "answered_ms": {"p50": 1.25, "p99": 2.5},
-    }
-    cell = {
-        "subnetwork": "full",
-        "size": 4,
-        "p50_ms": 1.5,
-        "p99_ms": 2.0,
-        "plain_ms": 3.0,
-        "bare_ms": 1.2,
-        "operations_ms": 0.01,
-        "bytes_ms": 0.005,
+    unanswered = {
+        "rate": 900,
+        "in_time": 0.0,
+        "accuracy": None,
+        "answered_ms": {"p50": None, "p99": None},
     }
     section = render(
-        {
-            "conditions": {
-                "device": "a GPU",
-                "machine": "a machine",
-                "system": "a system",
-                "versions": {"onnxruntime": "1"},
-                "commit": "abc",
-                "bundle": "cifar10",
-                "digest": "123",
+        NOTHING
+        | {
+            "answers": {"column-1": 0.00021, "full": 0.0042},
+            "runs": {
+                "precision": "float16",
+                "cells": [CELL],
+                "clock_after": "1980 MHz",
+                "session_mib": {"column-1": 20.0, "full": 62.0},
+                "n": 200,
+                "matrix_per_s": 4e14,
+                "bytes_per_s": 4e12,
             },
-            "precision": "float16",
-            "runs": [cell],
-            "clock_after": "1980 MHz",
-            "session_mib": {"column-1": 20.0, "full": 62.0},
             "pairs": [
                 {"pair": "column-1 and full", "size": 8, "apart_ms": 2.0, "together_ms": 1.5}
             ],
-            "n": 200,
-            "matrix_per_s": 4e14,
-            "bytes_per_s": 4e12,
-            "memory_mib": 900.0,
-            "deadlines": [
-                {"deadline_ms": 2.0} | point,
-                {"deadline_ms": 5.0} | point | {"in_time": 1.0},
-                {"deadline_ms": 5.0} | point | {"rate": 400, "in_time": 0.5},
-            ],
-            "choices": [point, point | {"system": "static:full", "rate": 300}],
             "training": {
                 "network": "training a network",
                 "n": 960,
                 "rates": {"trainer": [90.0, 94.0], "bare loop": [100.0, 100.0]},
                 "floor": 400.0,
             },
+            "serving": {
+                "memory_mib": 900.0,
+                "deadlines": [
+                    {"deadline_ms": 2.0} | POINT,
+                    {"deadline_ms": 5.0} | POINT | {"in_time": 1.0},
+                    {"deadline_ms": 5.0} | POINT | {"rate": 400, "in_time": 0.5},
+                    {"deadline_ms": 5.0} | POINT | unanswered,
+                ],
+                "choices": [POINT, POINT | {"system": "static:full", "rate": 300}],
+            },
             "left_out": ["static:full at 1000/s, 5 ms"],
+            "warnings": ["full: no CUDA graph of batch size 2"],
         }
     )
 
-    assert "`cifar10` (123, float16)" in section
-    assert "column-1 20, full 62 MiB. After the runs: 1980 MHz." in section
+    assert "`cifar10` (123)." in section
+    assert "in full and padded batches: column-1 0.0002, full 0.0042." in section
+    assert "column-1 20, full 62 MiB." in section
+    assert "After the runs: 1980 MHz." in section
     assert "| full | 4 | 1.500 / 2.000 | 2667 | 3.000 | 1.200 | 1.25 | 0.0100 | 0.0050 |" in section
     assert "trainer: 92 images/s (90 to 94; 2 rounds of 960 images), 0.92 of the bare" in section
     assert "floor: 400 images/s; the bare loop reaches 0.25 of it" in section
     assert "| column-1 and full | 8 | 2.000 | 1.500 | 0.75 |" in section
     assert "| 2 ms | 100 | 99.0 % | 86.1 % | 1.25 / 2.50 |" in section
+    assert "| 5 ms | 900 | 0.0 % | – | – / – |" in section
     assert "| anytime | 85.2 | – |" in section
     assert "| static:full | – | 85.2 |" in section
     assert (
@@ -105,4 +160,37 @@ def test_the_tables_have_a_line_for_each_figure() -> None:
         "2 ms: not held, 0 % of the most that was answered in time, 99/s; "
         "5 ms: held up to 100/s, 50.0 % of the most that was answered in time, 200/s." in section
     )
+    assert "\n\nWarnings: full: no CUDA graph of batch size 2.\n" in section
     assert section.endswith("\n\nLeft out: static:full at 1000/s, 5 ms.\n")
+
+
+def test_a_part_that_failed_is_named_beside_those_that_were_measured() -> None:
+    section = render(
+        NOTHING | {"answers": {"full": 0.001}, "failed": ["runs: OutOfMemoryError: 3 GiB"]}
+    )
+
+    assert section.endswith("batches: full 0.0010.\n\nFailed: runs: OutOfMemoryError: 3 GiB.\n")
+
+
+def test_a_failing_part_costs_no_other_its_figures(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle = read_bundle(PRETRAINED_DIR / "cifar10")
+
+    def out_of_memory(*_: object, **__: object) -> None:
+        raise torch.OutOfMemoryError("3 GiB")
+
+    for part in ("measure_runs", "measure_pairs", "measure_training"):
+        monkeypatch.setattr(gpu, part, out_of_memory)
+    options = argparse.Namespace(
+        device="cpu", runs=1, recipe="tiny", out=tmp_path, images=tmp_path, seconds=1.0, rates=[10]
+    )
+
+    found = gpu.measure(bundle, options, end_at=0.0)
+
+    assert found["failed"] == [
+        f"{part}: OutOfMemoryError: 3 GiB" for part in ("runs", "pairs", "training")
+    ]
+    assert found["answers"]["full"] <= SAME_ANSWER
+    assert len(found["left_out"]) == len(bundle.manifest.subnetworks) + 1
+    assert json.loads((tmp_path / "gpu.json").read_text()) == found

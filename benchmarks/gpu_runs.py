@@ -1,0 +1,261 @@
+"""What runs take on a GPU, beside what the hardware allows: the half of ``make gpu`` that needs no server."""
+
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, ExitStack, nullcontext
+from functools import partial
+from itertools import product
+from threading import Lock
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import convert_conv2d_weight_memory_format
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from benchmarks.floors import copy_rate, matrix_rate
+from model import cost
+from model.bundle import Bundle, Subnetwork
+from model.fractal import FractalNet
+from model.layers import ConvLayer
+from model.sessions import open_session
+from service.images import Pixels
+from service.runtime import (
+    CUDA,
+    CUDA_OPTIONS,
+    Device,
+    default_threads,
+    open_cpu_device,
+    open_device,
+)
+from service.settings import Settings
+
+SIZES = (1, 2, 4, 8, 16)
+PAIR_SIZES = (1, 8)  # of the batches that run side by side
+# Full and padded, up and down: what was in the buffers before must change no answer.
+COMPARED_SIZES = (1, 3, 16, 2, 3)
+# Of a probability: products in TF32 or half precision, in another order.
+SAME_ANSWER = 0.05
+
+Warn = Callable[[str], None]
+
+
+def compare_answers(bundle: Bundle, device: str, *, warn: Warn) -> dict[str, float]:
+    """Return by how much a probability of each subnetwork differs from the CPU's at most."""
+    opened, expected = _open(bundle, device, warn), open_cpu_device(bundle, threads=0)
+    largest = dict.fromkeys((each.name for each in bundle.manifest.subnetworks), 0.0)
+    for name in largest:
+        for turn, size in enumerate(COMPARED_SIZES):
+            batch = noise(bundle, size, seed=turn)
+            gap = np.abs(opened.run(name, batch) - expected.run(name, batch)).max()
+            largest[name] = max(largest[name], float(gap))
+    opened.close()
+    return largest
+
+
+def measure_runs(bundle: Bundle, device: str, *, runs: int, warn: Warn) -> dict[str, Any]:
+    """Return run latencies of every subnetwork and batch size with their floors, and the rates measured."""
+    manifest = bundle.manifest
+    dtype = torch.float16 if manifest.precision == "float16" else torch.float32
+    rates = matrix_rate(device, dtype), copy_rate(device)
+    opened = _open(bundle, device, warn)
+    network = FractalNet(manifest.architecture).eval().to(device)
+    cells: list[dict[str, Any]] = []
+    session_mib: dict[str, float] = {}
+    for subnetwork in manifest.subnetworks:
+        print(f"  {subnetwork.name}", flush=True)
+        own, session_mib[subnetwork.name] = _measure_subnetwork(
+            bundle, subnetwork, network, opened, dtype=dtype, rates=rates, runs=runs
+        )
+        cells += own
+    opened.close()
+    return {
+        "precision": manifest.precision,
+        "cells": cells,
+        "clock_after": clock(device),
+        "session_mib": session_mib,
+        "n": runs,
+        "matrix_per_s": rates[0],
+        "bytes_per_s": rates[1],
+    }
+
+
+def measure_pairs(bundle: Bundle, device: str, *, runs: int, warn: Warn) -> list[dict[str, Any]]:
+    """Return what every subnetwork and the full one take one after the other, and side by side.
+
+    Both ways two threads are given a batch each and waited for; one after the other, they take turns at a lock.
+    """
+    opened = _open(bundle, device, warn)
+    *others, full = (each.name for each in bundle.manifest.subnetworks)
+    cells = []
+    with ExitStack() as stack:
+        # A captured graph belongs to a thread.
+        threads = {name: stack.enter_context(ThreadPoolExecutor(1)) for name in (*others, full)}
+
+        def run(name: str, batch: list[Pixels], turn: AbstractContextManager[object]) -> None:
+            with turn:
+                opened.run(name, batch)
+
+        def both(name: str, batch: list[Pixels], turn: AbstractContextManager[object]) -> None:
+            for begun in [threads[each].submit(run, each, batch, turn) for each in (name, full)]:
+                begun.result()
+
+        for name, size in product(others, PAIR_SIZES):
+            batch = noise(bundle, size)
+            for each in (name, full):  # captures its graph, which nothing may run beside
+                threads[each].submit(opened.run, each, batch).result()
+            apart_s, together_s = _by_turns(
+                (partial(both, name, batch, Lock()), partial(both, name, batch, nullcontext())),
+                runs,
+            )
+            cells.append(
+                {
+                    "pair": f"{name} and {full}",
+                    "size": size,
+                    "apart_ms": 1e3 * float(np.median(apart_s)),
+                    "together_ms": 1e3 * float(np.median(together_s)),
+                }
+            )
+    opened.close()
+    return cells
+
+
+def noise(bundle: Bundle, size: int, *, seed: int = 0) -> list[Pixels]:
+    """Return images of noise: with zeros, a device may be faster than with anything else."""
+    side = bundle.manifest.architecture.image_size
+    rng = np.random.default_rng(seed)
+    return list(rng.integers(0, 256, (size, side, side, 3), dtype=np.uint8))
+
+
+def clock(device: str) -> str:
+    """Return the clock of a GPU's processors, as it is now."""
+    return f"{torch.cuda.clock_rate()} MHz" if device == "cuda" else "no clock"
+
+
+def memory_in_use() -> int:
+    """Return the bytes in use on the GPU by all processes; 0 without one."""
+    if not torch.cuda.is_available():
+        return 0
+    free, total = torch.cuda.mem_get_info()
+    return total - free
+
+
+def _measure_subnetwork(
+    bundle: Bundle,
+    subnetwork: Subnetwork,
+    network: FractalNet,
+    opened: Device,
+    *,
+    dtype: torch.dtype,
+    rates: tuple[float, float],
+    runs: int,
+) -> tuple[list[dict[str, Any]], float]:
+    """Return a cell for each batch size, and the MiB that a session of the subnetwork takes by itself."""
+    matrix_per_s, bytes_per_s = rates
+    architecture = bundle.manifest.architecture
+    columns = set(subnetwork.columns)
+    before = memory_in_use()
+    plain = open_session(
+        bundle.graph_path(subnetwork),
+        threads=default_threads(),
+        gpu={CUDA: CUDA_OPTIONS} if network.classifier.weight.is_cuda else {},
+    )
+    plain.run(None, {"images": np.stack(noise(bundle, SIZES[-1]))})
+    session_mib = (memory_in_use() - before) / 2**20
+    bare = _bare_network(network, columns, dtype)
+    weights = dtype.itemsize * cost.parameters(architecture, columns)
+    cells = []
+    for size in SIZES:
+        batch = noise(bundle, size)
+        served_s, plain_s, bare_s = _by_turns(
+            (
+                partial(opened.run, subnetwork.name, batch),
+                partial(plain.run, ("probabilities",), {"images": np.stack(batch)}),
+                _bare_run(bare, size),
+            ),
+            runs,
+        )
+        cells.append(
+            {
+                "subnetwork": subnetwork.name,
+                "size": size,
+                "p50_ms": 1e3 * float(np.quantile(served_s, 0.5)),
+                "p99_ms": 1e3 * float(np.quantile(served_s, 0.99)),
+                "plain_ms": 1e3 * float(np.quantile(plain_s, 0.5)),
+                "bare_ms": 1e3 * float(np.quantile(bare_s, 0.5)),
+                "operations_ms": 1e3 * 2 * size * subnetwork.macs / matrix_per_s,
+                "bytes_ms": 1e3 * weights / bytes_per_s,
+            }
+        )
+    return cells, session_mib
+
+
+def _bare_network(network: FractalNet, columns: set[int], dtype: torch.dtype) -> FractalNet:
+    """Return a subnetwork with nothing left to spare: batch norm folded, filters in the order that convolutions take."""
+    subnetwork = network.extract(columns)
+    for layer in subnetwork.modules():
+        if isinstance(layer, ConvLayer) and isinstance(layer.conv, nn.Conv2d):
+            ((mode, norm),) = layer.norms.items()
+            assert isinstance(norm, nn.BatchNorm2d)
+            layer.conv = fuse_conv_bn_eval(layer.conv, norm)
+            layer.norms[mode] = nn.Identity()
+    subnetwork.to(dtype)
+    convert_conv2d_weight_memory_format(subnetwork, torch.channels_last)
+    return subnetwork
+
+
+def _bare_run(subnetwork: FractalNet, size: int) -> Callable[[], object]:
+    """Return what runs a subnetwork once and waits: on a GPU, the replay of a captured graph."""
+    x = _noise_tensor(subnetwork, size)
+
+    def forward() -> None:
+        with torch.inference_mode():
+            subnetwork(x)
+
+    if x.device.type == "cpu":
+        return forward
+    for _ in range(3):  # what is allocated and chosen once is no part of the graph
+        forward()
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        forward()
+
+    def replay() -> None:
+        graph.replay()
+        torch.cuda.synchronize()
+
+    return replay
+
+
+def _noise_tensor(network: FractalNet, size: int) -> Tensor:
+    """Return images of noise as a network takes them, on its device and in its precision."""
+    weight, side = network.classifier.weight, network.architecture.image_size
+    images = torch.randn(size, network.architecture.in_channels, side, side)
+    return images.to(weight.device, weight.dtype).contiguous(memory_format=torch.channels_last)
+
+
+def _by_turns(works: Sequence[Callable[[], object]], runs: int) -> list[list[float]]:
+    """Return how long each run of each took, in seconds."""
+    taken_s: list[list[float]] = [[] for _ in works]
+    warm_up = runs // 10
+    for turn in range(warm_up + runs):
+        for work, seconds in zip(works, taken_s, strict=True):
+            begun_at = time.perf_counter()
+            work()
+            if turn >= warm_up:
+                seconds.append(time.perf_counter() - begun_at)
+    return taken_s
+
+
+def _open(bundle: Bundle, device: str, warn: Warn) -> Device:
+    return open_device(
+        bundle,
+        device="cuda" if device == "cuda" else "cpu",
+        threads=0,
+        batch_sizes=SIZES,
+        engine_dir=Settings().engine_dir,
+        warn=warn,
+    )
