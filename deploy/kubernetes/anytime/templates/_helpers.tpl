@@ -97,11 +97,11 @@ containers:
         value: {{ printf "/bundles/%s" .Values.bundle.path | quote }}
       {{- end }}
     resources: {{ toJson .Values.resources }}
-    startupProbe: # a minute to load the bundle and to warm up
+    startupProbe: # three minutes to load the bundle and to warm up: on a GPU every batch size is captured
       httpGet: {path: /health/ready, port: http}
       periodSeconds: 1
       timeoutSeconds: 2
-      failureThreshold: 60
+      failureThreshold: 180
     readinessProbe:
       httpGet: {path: /health/ready, port: http}
       periodSeconds: 2
