@@ -19,9 +19,9 @@ from benchmarks.floors import copy_rate, matrix_rate
 from model import cost
 from model.bundle import Bundle, Subnetwork
 from model.fractal import FractalNet
+from model.images import Pixels
 from model.layers import ConvLayer
 from model.sessions import open_session
-from service.images import Pixels
 from service.runtime import (
     CUDA,
     CUDA_OPTIONS,

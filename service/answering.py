@@ -16,7 +16,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from service.images import Pixels
+from model.images import Pixels
 from service.problems import (
     BodyTooLarge,
     EmptyBody,

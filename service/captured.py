@@ -13,8 +13,8 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
+from model.images import Pixels
 from service.copies import Copies
-from service.images import Pixels
 
 DeviceType = Literal["cuda", "cpu"]
 

@@ -15,8 +15,8 @@ from math import ceil, inf
 import numpy as np
 from numpy.typing import NDArray
 
+from model.images import Pixels
 from service.alarm import Alarm
-from service.images import Pixels
 from service.problems import DeadlineImpossible, Expired, InternalError, Overloaded, Problem
 from service.scheduling.deadline_queue import OnMiss
 from service.scheduling.latency import LatencyModel

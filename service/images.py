@@ -1,8 +1,4 @@
-"""From the bytes of an image to what the network takes: uint8 (H, W, 3) at the network's size.
-
-JPEG, PNG and WebP of any size and mode. Transparent images lie on white; of an animation the first frame counts;
-images are turned upright by their EXIF orientation and stretched to the square that the network sees.
-"""
+"""From the bytes of a request to what the network takes: uint8 (H, W, 3) at the network's size."""
 
 import asyncio
 from collections.abc import Callable
@@ -11,36 +7,17 @@ from io import BytesIO
 from math import isqrt
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-from PIL import (
-    Image,
-    ImageOps,
-    JpegImagePlugin,
-    PngImagePlugin,
-    UnidentifiedImageError,
-    WebPImagePlugin,
-)
+from PIL import Image, PngImagePlugin, UnidentifiedImageError
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import File, FormParser, parse_options_header
 
+from model.images import FORMATS, Pixels, to_pixels
 from service.problems import DamagedImage, InvalidUpload, NotAnImage, Overloaded, TooManyPixels
 
-# Named here, they are loaded at start-up; Pillow would load all its formats during the first request.
-FORMATS = tuple(
-    plugin.format
-    for plugin in (
-        JpegImagePlugin.JpegImageFile,
-        PngImagePlugin.PngImageFile,
-        WebPImagePlugin.WebPImageFile,
-    )
-)
 DECODE_THREADS = 2  # large images share two cores at most, the rest is for runs and small images
 MAX_TEXT_BYTES = 8 << 20  # of a PNG, unpacked
 INLINE_BYTES = 64 * 1024  # what decodes in under a millisecond is not worth a thread's 0.1 ms
 INLINE_PIXELS = 128 * 128
-
-Pixels = NDArray[np.uint8]
 
 
 class ImageDecoder:
@@ -128,21 +105,10 @@ class ImageDecoder:
         return image
 
     def _load(self, image: Image.Image) -> Pixels:
-        """Decode, turn upright, lay on white, resize."""
-        size = (self._size, self._size)
         try:
-            if image.size != size:
-                # JPEG decodes straight to 1/2, 1/4 or 1/8: twice the target keeps the resize smooth.
-                image.draft(None, (2 * self._size, 2 * self._size))
-            image.load()
-            if "exif" in image.info:
-                image = ImageOps.exif_transpose(image)
+            return to_pixels(image, self._size)
         except Exception as error:  # as above
             raise DamagedImage(f"the image cannot be decoded: {error}") from error
-        image = to_continuous(image)
-        if image.size != size:
-            image = image.resize(size, Image.Resampling.BILINEAR, reducing_gap=2.0)
-        return np.asarray(to_rgb(image))  # after the resize: it is slow at full size
 
 
 def image_content(body: bytes, content_type: bytes) -> bytes:
@@ -178,23 +144,3 @@ def image_content(body: bytes, content_type: bytes) -> bytes:
 def _content(file: File) -> bytes:
     file.file_object.seek(0)
     return file.file_object.read()
-
-
-def to_continuous(image: Image.Image) -> Image.Image:
-    """Return the image with 8 bits a channel that can be averaged: no palette, no single transparent colour."""
-    if image.mode.startswith("I"):  # Pillow would clip 16 bits at 255 rather than scale them
-        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-    if "transparency" in image.info or image.mode == "PA":
-        return image.convert("RGBA")
-    if image.mode in ("P", "1"):
-        return image.convert("RGB")
-    return image
-
-
-def to_rgb(image: Image.Image) -> Image.Image:
-    """Return the image in mode RGB, laid on white where it is transparent."""
-    if image.mode in ("RGBA", "LA"):
-        layer = image.convert("RGBA")
-        white = Image.new("RGBA", layer.size, "white")
-        return Image.alpha_composite(white, layer).convert("RGB")
-    return image if image.mode == "RGB" else image.convert("RGB")

@@ -14,10 +14,10 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from model.bundle import Bundle
+from model.images import Pixels
 from model.sessions import cores, open_session
 from service.captured import CapturedRuns
 from service.copies import Copies, CudaError, StreamCopies, WaitingCopies
-from service.images import Pixels
 
 MAX_THREADS = 4  # the networks are small: more threads wait for each other longer than they compute
 WARM_UP_RUNS = 5

@@ -4,16 +4,18 @@ A data set is named by a path, or by a name that needs none:
 
 - ``digits``: scikit-learn's 1,797 handwritten digits, 8×8, part of the library;
 - ``cifar10``, ``cifar100``, ``svhn``: the official archives, fetched once and verified;
-- a folder or ``.tar.gz`` that holds one of these archives;
-- a folder with ``train/<class>/*`` and ``test/<class>/*`` (or ``val/``): JPEG or PNG images of any size.
+- CIFAR's ``.tar.gz``, or a folder with it or with the files of CIFAR or SVHN;
+- a folder with ``train/<class>/*`` and ``test/<class>/*`` (or ``val/``): JPEG, PNG or WebP images of any size.
 
 Sets of CIFAR's size are one tensor in memory; larger ones stay on disk and are decoded while the network trains.
 """
 
 import hashlib
+import os
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol, Self
@@ -22,14 +24,15 @@ import numpy as np
 import pooch
 import torch
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image
 from sklearn.datasets import load_digits
 from torch import Tensor
 
+from model.images import FORMATS, Pixels, to_pixels
 from training import TrainingError
 from training.archives import DOWNLOADS, Labelled, download, read_archive
 
-IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png"}
+IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp"}
 VALIDATION_FRACTION = 0.1  # CIFAR-10: 45,000 to train on, 5,000 to select on
 MAX_TENSOR_BYTES = 2 << 30  # of the training images; SVHN with its extra images still fits
 BATCHES_AHEAD = 2  # decoded while the network works on another
@@ -111,7 +114,7 @@ class FileSplit:
 
     def batches(self, chunks: Iterable[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
         """Give the images and labels at each chunk of indices, decoding some chunks ahead in threads."""
-        waiting: deque[tuple[Tensor, list[Future[NDArray[np.uint8]]]]] = deque()
+        waiting: deque[tuple[Tensor, list[Future[Pixels]]]] = deque()
         with ThreadPoolExecutor() as pool:
             for chunk in chunks:
                 files = self.paths[chunk.numpy()]
@@ -124,12 +127,10 @@ class FileSplit:
     def content(self) -> Iterator[bytes]:
         """Give names and sizes of the files, and the labels: to read a large set for a hash would take hours."""
         for path in self.paths:
-            yield f"{path.parent.name}/{path.name} {path.stat().st_size}\n".encode()
+            yield os.fsencode(f"{path.parent.name}/{path.name} {path.stat().st_size}\n")
         yield self.labels.numpy().tobytes()
 
-    def _decoded(
-        self, chunk: Tensor, images: Sequence[Future[NDArray[np.uint8]]]
-    ) -> tuple[Tensor, Tensor]:
+    def _decoded(self, chunk: Tensor, images: Sequence[Future[Pixels]]) -> tuple[Tensor, Tensor]:
         """Return the batch of a chunk once its images are decoded."""
         device = self.labels.device
         stacked = torch.from_numpy(np.stack([image.result() for image in images]))
@@ -180,6 +181,10 @@ def load_data(
             image_size = 32
         else:
             classes, train, test = _class_folders(path, image_size, max_tensor_bytes)
+    _check_classes(source, classes)
+    for kind, split in (("training", train), ("test", test)):
+        if not len(split):
+            raise TrainingError(f"{source}: holds no {kind} images")
     digest = hashlib.sha256()
     for split in (train, test):
         for part in split.content():
@@ -197,6 +202,18 @@ def load_data(
         test=test,
         sha256=digest.hexdigest(),
     )
+
+
+def _check_classes(source: str, classes: tuple[str, ...]) -> None:
+    """See to it that classes can be told apart and written down, before anything is trained."""
+    twice = [name for name in classes if classes.count(name) > 1]
+    if twice:
+        raise TrainingError(f"{source}: names the class {twice[0]!r} twice")
+    for name in classes:
+        try:
+            name.encode()
+        except UnicodeEncodeError as error:
+            raise TrainingError(f"{source}: the class name {name!r} is not UTF-8") from error
 
 
 def _choices() -> str:
@@ -227,9 +244,8 @@ def _class_folders(
     classes = _classes(root / "train")
     if len(classes) < 2:
         raise TrainingError(f"{root}: no data set; expected {_choices()} with at least 2 classes")
-    scored = next(
-        (root / part for part in ("test", "val") if (root / part).is_dir()), root / "test"
-    )
+    # ImageNet's test images have no labels, and no class folders.
+    scored = next((root / part for part in ("test", "val") if _classes(root / part)), root / "test")
     differing = set(classes) ^ set(_classes(scored))
     if differing:
         raise TrainingError(
@@ -237,6 +253,7 @@ def _class_folders(
         )
     train, test = (_files(part, classes, image_size) for part in (root / "train", scored))
     if len(train) * image_size**2 * 3 > max_tensor_bytes:
+        _check_headers(test)
         return classes, train, test
     return classes, _in_memory(train), _in_memory(test)
 
@@ -255,7 +272,7 @@ def _files(folder: Path, classes: Iterable[str], image_size: int) -> FileSplit:
         found = [
             path
             for path in sorted((folder / name).glob("*"))
-            if path.suffix.lower() in IMAGE_SUFFIXES
+            if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
         ]
         if not found:
             raise TrainingError(
@@ -267,19 +284,37 @@ def _files(folder: Path, classes: Iterable[str], image_size: int) -> FileSplit:
     return FileSplit(paths, torch.tensor([label for _, label in files]), image_size)
 
 
+def _check_headers(split: FileSplit) -> None:
+    """Open every file of a split that is read last of all, when training has ended."""
+    with ThreadPoolExecutor() as pool:
+        for _ in pool.map(_check_header, split.paths):
+            pass
+
+
+def _check_header(path: Path) -> None:
+    with _opened(path):
+        pass
+
+
 def _in_memory(split: FileSplit) -> TensorSplit:
     """Decode every image of a split."""
     batches = split.batches(torch.split(torch.arange(len(split)), 1024))
     return TensorSplit(torch.cat([images for images, _ in batches]), split.labels)
 
 
-def _read(path: Path, image_size: int) -> NDArray[np.uint8]:
-    """Decode one image to (H, W, 3)."""
+def _read(path: Path, image_size: int) -> Pixels:
+    """Decode one image to (H, W, 3), as the server does."""
+    with _opened(path) as image:
+        return to_pixels(image, image_size)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Image.Image]:
+    """Open an image for the block; name its file where anything fails."""
     try:
-        with Image.open(path) as image:
-            rgb = ImageOps.exif_transpose(image).convert("RGB")
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise TrainingError(f"{path}: not a readable image ({error}); remove it") from error
-    if rgb.size != (image_size, image_size):
-        rgb = rgb.resize((image_size, image_size), Image.Resampling.BILINEAR)
-    return np.asarray(rgb)
+        with Image.open(path, formats=FORMATS) as image:
+            yield image
+    except Exception as error:  # Pillow's readers raise nearly anything on damaged files
+        raise TrainingError(
+            f"{path}: not a readable image ({error}); replace it before you train: a set without it is another"
+        ) from error

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
 
-from service.images import Pixels
+from model.images import Pixels
 
 MOST_WAITING = 64  # images that wait for an idle moment; beyond, the oldest give way
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from model.bundle import read_bundle
-from service.images import Pixels
+from model.images import Pixels
 from service.runtime import open_cpu_device
 
 CLASS_BYTES = 4

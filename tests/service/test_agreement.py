@@ -6,7 +6,7 @@ from threading import Event
 import numpy as np
 import pytest
 
-from service.images import Pixels
+from model.images import Pixels
 from service.watching.agreement import MOST_WAITING, Agreement
 from tests.server import ServerProcess
 

@@ -9,8 +9,8 @@ import pytest
 from numpy.typing import NDArray
 from prometheus_client import CollectorRegistry
 
+from model.images import Pixels
 from service.dispatcher import Answered, Dispatcher
-from service.images import Pixels
 from service.problems import DeadlineImpossible, Expired, InternalError, Overloaded
 from service.scheduling.latency import LatencyModel
 from service.scheduling.scheduler import Candidate, Scheduler

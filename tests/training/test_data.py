@@ -1,5 +1,6 @@
 """Data sets are split by a seed, read whatever their form, and refused in one line where they are wrong."""
 
+import os
 from functools import partial
 from pathlib import Path
 from shutil import rmtree
@@ -9,6 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
+from service.images import ImageDecoder
 from training import TrainingError
 from training.data import DataSet, FileSplit, Split, TensorSplit, load_data
 
@@ -86,6 +88,63 @@ def test_a_turned_photo_is_upright(class_folders: Path) -> None:
     data = load_data(str(class_folders), seed=0, image_size=16)
 
     assert images_of(data.test)[0, :8].max() == 0
+
+
+@pytest.mark.parametrize(
+    "image",
+    [
+        Image.new("I;16", (20, 20), 0x8000),
+        Image.new("RGBA", (20, 20), (0, 0, 0, 64)),
+        Image.linear_gradient("L").rotate(30),
+    ],
+    ids=["16 bits", "transparent", "large"],
+)
+@pytest.mark.anyio
+async def test_training_sees_the_pixels_that_the_server_sees(
+    class_folders: Path, image: Image.Image
+) -> None:
+    for path in (class_folders / "test" / "dark").iterdir():
+        path.unlink()
+    file = class_folders / "test" / "dark" / "image.png"
+    image.save(file)
+
+    data = load_data(str(class_folders), seed=0, image_size=16)
+
+    served = ImageDecoder(size=16, max_pixels=10**6, max_waiting=1)
+    assert np.array_equal(images_of(data.test)[0], await served.decode(file.read_bytes()))
+
+
+def test_hidden_files_are_no_images(class_folders: Path) -> None:
+    before = load_data(str(class_folders), seed=0, image_size=16)
+    (class_folders / "train" / "dark" / "._000.jpg").write_bytes(b"what macOS leaves")
+
+    assert load_data(str(class_folders), seed=0, image_size=16).sha256 == before.sha256
+
+
+def test_test_images_without_classes_leave_val_to_be_scored(class_folders: Path) -> None:
+    (class_folders / "test").rename(class_folders / "val")
+    (class_folders / "test").mkdir()
+    (class_folders / "test" / "0001.jpg").write_bytes(b"of a class that nobody tells")
+
+    assert len(load_data(str(class_folders), seed=0, image_size=16).test) == 8
+
+
+def test_a_test_image_of_a_large_set_is_looked_at_before_training(class_folders: Path) -> None:
+    (class_folders / "test" / "dark" / "000.jpg").write_bytes(b"no image")
+
+    with pytest.raises(TrainingError, match=r"000\.jpg: not a readable image"):
+        load_data(str(class_folders), seed=0, image_size=16, max_tensor_bytes=1000)
+
+
+def test_names_of_any_bytes_are_files_but_no_classes(class_folders: Path) -> None:
+    light = class_folders / "train" / "light"
+    (light / "001.png").rename(light / os.fsdecode(b"\xff.png"))
+    load_data(str(class_folders), seed=0, image_size=16, max_tensor_bytes=1000)
+    for part in ("train", "test"):
+        (class_folders / part / "light").rename(class_folders / part / os.fsdecode(b"l\xff"))
+
+    with pytest.raises(TrainingError, match=r"the class name 'l\\udcff' is not UTF-8"):
+        load_data(str(class_folders), seed=0, image_size=16)
 
 
 def lose_test(root: Path) -> None:
