@@ -141,7 +141,8 @@ def _members(archive: tarfile.TarFile) -> Iterator[tuple[str, bytes]]:
     """Give the files that are part of a CIFAR."""
     for member in archive:
         name = member.name.rpartition("/")[2]
-        file = archive.extractfile(member) if name in CIFAR_10 | CIFAR_100 else None
+        is_part = member.isfile() and name in CIFAR_10 | CIFAR_100
+        file = archive.extractfile(member) if is_part else None
         if file:
             yield name, file.read()
 
@@ -190,11 +191,18 @@ def _svhn(files: Mapping[str, Path]) -> Archive:
     def read(path: Path) -> Labelled:
         try:
             content = loadmat(path, variable_names=("X", "y"))
-            images = content["X"].transpose(3, 0, 1, 2).astype(np.uint8)
-            labels = content["y"].ravel().astype(np.int64) % 10  # the digit 0 is labelled 10
+            images, labels = content["X"], content["y"].ravel().astype(np.int64)
+            if images.dtype != np.uint8 or images.shape != (32, 32, 3, len(labels)):
+                raise ValueError(
+                    f"X is {images.dtype} {images.shape}, y has {len(labels)} labels; "
+                    f"expected uint8 (32, 32, 3, {len(labels)})"
+                )
+            if labels.min(initial=0) < 0 or labels.max(initial=0) > 10:
+                raise ValueError(f"labels are {labels.min()} to {labels.max()}, not 0 to 10")
         except Exception as error:  # a damaged file can fail anywhere in the reader
             raise TrainingError(f"{path}: not a readable SVHN file ({error})") from error
-        return Labelled(np.ascontiguousarray(images), labels)
+        # The digit 0 is labelled 10.
+        return Labelled(np.ascontiguousarray(images.transpose(3, 0, 1, 2)), labels % 10)
 
     train = [read(files[name]) for name in ("train_32x32.mat", SVHN_EXTRA) if name in files]
     return Archive(tuple("0123456789"), _concatenate(train), read(files["test_32x32.mat"]))
@@ -217,14 +225,25 @@ class _ArrayUnpickler(pickle.Unpickler):
             ("numpy", "dtype"),
             ("numpy.core.multiarray", "_reconstruct"),
             ("numpy._core.multiarray", "_reconstruct"),
+            ("numpy._core.numeric", "_frombuffer"),
         }
     )
 
     def find_class(self, module: str, name: str) -> Any:
         """Return one of the allowed names."""
+        if (module, name) == ("_codecs", "encode"):  # bytes, as Python 3 writes them for Python 2
+            return _bytes_of
         if (module, name) not in self.ALLOWED:
             raise pickle.UnpicklingError(f"it asks for {module}.{name}, which no data set needs")
         return super().find_class(module.replace("numpy.core", "numpy._core"), name)
+
+
+def _bytes_of(text: str, encoding: str) -> bytes:
+    if encoding != "latin1":
+        raise pickle.UnpicklingError(
+            f"it asks for the encoding {encoding}, which no data set needs"
+        )
+    return text.encode("latin1")
 
 
 def _unpickle(content: bytes) -> dict[str, Any]:

@@ -147,6 +147,28 @@ def test_a_damaged_batch_is_one_clear_line(tmp_path: Path, content: bytes, fault
     assert "\n" not in str(raised.value)
 
 
+@pytest.mark.parametrize("protocol", [2, 5])
+def test_an_archive_written_again_by_python_3_is_read(tmp_path: Path, protocol: int) -> None:
+    folder = tmp_path / "cifar-10-batches-py"
+    for name, content in write_cifar10(folder).items():
+        (folder / name).write_bytes(pickle.dumps(content, protocol=protocol))
+
+    archive = read_archive(folder)
+
+    assert archive is not None
+    assert len(archive.train.labels) == 20
+
+
+def test_links_in_an_archive_are_not_followed(tmp_path: Path) -> None:
+    link = tarfile.TarInfo("cifar-10-batches-py/test_batch")
+    link.type, link.linkname = tarfile.SYMTYPE, "nowhere"
+    with tarfile.open(tmp_path / "cifar.tar.gz", "w:gz") as archive:
+        archive.addfile(link)
+
+    with pytest.raises(TrainingError, match="missing; fetch the archive again"):
+        read_archive(tmp_path / "cifar.tar.gz")
+
+
 def test_missing_files_are_named(tmp_path: Path) -> None:
     write_cifar10(tmp_path / "data")
     (tmp_path / "data" / "data_batch_2").unlink()
@@ -182,6 +204,27 @@ def test_a_damaged_svhn_file_is_named(tmp_path: Path) -> None:
         (tmp_path / f"{name}_32x32.mat").write_bytes(b"no matrix")
 
     with pytest.raises(TrainingError, match=r"train_32x32\.mat: not a readable SVHN file"):
+        read_archive(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("images", "labels", "fault"),
+    [
+        (np.zeros((32, 32, 3, 4), np.uint8), [[1]] * 5, r"y has 5 labels; expected uint8"),
+        (np.zeros((16, 16, 3, 2), np.uint8), [[1]] * 2, r"X is uint8 \(16, 16, 3, 2\)"),
+        (np.zeros((32, 32, 3, 2)), [[1]] * 2, "X is float64"),
+        (np.zeros((32, 32, 3, 2), np.uint8), [[1], [77]], "labels are 1 to 77, not 0 to 10"),
+    ],
+)
+def test_a_file_that_is_not_svhn_is_refused(
+    tmp_path: Path, images: Any, labels: list[list[int]], fault: str
+) -> None:
+    for part in ("train", "test"):
+        savemat(tmp_path / f"{part}_32x32.mat", {"X": images, "y": labels})
+
+    with pytest.raises(
+        TrainingError, match=rf"train_32x32\.mat: not a readable SVHN file.*{fault}"
+    ):
         read_archive(tmp_path)
 
 
