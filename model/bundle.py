@@ -28,7 +28,7 @@ from model.presets import Architecture
 
 FORMAT_VERSION = 1
 MANIFEST_FILE = "manifest.json"
-BUNDLE_SUFFIXES = (".json", ".onnx", ".bin")
+WEIGHTS_FILE = "weights.bin"
 PRETRAINED_DIR = Path(__file__).parent / "pretrained"
 
 Precision = Literal["float32", "float16-filters", "float16"]
@@ -201,12 +201,22 @@ def check_target(target: Path) -> None:
     if not target.is_dir():
         raise BundleError(f"{target}: is no folder")
     found = sorted(each.name for each in target.iterdir())
-    foreign = [each for each in found if not each.endswith(BUNDLE_SUFFIXES)]
+    foreign = [each for each in found if not _is_part_of_a_bundle(target / each)]
     if foreign or (found and MANIFEST_FILE not in found):
         raise BundleError(
             f"{target}: holds {(foreign or found)[0]}, which is no part of a bundle and would be lost; "
             "choose another folder"
         )
+
+
+def _is_part_of_a_bundle(path: Path) -> bool:
+    if path.name != MANIFEST_FILE:
+        return path.name == WEIGHTS_FILE or path.suffix == ".onnx"
+    try:
+        fields = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(fields, dict) and "format_version" in fields
 
 
 @contextmanager

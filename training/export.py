@@ -23,6 +23,7 @@ from tqdm import tqdm
 from model import cost, provenance
 from model.bundle import (
     FORMAT_VERSION,
+    WEIGHTS_FILE,
     Accuracy,
     Calibration,
     Manifest,
@@ -52,7 +53,6 @@ from training.evaluate import (
     score,
 )
 
-WEIGHTS_FILE = "weights.bin"
 SHARED_BYTES = 256  # smaller tensors stay in the graph: a reference would be as large
 ALIGNMENT = 64  # of tensors in the weights file, a cache line
 PARITY_IMAGES = 256

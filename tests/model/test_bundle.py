@@ -200,7 +200,7 @@ def test_a_staged_folder_replaces_the_one_before(tmp_path: Path) -> None:
     for content in ("old", "new"):
         with staged_folder(target) as staged:
             (staged / f"{content}.onnx").write_text(content)
-            (staged / MANIFEST_FILE).write_text("{}")
+            (staged / MANIFEST_FILE).write_text('{"format_version": 1}')
 
     assert {p.name for p in target.iterdir()} == {"new.onnx", MANIFEST_FILE}
     assert list(tmp_path.iterdir()) == [target]
@@ -209,7 +209,7 @@ def test_a_staged_folder_replaces_the_one_before(tmp_path: Path) -> None:
 def test_a_failure_leaves_the_folder_before_and_nothing_else(tmp_path: Path) -> None:
     target = tmp_path / "digits"
     with staged_folder(target) as staged:
-        (staged / MANIFEST_FILE).write_text("old")
+        (staged / MANIFEST_FILE).write_text('{"format_version": 1}')
 
     def crash_half_way() -> None:
         with staged_folder(target) as staged:
@@ -219,11 +219,21 @@ def test_a_failure_leaves_the_folder_before_and_nothing_else(tmp_path: Path) -> 
     with pytest.raises(RuntimeError, match="crash"):
         crash_half_way()
 
-    assert (target / MANIFEST_FILE).read_text() == "old"
+    assert (target / MANIFEST_FILE).read_text() == '{"format_version": 1}'
     assert list(tmp_path.iterdir()) == [target]
 
 
-@pytest.mark.parametrize("there", ["checkpoint.pt", "weights.bin", "cifar10"])
+def test_another_programs_manifest_makes_no_bundle(tmp_path: Path) -> None:
+    (tmp_path / MANIFEST_FILE).write_text('{"name": "a web app"}')
+
+    with (
+        pytest.raises(BundleError, match=f"holds {MANIFEST_FILE}, which is no part of a bundle"),
+        staged_folder(tmp_path),
+    ):
+        pytest.fail("the work has begun")
+
+
+@pytest.mark.parametrize("there", ["settings.json", "checkpoint.pt", "weights.bin", "cifar10"])
 def test_what_is_no_bundle_is_never_replaced(tmp_path: Path, there: str) -> None:
     (tmp_path / there).write_text("precious")
 
