@@ -178,7 +178,7 @@ PRESETS = {
             for columns in range(1, 5)
         ),
         Architecture(
-            "thinning-c4",  # the 40 layers and 22.9M parameters of Table 1
+            "thinning-c4",  # the 40 layers of Table 1, and its 22.9M parameters within 1 %
             columns=4,
             channels=(128, 256, 512, 1024, 1024),
             classes=10,

@@ -13,7 +13,7 @@ from model import cost
 from model.bundle import PRETRAINED_DIR, BundleError, Precision, read_bundle
 from training import TrainingError
 from training.anytime import evaluate_anytime
-from training.checkpoint import load_checkpoint
+from training.checkpoint import CHECKPOINT_FILE, load_checkpoint
 from training.compare import compare
 from training.config import RECIPES, Recipe
 from training.data import DataSet, Split, load_data
@@ -38,6 +38,7 @@ From data to a served model:
 
 
 MAX_SEED = 1 << 32
+LARGEST = 1_000_000  # of any number that is asked for
 
 N = TypeVar("N", int, float)
 
@@ -199,13 +200,16 @@ def _seed(text: str) -> int:
     return seed
 
 
+_seed.__name__ = "int"  # argparse names it where the text is no number
+
+
 def _positive(kind: type[N]) -> Callable[[str], N]:
     """Return a parser of positive numbers."""
 
     def parse(text: str) -> N:
         value = kind(text)
-        if not 0 < value < float("inf"):
-            raise argparse.ArgumentTypeError(f"{text} is not a positive number")
+        if not 0 < value <= LARGEST:
+            raise argparse.ArgumentTypeError(f"{text} is not a positive number up to {LARGEST:,}")
         return value
 
     parse.__name__ = kind.__name__  # argparse names it where the text is no number
@@ -247,7 +251,10 @@ def _train(options: argparse.Namespace) -> None:
     recipe = replace(recipe, epochs=options.epochs or recipe.epochs)
     if options.learning_rate:
         recipe = recipe.at_rate(options.learning_rate)
-    begin_with = load_checkpoint(options.begin_with) if options.begin_with else None
+    has_begun = options.resume and (options.out / CHECKPOINT_FILE).exists()
+    begin_with = (
+        load_checkpoint(options.begin_with) if options.begin_with and not has_begun else None
+    )
     with joined_group() as group:
         train(
             recipe,

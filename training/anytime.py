@@ -27,6 +27,7 @@ from model.bundle import Bundle, Subnetwork
 from model.sessions import cores, open_session
 from training.data import DataSet, Split
 from training.evaluate import in_order
+from training.files import write_whole
 
 Floats = NDArray[np.float64]
 
@@ -78,8 +79,7 @@ def evaluate_anytime(bundle: Bundle, data: DataSet, folder: Path) -> str:
         f"{os.cpu_count()} cores, ONNX Runtime {onnxruntime.__version__}"
     )
     table = _markdown(measured, stages, curve, conditions)
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "anytime.md").write_text(table)
+    write_whole(folder / "anytime.md", table)
     _plot(measured, curve, conditions).savefig(folder / "anytime.png", dpi=150)
     return table
 

@@ -1,11 +1,13 @@
 """Checkpoints: written whole or not at all, read without running what they hold."""
 
 import os
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any
+from zipfile import BadZipFile, ZipFile
 
 import torch
 from pydantic import TypeAdapter
@@ -106,12 +108,17 @@ def load_checkpoint(folder: Path) -> Checkpoint:
     if not path.is_file():
         raise TrainingError(f"{path}: no such checkpoint; train first with --out {folder}")
     try:
+        with ZipFile(path) as archive:
+            damaged = archive.testzip()  # PyTorch does not look at the checksums
+        if damaged:
+            raise BadZipFile(damaged)
         fields = torch.load(path, map_location="cpu", weights_only=True)
         recipe = TypeAdapter(Recipe).validate_python(fields.pop("recipe"))
         return Checkpoint(recipe=recipe, **fields)
     except Exception as error:  # a damaged file can fail anywhere in unpickling
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise TrainingError(f"{path}: not a readable checkpoint ({reason})") from error
+        raise TrainingError(
+            f"{path}: not a readable checkpoint: damaged, or not written by this program"
+        ) from error
 
 
 def restore_network(checkpoint: Checkpoint, data: DataSet) -> FractalNet:
@@ -126,5 +133,20 @@ def restore_network(checkpoint: Checkpoint, data: DataSet) -> FractalNet:
             f"{checkpoint.dataset_sha256[:12]}… ({checkpoint.dataset}); pass that with --data"
         )
     network = FractalNet(checkpoint.recipe.architecture_for(data))
-    network.load_state_dict(checkpoint.best_weights)
+    load_weights(network, checkpoint.best_weights)
     return network
+
+
+def load_weights(network: FractalNet, weights: Mapping[str, Any]) -> None:
+    """Put a checkpoint's weights into a network.
+
+    Raises:
+        TrainingError: they are another network's.
+    """
+    try:
+        network.load_state_dict(weights)
+    except RuntimeError as error:
+        what = str(error).splitlines()[1].strip()
+        raise TrainingError(
+            f"the checkpoint's weights do not fit {network.architecture.name} ({what}); it was written by other code"
+        ) from error

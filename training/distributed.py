@@ -15,6 +15,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from training import TrainingError
+
 
 @dataclass(frozen=True, slots=True)
 class Group:
@@ -76,7 +78,7 @@ class GroupBatchNorm2d(nn.BatchNorm2d):
         local = torch.stack([values.sum((0, 2, 3)), values.square().sum((0, 2, 3))])  # (2, C)
         sums: Tensor = _GroupSum.apply(local)  # type: ignore[no-untyped-call]  # torch leaves it so
         mean = sums[0] / n
-        variance = sums[1] / n - mean.square()
+        variance = (sums[1] / n - mean.square()).clamp(min=0)  # rounding can take it below
         self._update_running(mean.detach(), variance.detach() * (n / (n - 1)))
         scale = self.weight * torch.rsqrt(variance + self.eps)
         shift = self.bias - mean * scale
@@ -113,11 +115,20 @@ class _GroupSum(torch.autograd.Function):
 
 @contextmanager
 def joined_group() -> Iterator[Group]:
-    """Join the processes that ``torchrun`` started for the block, or be the group of one."""
+    """Join the processes that ``torchrun`` started for the block, or be the group of one.
+
+    Raises:
+        TrainingError: the environment says that there are others, and not how to join them.
+    """
     if "WORLD_SIZE" not in os.environ:
         yield Group()
         return
-    dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
+    try:
+        dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
+    except ValueError as error:  # the environment lacks something
+        raise TrainingError(
+            f"WORLD_SIZE is set, but the processes cannot join: {error}; start them with torchrun, or unset it"
+        ) from error
     try:
         yield Group(dist.get_rank(), dist.get_world_size())
     finally:

@@ -58,7 +58,9 @@ def predict(
 
 
 def score(logits: Tensor, labels: Tensor) -> Score:
-    """Score logits (N, classes) against labels (N,)."""
+    """Score logits (N, classes) against labels (N,); 0 for none, as a process's share may be."""
+    if not len(labels):
+        return Score(0.0, 0.0, 0)
     accuracy = (logits.argmax(1) == labels).double().mean().item()
     return Score(accuracy, F.cross_entropy(logits, labels).item(), len(labels))
 

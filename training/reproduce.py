@@ -19,6 +19,7 @@ from training.config import RECIPES, Recipe, shortened
 from training.data import DataSet
 from training.distributed import Group
 from training.evaluate import evaluate_checkpoint, reported_subnetworks
+from training.files import write_whole
 from training.trainer import train
 
 TRAIN_IMAGES = 5_000  # that the loss on training images is measured on
@@ -183,7 +184,7 @@ def reproduce(
         f"seed {seed}, {device.type}, torch {version('torch')}"
     )
     table = _markdown(experiment, results, conditions)
-    (folder / f"{name}.md").write_text(table)
+    write_whole(folder / f"{name}.md", table)
     loss_of_a_guess = math.log(len(data.classes))
     figure = _plot(experiment, checkpoints, results, conditions, loss_of_a_guess)
     figure.savefig(folder / f"{name}.png", dpi=150)
@@ -258,6 +259,7 @@ def _plot(
             [record[f"{row.subnetwork}/loss"] for record in history],
             label=f"{row.label}, {results[row.recipe, row.subnetwork].depth} layers",
             linestyle="--" if "plain" in row.recipe else "-",
+            marker="o" if len(history) == 1 else None,  # a line of one point is none
         )
     # Statistics that lag behind the weights can cost a column any loss at first: twice that of a guess is shown.
     axes.set(xlabel="epoch", ylabel="loss on validation images", yscale="log")

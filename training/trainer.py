@@ -25,6 +25,7 @@ from training.checkpoint import (
     Checkpoint,
     check_writable,
     load_checkpoint,
+    load_weights,
     save_checkpoint,
 )
 from training.config import Recipe
@@ -69,6 +70,7 @@ def train(
         images_per_s = len(data.train) / (time.perf_counter() - started_at)
         record = {"epoch": epoch + 1.0, "train_loss": train_loss, "images_per_s": images_per_s}
         record |= run.score_subnetworks()
+        run.check_finite(epoch, record)
         run.save_to(checkpoint, record)
         if group.rank == 0:
             save_checkpoint(checkpoint, folder)
@@ -106,7 +108,7 @@ class Run:
         convert_conv2d_weight_memory_format(self.network, torch.channels_last)
         group.prepare(self.network)
         if checkpoint.model:
-            self.network.load_state_dict(checkpoint.model)
+            load_weights(self.network, checkpoint.model)
         self.optimizer = Optimizer(self.network, self.recipe)
         if not checkpoint.epoch:
             self.optimizer.scale_filters()
@@ -159,10 +161,7 @@ class Run:
         (total,) = group.sum([losses.item()])
         mean = total / group.size / len(chunks)
         if not math.isfinite(mean):
-            raise TrainingError(
-                f"epoch {epoch + 1}: the loss is {mean}; train anew with a lower learning rate "
-                f"(it is {recipe.learning_rate})"
-            )
+            raise self._diverged(epoch, f"the loss is {mean}")
         return mean
 
     def step(self, x: Tensor, labels: Tensor, passes: tuple[Pass, ...]) -> Tensor:
@@ -206,6 +205,24 @@ class Run:
             correct, loss, n = self.group.sum([own.accuracy * own.n, own.loss * own.n, own.n])
             record |= {f"{name}/accuracy": correct / n, f"{name}/loss": loss / n}
         return record
+
+    def check_finite(self, epoch: int, record: dict[str, float]) -> None:
+        """See to it that the last steps of an epoch, whose loss was not seen any more, left a network that works.
+
+        Raises:
+            TrainingError: they did not; the checkpoint of the epoch before stays.
+        """
+        for name, value in record.items():
+            if not math.isfinite(value):
+                raise self._diverged(epoch, f"{name} is {value}")
+        for name, values in self.network.state_dict().items():
+            if not torch.isfinite(values).all():
+                raise self._diverged(epoch, f"{name} is not finite any more")
+
+    def _diverged(self, epoch: int, what: str) -> TrainingError:
+        return TrainingError(
+            f"epoch {epoch + 1}: {what}; train anew with a lower learning rate (it is {self.recipe.learning_rate:g})"
+        )
 
     def save_to(self, checkpoint: Checkpoint, record: dict[str, float]) -> None:
         """Bring the checkpoint to where the run stands."""
@@ -260,13 +277,21 @@ def _start(recipe: Recipe, data: DataSet, folder: Path, *, seed: int, resume: bo
 
 def _take_weights(checkpoint: Checkpoint, source: Checkpoint, data: DataSet) -> None:
     """Begin a run with the weights of another; its optimiser and epochs stay its own."""
-    ours, theirs = (c.recipe.architecture_for(data) for c in (checkpoint, source))
-    if ours != theirs:
-        raise TrainingError(
-            f"recipe {checkpoint.recipe.name} trains {ours.name}, the run to begin with holds {theirs.name} "
-            f"({source.description}); choose a recipe of the same network"
-        )
-    checkpoint.model, checkpoint.origin = source.best_weights, source.description
+    weights = source.best_weights
+    with torch.device("meta"):  # shapes alone
+        network = FractalNet(checkpoint.recipe.architecture_for(data))
+    theirs, ours = (
+        {name: tuple(values.shape) for name, values in each.items()}
+        for each in (weights, network.state_dict())
+    )
+    for name in sorted(ours.keys() | theirs.keys()):
+        if ours.get(name) != theirs.get(name):
+            raise TrainingError(
+                f"recipe {checkpoint.recipe.name} trains {network.architecture.name} on {len(data.classes)} classes of "
+                f"{data.image_size}×{data.image_size} pixels, where {name} is {ours.get(name, 'missing')}; in the run to begin "
+                f"with ({source.description}) it is {theirs.get(name, 'missing')}; choose one of the same network and data alike"
+            )
+    checkpoint.model, checkpoint.origin = weights, source.description
 
 
 def _fields(theirs: Recipe, ours: Recipe) -> Iterator[tuple[str, object, object]]:

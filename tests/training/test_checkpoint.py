@@ -95,6 +95,24 @@ def test_a_damaged_checkpoint_is_one_clear_line(tmp_path: Path, content: bytes) 
     assert "\n" not in str(raised.value)
 
 
+def test_a_checkpoint_with_one_wrong_byte_is_refused(tmp_path: Path, trained: TrainedRun) -> None:
+    content = bytearray((trained.folder / "checkpoint.pt").read_bytes())
+    content[len(content) // 2] ^= 1
+    (tmp_path / "checkpoint.pt").write_bytes(content)
+
+    with pytest.raises(TrainingError, match="not a readable checkpoint: damaged"):
+        load_checkpoint(tmp_path)
+
+
+def test_weights_of_other_code_are_one_clear_line(trained: TrainedRun) -> None:
+    weights = {k: v for k, v in trained.checkpoint.model.items() if "classifier" not in k}
+
+    with pytest.raises(TrainingError, match=r"do not fit small .*classifier") as raised:
+        restore_network(replace(trained.checkpoint, model=weights), trained.data)
+
+    assert "\n" not in str(raised.value)
+
+
 def test_data_that_the_network_was_not_trained_on_is_refused(
     trained: TrainedRun, class_folders: Path
 ) -> None:

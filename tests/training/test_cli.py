@@ -1,6 +1,7 @@
 """``python -m training`` teaches, answers in tables, and fails in one line."""
 
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -45,6 +46,7 @@ def test_help_of_train_lists_every_recipe_and_every_kind_of_data(
         ["train", "--recipe", "tiny"],
         ["train", "--recipe", "tiny", "--out", "x", "--epochs", "0"],
         ["train", "--recipe", "tiny", "--out", "x", "--learning-rate", "nan"],
+        ["train", "--recipe", "tiny", "--out", "x", "--learning-rate", "1e300"],
         ["train", "--recipe", "tiny", "--out", "x", "--seed", "4294967296"],
         ["evaluate", "--run", "x", "--split", "train"],
     ],
@@ -86,6 +88,31 @@ def test_failures_are_one_line_and_exit_1(
 
 def one_epoch(arguments: list[str]) -> list[str]:
     return ["--epochs", "1"] if arguments[0] == "train" else []
+
+
+def test_processes_that_cannot_join_are_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.delenv("RANK", raising=False)
+
+    assert main(["train", "--recipe", "tiny", "--out", str(tmp_path)]) == 1
+
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "WORLD_SIZE is set, but the processes cannot join" in line
+
+
+def test_a_run_that_goes_on_no_longer_needs_the_one_it_began_with(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first, second = str(tmp_path / "first"), str(tmp_path / "second")
+    train = ["train", "--recipe", "tiny", "--epochs", "1", "--out"]
+    assert main([*train, first]) == 0
+    assert main([*train, second, "--begin-with", first]) == 0
+    shutil.rmtree(first)
+
+    assert main([*train, second, "--begin-with", first, "--resume"]) == 0
+    assert not capsys.readouterr().err
 
 
 def test_train_then_evaluate_by_the_command_line(

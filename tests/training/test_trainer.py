@@ -143,10 +143,31 @@ def test_weights_of_another_network_are_one_clear_line(
     wider = replace(small_recipe.architecture, channels=(8, 24))
     train_small(tmp_path / "other", epochs=1, architecture=wider)
 
-    with pytest.raises(TrainingError, match="choose a recipe of the same network") as raised:
+    with pytest.raises(TrainingError, match="choose one of the same network") as raised:
         train_small(tmp_path / "run", begin_with=load_checkpoint(tmp_path / "other"))
 
     assert "\n" not in str(raised.value)
+
+
+def test_weights_for_other_classes_are_one_clear_line(
+    tmp_path: Path, train_small: TrainSmall, few_digits: DataSet
+) -> None:
+    first = train_small(tmp_path / "first", epochs=1)
+    two = replace(few_digits, classes=("dark", "light"))
+
+    with pytest.raises(TrainingError, match=r"on 2 classes .* classifier.bias is \(2,\)") as raised:
+        train_small(tmp_path / "run", data=two, begin_with=first)
+
+    assert "\n" not in str(raised.value)
+
+
+def test_a_network_that_ends_in_nan_costs_no_checkpoint(
+    tmp_path: Path, train_small: TrainSmall
+) -> None:
+    with pytest.raises(TrainingError, match=r"epoch 1: .*; train anew with a lower"):
+        train_small(tmp_path, learning_rate=1e38, schedule="paper", batch_size=128, epochs=1)
+
+    assert not (tmp_path / "checkpoint.pt").exists()
 
 
 def test_a_run_does_not_overwrite_another(tmp_path: Path, train_small: TrainSmall) -> None:
