@@ -11,11 +11,12 @@ from typing import TypeVar, get_args
 
 from model import cost
 from model.bundle import PRETRAINED_DIR, BundleError, Precision, read_bundle
+from model.drop_path import DropPath
 from training import TrainingError
 from training.anytime import evaluate_anytime
 from training.checkpoint import CHECKPOINT_FILE, load_checkpoint
 from training.compare import compare
-from training.config import RECIPES, Recipe
+from training.config import RECIPES, Augmentation, Recipe
 from training.data import DataSet, Split, load_data
 from training.distributed import joined_group, own_device
 from training.evaluate import evaluate_checkpoint, reported_subnetworks
@@ -89,6 +90,14 @@ def _parser() -> argparse.ArgumentParser:
         "--learning-rate",
         type=_positive(float),
         help="instead of the recipe's; Muon's changes in proportion",
+    )
+    fit.add_argument(
+        "--drop-path", choices=get_args(DropPath), help="instead of the recipe's way to draw paths"
+    )
+    fit.add_argument(
+        "--augmentation",
+        choices=get_args(Augmentation),
+        help="instead of the recipe's: mirrored and shifted images, padded with zeros (+) or their reflection (++)",
     )
     fit.add_argument(
         "--begin-with", type=Path, metavar="RUN", help="folder of a run whose weights to begin with"
@@ -248,7 +257,12 @@ def _load(source: str, recipe: Recipe, seed: int) -> DataSet:
 def _train(options: argparse.Namespace) -> None:
     """Train, or go on training."""
     recipe = RECIPES[options.recipe]
-    recipe = replace(recipe, epochs=options.epochs or recipe.epochs)
+    own = {name: getattr(options, name) for name in ("epochs", "drop_path", "augmentation")}
+    recipe = replace(recipe, **{name: value for name, value in own.items() if value})
+    if recipe.architecture.is_plain and recipe.drop_path != "none":
+        raise TrainingError(
+            f"recipe {recipe.name} trains one column alone: it has no paths to drop"
+        )
     if options.learning_rate:
         recipe = recipe.at_rate(options.learning_rate)
     has_begun = options.resume and (options.out / CHECKPOINT_FILE).exists()

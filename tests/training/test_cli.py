@@ -12,6 +12,7 @@ import pytest
 from model.bundle import read_bundle
 from tests.training.conftest import TrainedRun
 from training.__main__ import main
+from training.checkpoint import load_checkpoint
 from training.config import RECIPES
 
 
@@ -88,6 +89,23 @@ def test_failures_are_one_line_and_exit_1(
 
 def one_epoch(arguments: list[str]) -> list[str]:
     return ["--epochs", "1"] if arguments[0] == "train" else []
+
+
+def test_a_recipes_paths_and_augmentation_can_be_changed(tmp_path: Path) -> None:
+    changes = ["--epochs", "1", "--drop-path", "local", "--augmentation", "+"]
+    assert main(["train", "--recipe", "tiny", "--out", str(tmp_path), *changes]) == 0
+
+    recipe = load_checkpoint(tmp_path).recipe
+    assert (recipe.drop_path, recipe.augmentation) == ("local", "+")
+
+
+def test_a_plain_network_has_no_paths_to_drop(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plain = ["train", "--recipe", "paper-plain-5", "--drop-path", "mixed", "--out", str(tmp_path)]
+    assert main(plain) == 1
+
+    assert "paper-plain-5 trains one column alone" in capsys.readouterr().err
 
 
 def test_processes_that_cannot_join_are_one_line(
