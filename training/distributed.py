@@ -29,6 +29,24 @@ class Group:
         """Return this process's part of a batch (N, ...)."""
         return batch[self.rank :: self.size]
 
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """Run a block in every process; one that cannot go on stops all.
+
+        Raises:
+            TrainingError: the block did, here or elsewhere.
+        """
+        error = None
+        try:
+            yield
+        except TrainingError as own:
+            error = own
+        (failed,) = self.sum([float(error is not None)])
+        if error:
+            raise error
+        if failed:
+            raise TrainingError("another process of this run stopped; its line says why")
+
     def prepare(self, network: nn.Module) -> None:
         """Let the batch norms of a network measure the whole group's mini-batch; parameters and state stay."""
         if self.size == 1:

@@ -57,8 +57,9 @@ def train(
         TrainingError: the loss is not finite, the checkpoint cannot be written, or does not belong to this run.
     """
     checkpoint = _start(recipe, data, folder, seed=seed, resume=resume)
-    if group.rank == 0:
-        check_writable(folder)
+    with group.together():
+        if group.rank == 0:
+            check_writable(folder)
     if begin_with and not checkpoint.epoch:
         _take_weights(checkpoint, begin_with, data)
     run = Run(checkpoint, data, device=device, group=group)
@@ -72,9 +73,10 @@ def train(
         record |= run.score_subnetworks()
         run.check_finite(epoch, record)
         run.save_to(checkpoint, record)
-        if group.rank == 0:
-            save_checkpoint(checkpoint, folder)
-            report(_epoch_line(record, recipe.epochs))
+        with group.together():
+            if group.rank == 0:
+                save_checkpoint(checkpoint, folder)
+                report(_epoch_line(record, recipe.epochs))
     return checkpoint
 
 
@@ -289,7 +291,7 @@ def _take_weights(checkpoint: Checkpoint, source: Checkpoint, data: DataSet) -> 
             raise TrainingError(
                 f"recipe {checkpoint.recipe.name} trains {network.architecture.name} on {len(data.classes)} classes of "
                 f"{data.image_size}×{data.image_size} pixels, where {name} is {ours.get(name, 'missing')}; in the run to begin "
-                f"with ({source.description}) it is {theirs.get(name, 'missing')}; choose one of the same network and data alike"
+                f"with ({source.description}) it is {theirs.get(name, 'missing')}; choose a run of the same network on as many classes"
             )
     checkpoint.model, checkpoint.origin = weights, source.description
 

@@ -105,6 +105,22 @@ def test_two_processes_take_the_steps_of_one(tmp_path: Path) -> None:
         assert_close(two.history[0][key], one.history[0][key], atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.timeout(300)
+def test_what_stops_one_process_stops_all_without_a_traceback_of_ours(tmp_path: Path) -> None:
+    taken = tmp_path / "taken"
+    taken.write_text("no folder")
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    train = ["-m", "training", "train", "--recipe", "tiny", "--epochs", "1", "--out", str(taken)]
+
+    run = subprocess.run(
+        [*command, *train], cwd=ROOT, capture_output=True, text=True, timeout=280, check=False
+    )
+
+    assert run.returncode == 1
+    assert "taken: cannot be written to" in run.stderr
+    assert "Connection closed" not in run.stderr
+
+
 def test_a_process_alone_shares_with_nobody() -> None:
     group = Group()
 

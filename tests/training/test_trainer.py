@@ -143,7 +143,7 @@ def test_weights_of_another_network_are_one_clear_line(
     wider = replace(small_recipe.architecture, channels=(8, 24))
     train_small(tmp_path / "other", epochs=1, architecture=wider)
 
-    with pytest.raises(TrainingError, match="choose one of the same network") as raised:
+    with pytest.raises(TrainingError, match="choose a run of the same network") as raised:
         train_small(tmp_path / "run", begin_with=load_checkpoint(tmp_path / "other"))
 
     assert "\n" not in str(raised.value)
