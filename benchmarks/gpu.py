@@ -112,7 +112,8 @@ def measure(bundle: Bundle, options: argparse.Namespace, end_at: float) -> dict[
         try:
             found[name] = part()
         except Exception as error:  # whatever it is, a GPU may be at hand only once
-            found["failed"].append(f"{name}: {type(error).__name__}: {error}")
+            reason = next(iter(str(error).splitlines()), "")
+            found["failed"].append(f"{name}: {type(error).__name__}: {reason}")
         save()
     wrong = {k: gap for k, gap in found.get("answers", {}).items() if gap > SAME_ANSWER}
     found["failed"] += [
