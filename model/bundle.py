@@ -200,6 +200,8 @@ def check_target(target: Path) -> None:
         return
     if not target.is_dir():
         raise BundleError(f"{target}: is no folder")
+    if target.resolve() == Path.cwd():
+        raise BundleError(f"{target}: is the folder you are in, and a bundle replaces its folder")
     found = sorted(each.name for each in target.iterdir())
     foreign = [each for each in found if not _is_part_of_a_bundle(target / each)]
     if foreign or (found and MANIFEST_FILE not in found):

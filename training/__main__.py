@@ -14,7 +14,7 @@ from model.bundle import PRETRAINED_DIR, BundleError, Precision, read_bundle
 from model.drop_path import DropPath
 from training import TrainingError
 from training.anytime import evaluate_anytime
-from training.checkpoint import CHECKPOINT_FILE, load_checkpoint
+from training.checkpoint import CHECKPOINT_FILE, check_writable, load_checkpoint
 from training.compare import compare
 from training.config import RECIPES, Augmentation, Recipe
 from training.data import DataSet, Split, load_data
@@ -336,6 +336,7 @@ def _compare(options: argparse.Namespace) -> None:
 def _export(options: argparse.Namespace) -> None:
     """Write a bundle and print what it holds."""
     checkpoint = load_checkpoint(options.run)
+    check_writable(options.out.resolve().parent)
     data = _load(options.data, checkpoint.recipe, checkpoint.seed)
     name = options.name or options.out.resolve().name
     manifest = export_bundle(checkpoint, data, options.out, name=name, precision=options.precision)
@@ -362,6 +363,7 @@ def _anytime(options: argparse.Namespace) -> None:
             f"{data.name}: is not what {options.bundle} was trained on "
             f"({manifest.provenance.dataset}); pass that with --data"
         )
+    check_writable(options.out)
     print(evaluate_anytime(bundle, data, options.out))
 
 

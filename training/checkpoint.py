@@ -84,7 +84,7 @@ def save_checkpoint(checkpoint: Checkpoint, folder: Path) -> None:
 
 
 def check_writable(folder: Path) -> None:
-    """See to it that a run's folder can be written to, before the first epoch.
+    """See to it that a folder can be written to, before the work whose results it is for.
 
     Raises:
         TrainingError: it cannot.

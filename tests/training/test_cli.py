@@ -87,6 +87,22 @@ def test_failures_are_one_line_and_exit_1(
     assert captured.err.count("\n") == 1
 
 
+def test_results_that_could_not_be_written_are_not_worked_for(
+    trained: TrainedRun,
+    bundle_folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(bundle_folder)
+    for arguments, fault in (
+        (["export", "--run", str(trained.folder), "--out", "/dev/null/b"], "/dev/null: cannot be"),
+        (["export", "--run", str(trained.folder), "--out", "."], ".: is the folder you are in"),
+        (["anytime", "--bundle", str(bundle_folder), "--out", "/dev/null/a"], "a: cannot be"),
+    ):
+        assert main(arguments) == 1
+        assert fault in capsys.readouterr().err
+
+
 def one_epoch(arguments: list[str]) -> list[str]:
     return ["--epochs", "1"] if arguments[0] == "train" else []
 
