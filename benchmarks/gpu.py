@@ -115,9 +115,10 @@ def measure(bundle: Bundle, options: argparse.Namespace, end_at: float) -> dict[
             reason = next(iter(str(error).splitlines()), "")
             found["failed"].append(f"{name}: {type(error).__name__}: {reason}")
         save()
-    wrong = {k: gap for k, gap in found.get("answers", {}).items() if gap > SAME_ANSWER}
     found["failed"] += [
-        f"{name}: answers differ from the CPU's by {wrong[name]:.2f}" for name in wrong
+        f"{name}: a probability differs from the CPU's by {gap:.2f}"
+        for name, gap in found.get("answers", {}).items()
+        if gap > SAME_ANSWER
     ]
     return found
 

@@ -14,13 +14,14 @@ from model.bundle import PRETRAINED_DIR, BundleError, Precision, read_bundle
 from model.drop_path import DropPath
 from training import TrainingError
 from training.anytime import evaluate_anytime
-from training.checkpoint import CHECKPOINT_FILE, check_writable, load_checkpoint
+from training.checkpoint import load_checkpoint
 from training.compare import compare
 from training.config import RECIPES, Augmentation, Recipe
 from training.data import DataSet, Split, load_data
 from training.distributed import joined_group, own_device
 from training.evaluate import evaluate_checkpoint, reported_subnetworks
 from training.export import export_bundle
+from training.files import check_writable
 from training.reproduce import EXPERIMENTS, reproduce
 from training.trainer import train
 
@@ -265,10 +266,6 @@ def _train(options: argparse.Namespace) -> None:
         )
     if options.learning_rate:
         recipe = recipe.at_rate(options.learning_rate)
-    has_begun = options.resume and (options.out / CHECKPOINT_FILE).exists()
-    begin_with = (
-        load_checkpoint(options.begin_with) if options.begin_with and not has_begun else None
-    )
     with joined_group() as group:
         train(
             recipe,
@@ -278,7 +275,7 @@ def _train(options: argparse.Namespace) -> None:
             device=own_device(),
             resume=options.resume,
             group=group,
-            begin_with=begin_with,
+            begin_with=options.begin_with,
             report=partial(print, flush=True),
         )
 

@@ -27,7 +27,7 @@ from model.bundle import Bundle, Subnetwork
 from model.sessions import cores, open_session
 from training.data import DataSet, Split
 from training.evaluate import in_order
-from training.files import write_whole
+from training.files import written_whole
 
 Floats = NDArray[np.float64]
 
@@ -79,8 +79,10 @@ def evaluate_anytime(bundle: Bundle, data: DataSet, folder: Path) -> str:
         f"{os.cpu_count()} cores, ONNX Runtime {onnxruntime.__version__}"
     )
     table = _markdown(measured, stages, curve, conditions)
-    write_whole(folder / "anytime.md", table)
-    _plot(measured, curve, conditions).savefig(folder / "anytime.png", dpi=150)
+    with written_whole(folder / "anytime.md") as file:
+        file.write(table.encode())
+    with written_whole(folder / "anytime.png") as file:
+        _plot(measured, curve, conditions).savefig(file, dpi=150)
     return table
 
 

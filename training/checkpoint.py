@@ -1,11 +1,8 @@
 """Checkpoints: written whole or not at all, read without running what they hold."""
 
-import os
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from tempfile import TemporaryFile
 from typing import Any
 from zipfile import BadZipFile, ZipFile
 
@@ -16,6 +13,7 @@ from model.fractal import FractalNet
 from training import TrainingError
 from training.config import Recipe
 from training.data import DataSet
+from training.files import written_whole
 
 CHECKPOINT_FILE = "checkpoint.pt"
 
@@ -67,34 +65,12 @@ def save_checkpoint(checkpoint: Checkpoint, folder: Path) -> None:
     fields = {name: getattr(checkpoint, name) for name in Checkpoint.__slots__}
     fields["recipe"] = asdict(checkpoint.recipe)
     target = folder / CHECKPOINT_FILE
-    temporary = target.with_suffix(".tmp")
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with temporary.open("wb") as file:
+        with written_whole(target) as file:
             torch.save(fields, file)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(target)
     except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
         raise TrainingError(
             f"{target}: cannot be written ({error}); free some space and resume"
-        ) from error
-
-
-def check_writable(folder: Path) -> None:
-    """See to it that a folder can be written to, before the work whose results it is for.
-
-    Raises:
-        TrainingError: it cannot.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        TemporaryFile(dir=folder).close()
-    except OSError as error:
-        raise TrainingError(
-            f"{folder}: cannot be written to ({error.strerror}); choose another --out"
         ) from error
 
 
@@ -143,10 +119,15 @@ def load_weights(network: FractalNet, weights: Mapping[str, Any]) -> None:
     Raises:
         TrainingError: they are another network's.
     """
-    try:
-        network.load_state_dict(weights)
-    except RuntimeError as error:
-        what = str(error).splitlines()[1].strip()
-        raise TrainingError(
-            f"the checkpoint's weights do not fit {network.architecture.name} ({what}); it was written by other code"
-        ) from error
+    architecture = network.architecture
+    ours, theirs = (
+        {name: tuple(values.shape) for name, values in each.items()}
+        for each in (network.state_dict(), weights)
+    )
+    for name in sorted(ours.keys() | theirs.keys()):
+        if ours.get(name) != theirs.get(name):
+            raise TrainingError(
+                f"the checkpoint's weights do not fit {architecture.name} for {architecture.classes} classes: {name} is "
+                f"{theirs.get(name, 'missing')}, not {ours.get(name, 'there')}; choose a run of the same network"
+            )
+    network.load_state_dict(weights)

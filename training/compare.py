@@ -21,7 +21,7 @@ from training.config import RECIPES
 from training.data import DataSet
 from training.distributed import Group
 from training.evaluate import Score, evaluate_checkpoint
-from training.files import write_whole
+from training.files import written_whole
 from training.trainer import train
 
 DRAWN_STEPS = 100  # whose mean cost is a way's cost a step
@@ -87,7 +87,8 @@ def compare(
         (each, evaluate_checkpoint(each, data, data.validation, device)) for each in checkpoints
     ]
     table = _markdown(architecture, rows, data, seed)
-    write_whole(folder / "compare.md", table)
+    with written_whole(folder / "compare.md") as file:
+        file.write(table.encode())
     report(table)
 
 

@@ -1,18 +1,47 @@
 """Results on disk: whole or not at all."""
 
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from tempfile import TemporaryFile
+from typing import BinaryIO
+
+from training import TrainingError
 
 
-def write_whole(path: Path, text: str) -> None:
-    """Write a text file beside the old one, in a folder that need not exist, and put it in its place.
+@contextmanager
+def written_whole(path: Path) -> Iterator[BinaryIO]:
+    """Give a file beside ``path`` that takes its place if the block succeeds, and vanishes if it fails.
+
+    The folder need not exist. What was at ``path`` stays there until the new file is whole and on the disk.
 
     Raises:
-        OSError: it cannot be written; the old one is still there.
+        OSError: it cannot be written.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     staged = path.with_name(f".{path.name}.new")
     try:
-        staged.write_text(text, encoding="utf-8")
+        with staged.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
         staged.replace(path)
     finally:
-        staged.unlink(missing_ok=True)
+        with suppress(OSError):
+            staged.unlink(missing_ok=True)
+
+
+def check_writable(folder: Path) -> None:
+    """See to it that a folder can be written to, before the work whose results it is for.
+
+    Raises:
+        TrainingError: it cannot.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise TrainingError(
+            f"{folder}: cannot be written to ({error.strerror}); choose another --out"
+        ) from error

@@ -19,7 +19,7 @@ from training.config import RECIPES, Recipe, shortened
 from training.data import DataSet
 from training.distributed import Group
 from training.evaluate import evaluate_checkpoint, reported_subnetworks
-from training.files import write_whole
+from training.files import written_whole
 from training.trainer import train
 
 TRAIN_IMAGES = 5_000  # that the loss on training images is measured on
@@ -184,10 +184,12 @@ def reproduce(
         f"seed {seed}, {device.type}, torch {version('torch')}"
     )
     table = _markdown(experiment, results, conditions)
-    write_whole(folder / f"{name}.md", table)
+    with written_whole(folder / f"{name}.md") as file:
+        file.write(table.encode())
     loss_of_a_guess = math.log(len(data.classes))
     figure = _plot(experiment, checkpoints, results, conditions, loss_of_a_guess)
-    figure.savefig(folder / f"{name}.png", dpi=150)
+    with written_whole(folder / f"{name}.png") as file:
+        figure.savefig(file, dpi=150)
     report(table)
 
 

@@ -23,7 +23,6 @@ from training.augment import DRAWS, augment, channel_statistics
 from training.checkpoint import (
     CHECKPOINT_FILE,
     Checkpoint,
-    check_writable,
     load_checkpoint,
     load_weights,
     save_checkpoint,
@@ -32,6 +31,7 @@ from training.config import Recipe
 from training.data import DataSet
 from training.distributed import Group
 from training.evaluate import predict, reported_subnetworks, score
+from training.files import check_writable
 from training.optim import Optimizer, averaged, rate_factor
 
 
@@ -44,24 +44,26 @@ def train(
     device: torch.device,
     resume: bool,
     group: Group,
-    begin_with: Checkpoint | None = None,
+    begin_with: Path | None = None,
     report: Callable[[str], None] = lambda line: None,
 ) -> Checkpoint:
     """Train a network by a recipe and leave its checkpoint in ``folder``, written by the group's first process.
 
     Each epoch draws its order, augmentation and paths from the seed and the epoch's number alone, so a resumed run
-    ends as an uninterrupted one would; one that was stopped in its first epoch begins again. ``begin_with`` gives the weights to begin with, instead of drawn ones.
+    ends as an uninterrupted one would; one that was stopped in its first epoch begins again. ``begin_with`` is the
+    folder of a run whose weights to begin with, instead of drawn ones; its optimiser and epochs stay its own.
     ``report`` gets a line that says what is trained, and one after each epoch.
 
     Raises:
         TrainingError: the loss is not finite, the checkpoint cannot be written, or does not belong to this run.
     """
     checkpoint = _start(recipe, data, folder, seed=seed, resume=resume)
+    if begin_with and not checkpoint.epoch:
+        source = load_checkpoint(begin_with)
+        checkpoint.model, checkpoint.origin = source.best_weights, source.description
     with group.together():
         if group.rank == 0:
             check_writable(folder)
-    if begin_with and not checkpoint.epoch:
-        _take_weights(checkpoint, begin_with, data)
     run = Run(checkpoint, data, device=device, group=group)
     if group.rank == 0:
         report(run.description)
@@ -275,25 +277,6 @@ def _start(recipe: Recipe, data: DataSet, folder: Path, *, seed: int, resume: bo
                 "resume with what it was begun with, or choose another --out"
             )
     return checkpoint
-
-
-def _take_weights(checkpoint: Checkpoint, source: Checkpoint, data: DataSet) -> None:
-    """Begin a run with the weights of another; its optimiser and epochs stay its own."""
-    weights = source.best_weights
-    with torch.device("meta"):  # shapes alone
-        network = FractalNet(checkpoint.recipe.architecture_for(data))
-    theirs, ours = (
-        {name: tuple(values.shape) for name, values in each.items()}
-        for each in (weights, network.state_dict())
-    )
-    for name in sorted(ours.keys() | theirs.keys()):
-        if ours.get(name) != theirs.get(name):
-            raise TrainingError(
-                f"recipe {checkpoint.recipe.name} trains {network.architecture.name} on {len(data.classes)} classes of "
-                f"{data.image_size}×{data.image_size} pixels, where {name} is {ours.get(name, 'missing')}; in the run to begin "
-                f"with ({source.description}) it is {theirs.get(name, 'missing')}; choose a run of the same network on as many classes"
-            )
-    checkpoint.model, checkpoint.origin = weights, source.description
 
 
 def _fields(theirs: Recipe, ours: Recipe) -> Iterator[tuple[str, object, object]]:

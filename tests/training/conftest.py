@@ -117,7 +117,7 @@ def train_small(
         data: DataSet = few_digits,
         seed: int = 0,
         resume: bool = False,
-        begin_with: Checkpoint | None = None,
+        begin_with: Path | None = None,
         **changes: object,
     ) -> Checkpoint:
         recipe = replace(small_recipe, **{"epochs": 2, "batch_size": 32, **changes})  # type: ignore[arg-type]

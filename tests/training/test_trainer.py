@@ -127,7 +127,7 @@ def test_a_run_begins_with_the_weights_of_another(tmp_path: Path, train_small: T
         tmp_path / "second",
         epochs=1,
         learning_rate=1e-9,
-        begin_with=load_checkpoint(tmp_path / "first"),
+        begin_with=tmp_path / "first",
     )
 
     assert barely.origin == first.description
@@ -143,8 +143,10 @@ def test_weights_of_another_network_are_one_clear_line(
     wider = replace(small_recipe.architecture, channels=(8, 24))
     train_small(tmp_path / "other", epochs=1, architecture=wider)
 
-    with pytest.raises(TrainingError, match="choose a run of the same network") as raised:
-        train_small(tmp_path / "run", begin_with=load_checkpoint(tmp_path / "other"))
+    with pytest.raises(
+        TrainingError, match=r"do not fit small .*choose a run of the same network"
+    ) as raised:
+        train_small(tmp_path / "run", begin_with=tmp_path / "other")
 
     assert "\n" not in str(raised.value)
 
@@ -152,11 +154,13 @@ def test_weights_of_another_network_are_one_clear_line(
 def test_weights_for_other_classes_are_one_clear_line(
     tmp_path: Path, train_small: TrainSmall, few_digits: DataSet
 ) -> None:
-    first = train_small(tmp_path / "first", epochs=1)
+    train_small(tmp_path / "first", epochs=1)
     two = replace(few_digits, classes=("dark", "light"))
 
-    with pytest.raises(TrainingError, match=r"on 2 classes .* classifier.bias is \(2,\)") as raised:
-        train_small(tmp_path / "run", data=two, begin_with=first)
+    with pytest.raises(
+        TrainingError, match=r"for 2 classes: classifier\.bias is \(10,\), not \(2,\)"
+    ) as raised:
+        train_small(tmp_path / "run", data=two, begin_with=tmp_path / "first")
 
     assert "\n" not in str(raised.value)
 
@@ -215,7 +219,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_checkpoint_before
 def test_a_full_disk_stops_the_run_in_one_clear_line(
     tmp_path: Path, train_small: TrainSmall
 ) -> None:
-    (tmp_path / "checkpoint.tmp").symlink_to("/dev/full")
+    (tmp_path / ".checkpoint.pt.new").symlink_to("/dev/full")
 
     with pytest.raises(TrainingError, match=r"cannot be written .*free some space and resume"):
         train_small(tmp_path)
