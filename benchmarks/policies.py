@@ -14,9 +14,10 @@ from matplotlib.figure import Figure
 from benchmarks.bound import upper_bound
 from benchmarks.documents import write_section
 from benchmarks.workloads import ARRIVALS, MIXES_S, arrival_times, deadlines
+from service.scheduling.deadline_queue import Request
 from service.scheduling.latency import LatencyModel
 from service.scheduling.policies import Candidate
-from service.scheduling.scheduler import Request, Scheduler
+from service.scheduling.scheduler import Scheduler
 from service.scheduling.simulator import Machine, simulate
 
 LOADS = (0.1, 0.4, 0.8, 1.2, 3.0)  # of the capacity of the shallowest subnetwork

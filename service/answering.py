@@ -25,7 +25,7 @@ from service.problems import (
     Problem,
     render,
 )
-from service.scheduling.scheduler import Refine
+from service.scheduling.deadline_queue import Refine
 from service.schemas import ClassifyQuery
 
 if TYPE_CHECKING:

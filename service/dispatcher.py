@@ -18,18 +18,10 @@ from numpy.typing import NDArray
 from model.images import Pixels
 from service.alarm import Alarm
 from service.problems import DeadlineImpossible, Expired, InternalError, Overloaded, Problem
-from service.scheduling.deadline_queue import OnMiss
+from service.scheduling.actions import Expire, HandIn, Refusal, Run, Wait
+from service.scheduling.deadline_queue import OnMiss, Refine, Request
 from service.scheduling.latency import LatencyModel
-from service.scheduling.scheduler import (
-    Expire,
-    HandIn,
-    Refine,
-    Refusal,
-    Request,
-    Run,
-    Scheduler,
-    Wait,
-)
+from service.scheduling.scheduler import Scheduler
 from service.watching.telemetry import Metrics
 from service.worker import Worker
 

@@ -22,7 +22,8 @@ from service.runtime import (
     warm_up_batch_sizes,
 )
 from service.scheduling.latency import LatencyModel
-from service.scheduling.scheduler import Candidate, Scheduler
+from service.scheduling.policies import Candidate
+from service.scheduling.scheduler import Scheduler
 from service.schemas import QueryParser
 from service.settings import Settings
 from service.watching.agreement import Agreement

@@ -6,12 +6,18 @@ time that those expected to come leave, and for no longer than those could wait 
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import inf
 
+import numpy as np
+
+from service.scheduling.capacity import Capacity
 from service.scheduling.deadline_queue import DeadlineQueue, Request
+from service.scheduling.forecast import Forecast
 from service.scheduling.latency import LatencyModel
 from service.scheduling.policies import Option
 
 HAND_IN_S = 0.0003  # before the reply must begin: the timer is late by less
+HORIZON_S = 0.25  # ten times what the rate is known from: what comes later is not expected
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +51,8 @@ class Refinements:
         options: what the policy chooses from, fastest first.
         accuracy: of every subnetwork that may have answered.
         latency: predicted run latencies.
+        capacity: the machine's time.
+        forecast: the requests to come.
         max_batch: the most requests in one run.
     """
 
@@ -53,12 +61,16 @@ class Refinements:
         options: Sequence[Option],
         accuracy: dict[str, float],
         latency: LatencyModel,
+        capacity: Capacity,
+        forecast: Forecast,
         *,
         max_batch: int,
     ) -> None:
         self._options = options
         self._accuracy = accuracy
         self._latency = latency
+        self._capacity = capacity
+        self._forecast = forecast
         self._max_batch = max_batch
         self._waiting = DeadlineQueue()
         self._in_hand = DeadlineQueue()  # these, and those in a run
@@ -110,6 +122,33 @@ class Refinements:
         for request in waiting:
             self._in_hand.remove(request)
         return waiting
+
+    def leave(self, request: Request, now: float, *, others: int) -> Leave:
+        """Return what the load leaves to the refinement of a request, beside others that wait."""
+        device = self._capacity.next_device()
+        rate = self._forecast.rate(now)
+        span_s = max(self.hand_in_at(request) - now, 0.0)
+        coming = rate * min(span_s, HORIZON_S)
+        # Of those to come, some want a deep answer, and go first; the others a first answer, and then wait behind the
+        # deadlines before theirs, if they go on at all.
+        staged = self._forecast.staged
+        overtaking_s = float(np.sum(self._forecast.overtaking_s(np.array([span_s]))))
+        deep = coming * (1 - staged) + rate * overtaking_s * staged * self._forecast.going_on
+        rivals = 1 + others + deep
+        machine_s = span_s * self._latency.devices - self._capacity.arrivals_s(coming)
+        machine_s -= self._capacity.busy_s(now)
+        machine_s -= coming * staged * self._capacity.run_s(device)
+        shield_s = inf
+        if rate:
+            answer_s = self._latency.predict_s(self._options[0].name, 1) + self._latency.reserve_s
+            shield_s = self._forecast.harmless_s(answer_s, rate)
+        return Leave(
+            device=device,
+            start_s=self._capacity.until_free_s(now),
+            machine_s=machine_s - rivals * self._forecast.overhead_s / 2,
+            rivals=rivals,
+            shield_s=shield_s,
+        )
 
     def step(self, request: Request, answered_by: str, leave: Leave, now: float) -> Option | None:
         """Return the subnetwork that should answer a request next, after one that has; None if there is no time."""

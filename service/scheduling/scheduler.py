@@ -25,93 +25,23 @@ After a run the adapter offers each request to ``refine``; what is not taken has
 leaves exactly once: in a ``Run`` after which it is not refined, in an ``Expire``, in a ``HandIn``, or by ``cancel``.
 """
 
-from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass
-from math import inf, sqrt
-from typing import Literal
+from math import inf
 
 import numpy as np
 from numpy.typing import NDArray
 
-from service.scheduling.deadline_queue import DeadlineQueue, OnMiss, Refine, Request
+from service.scheduling.actions import Action, Expire, HandIn, Refusal, Run, Wait
+from service.scheduling.best_effort import BestEffort
+from service.scheduling.capacity import Capacity
+from service.scheduling.deadline_queue import DeadlineQueue, Request
 from service.scheduling.forecast import Forecast
 from service.scheduling.latency import LatencyModel
 from service.scheduling.policies import Candidate, GiveUp, Outlook, policy_named
-from service.scheduling.refinements import Leave, Refinements
+from service.scheduling.refinements import Refinements
 
-__all__ = [
-    "Action",
-    "Candidate",
-    "Expire",
-    "HandIn",
-    "OnMiss",
-    "Refine",
-    "Refusal",
-    "Request",
-    "Run",
-    "Scheduler",
-    "Wait",
-]
-
-BEST_EFFORT_EVERY = 128  # runs under load: less than 1 % of them answer late requests
 DOUBT_AFTER_S = 0.1  # without a run, on an idle machine that refuses
 STAGED = ("deepest", "steps")  # the requests that want a first answer at once
-HORIZON_S = 0.25  # ten times what the rate is known from: what comes later is not expected
-LEAST_FREE = 0.05  # arrivals that cost more time than there is still leave a little to decide with
-MORE_ARRIVALS = 2.0  # standard deviations over the mean, where each arrival takes time
-
-
-@dataclass(frozen=True, slots=True)
-class Refusal:
-    """The request was not admitted.
-
-    Args:
-        reason: ``impossible``: no idle machine could meet it; ``overloaded``: the work ahead of it is too much;
-            ``queue_full``: as many wait as may.
-        needed_s: the time its answer would have taken from its arrival; 0 for a full queue.
-        limit: what was exceeded: the deadline in seconds, or the length of the queue.
-        retry_after_s: when the accepted work should be done; 0 if waiting will not help.
-    """
-
-    reason: Literal["impossible", "overloaded", "queue_full"]
-    needed_s: float
-    limit: float
-    retry_after_s: float
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Run:
-    """Run ``batch`` in ``subnetwork`` on ``device`` now; report its end with ``finished``."""
-
-    device: int
-    batch: tuple[Request, ...]
-    subnetwork: str
-    predicted_s: float
-
-
-@dataclass(frozen=True, slots=True)
-class Expire:
-    """Refuse ``requests``: they asked for no late answer, and can no longer be met."""
-
-    requests: tuple[Request, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class HandIn:
-    """Answer ``requests`` with the best that they have: there is no time for a better one."""
-
-    requests: tuple[Request, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Wait:
-    """Nothing to do before the next arrival or end of a run, or ``until`` if that is sooner."""
-
-    until: float | None = None
-
-
-Action = Run | Expire | HandIn | Wait
 
 
 class Scheduler:
@@ -147,14 +77,18 @@ class Scheduler:
         self._max_late = (max_queue + 1) // 2  # the other places are for requests that can be met
         self._max_batch = max_batch
         self._forecast = Forecast()
+        self._capacity = Capacity(latency, self._forecast, self._fastest.pace_s)
         self._queue = DeadlineQueue()
-        self._best_effort: OrderedDict[Request, None] = OrderedDict()
+        self._best_effort = BestEffort(self._fastest.name)
         accuracy = {each.name: each.accuracy for each in subnetworks}
         self._refinements = Refinements(
-            self._policy.options, accuracy, latency, max_batch=max_batch
+            self._policy.options,
+            accuracy,
+            latency,
+            self._capacity,
+            self._forecast,
+            max_batch=max_batch,
         )
-        self._in_flight: dict[int, float] = {}  # device -> when it should be free
-        self._runs_since_best_effort = 0
         self._last_run_at = -inf
         self._counts = np.arange(1.0, max_queue + 1.0)
         self._places = _places(max_queue)
@@ -171,7 +105,7 @@ class Scheduler:
     def admit(self, request: Request, now: float) -> Refusal | None:
         """Accept a request, or say why not."""
         found_idle = (
-            not self._in_flight and not len(self) and request.arrived_at > self._last_run_at
+            self._capacity.is_idle and not len(self) and request.arrived_at > self._last_run_at
         )
         self._forecast.arrived(
             now,
@@ -190,7 +124,7 @@ class Scheduler:
         elif request.on_miss == "answer":
             if len(self._best_effort) >= self._max_late:
                 return Refusal("queue_full", 0.0, self._max_late, self._drain_s(now))
-            self._best_effort[request] = None
+            self._best_effort.add((request,))
         else:
             self._doubt_old_predictions(now)
             allowed_s = request.deadline_at - request.arrived_at
@@ -207,12 +141,12 @@ class Scheduler:
 
     def backlog_s(self, unread: int, now: float) -> float:
         """Return how long the work lasts that was accepted, and that of so many requests that are still to come here."""
-        each_s = self._fastest.pace_s * self._latency.slowdown() + self._forecast.overhead_s
+        each_s = self._capacity.run_s() + self._forecast.overhead_s
         return self._drain_s(now) + unread * each_s / self._latency.devices
 
     def next_action(self, now: float) -> Action:
         """Return what to do now; call again until it is ``Wait``."""
-        device = self._free_device()
+        device = self._capacity.free_device()
         due = self._refinements.due(now)
         if due:
             return HandIn(due)
@@ -225,7 +159,7 @@ class Scheduler:
             return self._run_best_effort(device, now)
         if not self._queue:
             return self._run_refinement(device, now)
-        self._runs_since_best_effort += 1
+        self._best_effort.pass_over()
         outlook = self._outlook(device, now)
         forced = self._forced(self._queue.head)
         if forced is not None:
@@ -246,7 +180,7 @@ class Scheduler:
 
     def finished(self, run: Run, now: float) -> None:
         """Note that a run ended: its device is free."""
-        del self._in_flight[run.device]
+        self._capacity.end(run.device)
         self._last_run_at = now
 
     def refine(self, request: Request, answered_by: str, now: float) -> bool:
@@ -255,7 +189,8 @@ class Scheduler:
             self._forecast.observe_first_answer(is_enough=False)
         if request.refine == "none":
             return False
-        leave = self._leave(request, now, others=len(self) + len(self._refinements))
+        others = len(self) + len(self._refinements)
+        leave = self._refinements.leave(request, now, others=others)
         has_place = len(self._refinements) < self._max_queue
         if not has_place or self._refinements.step(request, answered_by, leave, now) is None:
             self._refinements.release(request)
@@ -272,20 +207,19 @@ class Scheduler:
 
     def clear(self) -> tuple[Request, ...]:
         """Take out all that wait."""
-        waiting = (
+        return (
             *self._queue.take(len(self._queue)),
-            *self._best_effort,
+            *self._best_effort.clear(),
             *self._refinements.clear(),
         )
-        self._best_effort.clear()
-        return waiting
 
     def cancel(self, request: Request) -> bool:
         """Remove a request whose client has gone; False if it no longer waits."""
-        if request in self._best_effort:
-            del self._best_effort[request]
-            return True
-        return self._queue.remove(request) or self._refinements.release(request)
+        return (
+            self._queue.remove(request)
+            or self._best_effort.remove(request)
+            or self._refinements.release(request)
+        )
 
     def observe_overhead(self, cost_s: float) -> None:
         """Learn what a request cost, outside its run, the cores that run it."""
@@ -293,7 +227,7 @@ class Scheduler:
 
     def _doubt_old_predictions(self, now: float) -> None:
         """Keep a machine that refuses everything from believing for ever that it is slow: only runs tell it better."""
-        if not self._in_flight and not len(self) and now - self._last_run_at > DOUBT_AFTER_S:
+        if self._capacity.is_idle and not len(self) and now - self._last_run_at > DOUBT_AFTER_S:
             self._latency.doubt()
             self._last_run_at = now
 
@@ -309,12 +243,12 @@ class Scheduler:
             slack_s=slack_s,
             places=places,
             rivals=rivals,
-            machine_s=self._machine_s(seen_s, rate),
+            machine_s=self._capacity.left_s(seen_s, rate),
             runnable=self._queue.alike(self._max_batch),
-            busy_s=self._busy_s(now),
+            busy_s=self._capacity.busy_s(now),
             second_run_s=self._second_run_s(now),
             outside_s=self._forecast.overhead_s / 2,
-            free=self._free_fraction(now),
+            free=self._capacity.free_fraction(now),
             rate=rate,
             device=device,
         )
@@ -324,75 +258,26 @@ class Scheduler:
         if not self._insures or len(self._queue) > self._max_batch:
             return 0.0
         others = len(self) + len(self._refinements) - 1
-        leave = self._leave(self._queue.head, now, others=others)
+        leave = self._refinements.leave(self._queue.head, now, others=others)
         slack_s = self._refinements.hand_in_at(self._queue.head) - now
         return min(slack_s, leave.share_s, leave.shield_s)
-
-    def _leave(self, request: Request, now: float, *, others: int) -> Leave:
-        """Return what the load leaves to the refinement of a request, beside others that wait."""
-        free = self._free_device()
-        device = min(self._in_flight, key=self._in_flight.__getitem__) if free is None else free
-        rate = self._forecast.rate(now)
-        span_s = max(self._refinements.hand_in_at(request) - now, 0.0)
-        coming = rate * min(span_s, HORIZON_S)
-        # Of those to come, some want a deep answer, and go first; the others a first answer, and then wait behind the
-        # deadlines before theirs, if they go on at all.
-        staged = self._forecast.staged
-        overtaking_s = float(np.sum(self._forecast.overtaking_s(np.array([span_s]))))
-        deep = coming * (1 - staged) + rate * overtaking_s * staged * self._forecast.going_on
-        rivals = 1 + others + deep
-        first_s = self._fastest.pace_s * self._latency.slowdown(device)
-        outside_s = self._forecast.overhead_s * (coming + MORE_ARRIVALS * sqrt(coming))
-        machine_s = span_s * self._latency.devices - outside_s
-        machine_s -= self._busy_s(now) + coming * staged * first_s
-        shield_s = inf
-        if rate:
-            answer_s = self._latency.predict_s(self._fastest.name, 1) + self._latency.reserve_s
-            shield_s = self._forecast.harmless_s(answer_s, rate)
-        return Leave(
-            device=device,
-            start_s=self._until_free_s(now),
-            machine_s=machine_s - rivals * self._forecast.overhead_s / 2,
-            rivals=rivals,
-            shield_s=shield_s,
-        )
 
     def _forced(self, request: Request) -> str | None:
         """Return the only subnetwork that may give a request its first answer."""
         return request.subnetwork or (self._fastest.name if request.refine != "none" else None)
 
-    def _busy_s(self, now: float) -> float:
-        """Return the seconds of work that the runs under way still have before them."""
-        return sum(max(end_at - now, 0.0) for end_at in self._in_flight.values())
-
-    def _machine_s(self, slack_s: NDArray[np.float64], rate: float) -> NDArray[np.float64]:
-        """Return (n,) the time that all devices have until each deadline, less the arrivals' cost."""
-        machine_s = slack_s * self._latency.devices
-        if rate and self._forecast.overhead_s:
-            coming = rate * np.maximum(slack_s, 0.0)
-            machine_s -= self._forecast.overhead_s * (coming + MORE_ARRIVALS * np.sqrt(coming))
-        return machine_s
-
-    def _free_fraction(self, now: float) -> float:
-        """Return the fraction of time that reading and replying to arrivals leave."""
-        busy = self._forecast.rate(now) * self._forecast.overhead_s / self._latency.devices
-        return max(1.0 - busy, LEAST_FREE)
-
-    def _free_device(self) -> int | None:
-        """Return the fastest device without a run."""
-        free = [each for each in range(self._latency.devices) if each not in self._in_flight]
-        return min(free, key=self._latency.slowdown, default=None)
-
     def _spare_s(self, now: float) -> NDArray[np.float64]:
         """Return (n,) how long each waiting request's run could be put off, were all run as fast as can be."""
-        slack_s = self._queue.slack_s(now + self._latency.reserve_s + self._until_free_s(now))
-        return slack_s - self._counts[: len(slack_s)] * self._pace_s(now)
+        slack_s = self._queue.slack_s(
+            now + self._latency.reserve_s + self._capacity.until_free_s(now)
+        )
+        return slack_s - self._counts[: len(slack_s)] * self._capacity.pace_s(now)
 
     def _start_s(self, request: Request, now: float) -> float:
         """Return when a new request could start, in seconds from now; never, if only in another's place."""
-        pace_s = self._pace_s(now)
+        pace_s = self._capacity.pace_s(now)
         kept_s = self._kept_s(pace_s)
-        start_s = self._until_free_s(now) + kept_s
+        start_s = self._capacity.until_free_s(now) + kept_s
         if not self._queue:
             return start_s
         place = self._queue.place_of(request.deadline_at)
@@ -407,13 +292,9 @@ class Scheduler:
         """Return the time that is kept free for the next best-effort request: once it is due, as long as it takes."""
         if not self._best_effort:
             return 0.0
-        if self._runs_since_best_effort < BEST_EFFORT_EVERY:
+        if not self._best_effort.is_due:
             return pace_s
-        return max(pace_s, self._latency.predict_s(self._best_effort_subnetwork(), 1))
-
-    def _best_effort_subnetwork(self) -> str:
-        """Return what the oldest best-effort request is to be run in."""
-        return next(iter(self._best_effort)).subnetwork or self._fastest.name
+        return max(pace_s, self._latency.predict_s(self._best_effort.subnetwork, 1))
 
     def _company(self, request: Request) -> int:
         """Return the size of the batch a new request will run in, were all run as fast as can be."""
@@ -421,21 +302,9 @@ class Scheduler:
             return 1
         return min(len(self._queue) + 1, self._fastest.best_size)
 
-    def _pace_s(self, now: float) -> float:
-        """Return the least time between the requests answered, all work counted."""
-        run_s = self._fastest.pace_s * self._latency.slowdown()
-        outside_s = self._forecast.overhead_s / 2
-        return (run_s + outside_s) / (self._latency.devices * self._free_fraction(now))
-
-    def _until_free_s(self, now: float) -> float:
-        """Return how long until the next device is free."""
-        if len(self._in_flight) < self._latency.devices:
-            return 0.0
-        return max(min(self._in_flight.values()) - now, 0.0)
-
     def _drain_s(self, now: float) -> float:
         """Return when the requests that wait should be done, in seconds from now."""
-        return len(self) * self._pace_s(now) + self._until_free_s(now)
+        return len(self) * self._capacity.pace_s(now) + self._capacity.until_free_s(now)
 
     def _hopeless(self, now: float, *, can_start: bool) -> int:
         """Return how many of the most urgent requests can no longer be met."""
@@ -450,7 +319,7 @@ class Scheduler:
     def _give_up(self, count: int) -> tuple[Request, ...]:
         """Take out the most urgent requests; those to be answered late become best effort, the others return."""
         gone = self._queue.take(count) if count else ()
-        self._best_effort.update((each, None) for each in gone if each.on_miss == "answer")
+        self._best_effort.add(each for each in gone if each.on_miss == "answer")
         return tuple(each for each in gone if each.on_miss == "refuse")
 
     def _latest_start_at(self, request: Request) -> float:
@@ -468,22 +337,16 @@ class Scheduler:
 
     def _has_room_for_best_effort(self, now: float) -> bool:
         """Return whether a late request may go first: seldom, and only if no other misses by it."""
-        if self._runs_since_best_effort < BEST_EFFORT_EVERY:
+        if not self._best_effort.is_due:
             return False
-        run_s = self._latency.predict_s(self._best_effort_subnetwork(), 1)
+        run_s = self._latency.predict_s(self._best_effort.subnetwork, 1)
         return bool(self._spare_s(now).min() >= run_s)
 
     def _run_best_effort(self, device: int, now: float) -> Run:
         """Run the oldest best-effort requests that go together, in no larger a batch than pays."""
-        self._runs_since_best_effort = 0
-        forced = next(iter(self._best_effort)).subnetwork
-        limit = 1 if self._queue else self._fastest.best_size
-        batch: list[Request] = []
-        while self._best_effort and len(batch) < limit:
-            if next(iter(self._best_effort)).subnetwork != forced:
-                break
-            batch.append(self._best_effort.popitem(last=False)[0])
-        return self._start(device, tuple(batch), forced or self._fastest.name, now)
+        subnetwork = self._best_effort.subnetwork
+        batch = self._best_effort.take(1 if self._queue else self._fastest.best_size)
+        return self._start(device, batch, subnetwork, now)
 
     def _run_refinement(self, device: int, now: float) -> Run | HandIn | Wait:
         """Run the most urgent requests that have an answer and time for a better one; hand in the others."""
@@ -491,7 +354,7 @@ class Scheduler:
             return Wait(self._next_due_at())
         head = self._refinements.head
         assert head.answered_by is not None
-        leave = self._leave(head, now, others=len(self._refinements) - 1)
+        leave = self._refinements.leave(head, now, others=len(self._refinements) - 1)
         option = self._refinements.step(head, head.answered_by, leave, now)
         if option is None:
             self._refinements.release(head)
@@ -500,7 +363,7 @@ class Scheduler:
 
     def _start(self, device: int, batch: tuple[Request, ...], subnetwork: str, now: float) -> Run:
         predicted_s = self._latency.predict_s(subnetwork, len(batch), device)
-        self._in_flight[device] = now + predicted_s
+        self._capacity.begin(device, now + predicted_s)
         return Run(device, batch, subnetwork, predicted_s)
 
 

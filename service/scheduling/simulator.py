@@ -10,8 +10,10 @@ from heapq import heappop, heappush
 from itertools import count
 from math import inf
 
+from service.scheduling.actions import Expire, HandIn, Run, Wait
+from service.scheduling.deadline_queue import Request
 from service.scheduling.latency import LatencyModel
-from service.scheduling.scheduler import Expire, HandIn, Request, Run, Scheduler, Wait
+from service.scheduling.scheduler import Scheduler
 
 Noise = Callable[[], float]
 

@@ -13,7 +13,8 @@ from model.images import Pixels
 from service.dispatcher import Answered, Dispatcher
 from service.problems import DeadlineImpossible, Expired, InternalError, Overloaded
 from service.scheduling.latency import LatencyModel
-from service.scheduling.scheduler import Candidate, Scheduler
+from service.scheduling.policies import Candidate
+from service.scheduling.scheduler import Scheduler
 from service.watching.telemetry import Metrics
 from service.worker import Worker
 

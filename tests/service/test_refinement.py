@@ -3,17 +3,11 @@
 from collections.abc import Mapping
 from itertools import cycle
 
+from service.scheduling.actions import Action, HandIn, Run, Wait
+from service.scheduling.deadline_queue import Refine, Request
 from service.scheduling.latency import LatencyModel
-from service.scheduling.scheduler import (
-    Action,
-    Candidate,
-    HandIn,
-    Refine,
-    Request,
-    Run,
-    Scheduler,
-    Wait,
-)
+from service.scheduling.policies import Candidate
+from service.scheduling.scheduler import Scheduler
 from service.scheduling.simulator import Machine, Tally, simulate
 
 SUBNETWORKS = (Candidate("column-1", 0.7), Candidate("column-2", 0.8), Candidate("full", 0.9))

@@ -2,17 +2,11 @@ from collections.abc import Mapping
 
 import pytest
 
+from service.scheduling.actions import Action, Expire, Refusal, Run, Wait
+from service.scheduling.deadline_queue import Request
 from service.scheduling.latency import LatencyModel
-from service.scheduling.scheduler import (
-    Action,
-    Candidate,
-    Expire,
-    Refusal,
-    Request,
-    Run,
-    Scheduler,
-    Wait,
-)
+from service.scheduling.policies import Candidate
+from service.scheduling.scheduler import Scheduler
 
 SUBNETWORKS = (
     Candidate("full", 0.83),

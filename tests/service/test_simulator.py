@@ -5,17 +5,11 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from service.scheduling.actions import Expire, Run, Wait
+from service.scheduling.deadline_queue import OnMiss, Refine, Request
 from service.scheduling.latency import LatencyModel
-from service.scheduling.scheduler import (
-    Candidate,
-    Expire,
-    OnMiss,
-    Refine,
-    Request,
-    Run,
-    Scheduler,
-    Wait,
-)
+from service.scheduling.policies import Candidate
+from service.scheduling.scheduler import Scheduler
 from service.scheduling.simulator import Machine, Simulation, Tally, simulate
 
 ACCURACY = {"column-1": 0.77, "column-2": 0.80, "full": 0.83}
