@@ -58,11 +58,16 @@ def predict(
 
 
 def score(logits: Tensor, labels: Tensor) -> Score:
-    """Score logits (N, classes) against labels (N,); 0 for none, as a process's share may be."""
+    """Score logits (N, classes) against labels (N,); 0 for none, as a process's share may be.
+
+    Logits that are not finite are a wrong answer, and the loss is then infinite.
+    """
     if not len(labels):
         return Score(0.0, 0.0, 0)
-    accuracy = (logits.argmax(1) == labels).double().mean().item()
-    return Score(accuracy, F.cross_entropy(logits, labels).item(), len(labels))
+    is_finite = logits.isfinite().all(1)
+    is_correct = (logits.argmax(1) == labels) & is_finite
+    loss = F.cross_entropy(logits, labels).item() if is_finite.all() else math.inf
+    return Score(is_correct.double().mean().item(), loss, len(labels))
 
 
 def extract_for_serving(

@@ -106,7 +106,8 @@ def export_bundle(
 
     Raises:
         BundleError: the name cannot be a bundle's, or something else than a bundle is at ``target``.
-        TrainingError: the data is not what the network was trained on, or a file differs from torch.
+        TrainingError: the data is not what the network was trained on, a subnetwork gives no finite answers, or a file
+            differs from torch.
     """
     check_name(name)
     check_target(target)
@@ -241,6 +242,11 @@ def _useful_subnetworks(
     for active in tqdm(sets, desc="choosing subnetworks", disable=None):
         subnetwork = extract_for_serving(network, active, data.train, normalise)
         logits = predict(subnetwork, data.validation, normalise)
+        if not logits.isfinite().all():
+            raise TrainingError(
+                f"{subnetwork_name(active, architecture.columns)}: its answers are not finite numbers; "
+                "train it for more epochs, or with a lower learning rate"
+            )
         accuracy = score(logits, data.validation.labels).accuracy
         if len(active) == 1 or active == architecture.all_columns or accuracy > best_accuracy:
             useful[active] = (subnetwork, logits)

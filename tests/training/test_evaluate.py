@@ -1,5 +1,7 @@
 """Scores, re-estimated batch norm, and calibration."""
 
+import math
+
 import torch
 from torch import nn
 from torch.testing import assert_close
@@ -11,6 +13,7 @@ from training.checkpoint import restore_network
 from training.data import DataSet, TensorSplit
 from training.evaluate import (
     EVALUATION_BATCH,
+    Score,
     evaluate_checkpoint,
     expected_calibration_error,
     extract_for_serving,
@@ -30,6 +33,14 @@ def test_a_score_is_the_fraction_of_correct_answers_and_the_cross_entropy() -> N
     assert_close(scored.accuracy, 2 / 3)
     assert_close(scored.loss, float(torch.tensor([0.126928, 0.126928, 2.126928]).mean()))
     assert scored.n == 3
+
+
+def test_answers_that_are_no_numbers_are_wrong() -> None:
+    logits = torch.tensor([[2.0, 0.0], [math.nan, math.nan], [math.inf, 0.0]])
+
+    found = score(logits, torch.tensor([0, 0, 0]))
+
+    assert found == Score(accuracy=1 / 3, loss=math.inf, n=3)
 
 
 def test_prediction_leaves_the_network_training(digits: DataSet, trained: TrainedRun) -> None:

@@ -14,7 +14,7 @@ from model.sessions import open_session
 from tests.training.conftest import TrainedRun
 from training import TrainingError, export
 from training.augment import channel_statistics
-from training.checkpoint import restore_network
+from training.checkpoint import Checkpoint, restore_network
 from training.data import TensorSplit
 from training.evaluate import extract_for_serving
 
@@ -190,3 +190,14 @@ def test_another_data_set_is_refused(trained: TrainedRun, tmp_path: Path) -> Non
 
     with pytest.raises(TrainingError, match="pass that with --data"):
         export.export_bundle(trained.checkpoint, other, tmp_path / "bundle", name="digits")
+
+
+def test_a_column_without_finite_answers_is_one_clear_line_and_no_bundle(
+    tmp_path: Path, overflowing: Checkpoint, trained: TrainedRun
+) -> None:
+    with pytest.raises(
+        TrainingError, match=r"^column-2: its answers are not finite .* more epochs"
+    ):
+        export.export_bundle(overflowing, trained.data, tmp_path / "bundle", name="digits")
+
+    assert not (tmp_path / "bundle").exists()

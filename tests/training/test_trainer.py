@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from math import inf
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -172,6 +173,19 @@ def test_a_network_that_ends_in_nan_costs_no_checkpoint(
         train_small(tmp_path, learning_rate=1e38, schedule="paper", batch_size=128, epochs=1)
 
     assert not (tmp_path / "checkpoint.pt").exists()
+
+
+def test_a_column_that_overflows_while_others_learn_stops_no_run(
+    overflowing: Checkpoint, trained: TrainedRun
+) -> None:
+    run = Run(overflowing, trained.data, device=CPU, group=Group())
+
+    record = run.score_subnetworks()
+    run.check_finite(0, record)
+
+    assert record["column-2/loss"] == inf
+    assert record["column-2/accuracy"] == 0
+    assert record["column-1/loss"] < inf
 
 
 def test_a_run_does_not_overwrite_another(tmp_path: Path, train_small: TrainSmall) -> None:
