@@ -75,12 +75,11 @@ def extract_for_serving(
 ) -> FractalNet:
     """Return a subnetwork with the batch norm that it needs, in evaluation mode.
 
-    A column alone has its own from training. Any other set of columns gets statistics of its own, re-estimated on
-    training images: those learnt in training mix every path that drop-path drew.
+    Its statistics are re-estimated on training images: those learnt in training mix every path that drop-path drew, and
+    those of a column alone lag behind filters that other paths train too.
     """
     subnetwork = network.extract(active)
-    if len(active) > 1:
-        _reestimate_norms(subnetwork, training, normalise)
+    _reestimate_norms(subnetwork, training, normalise)
     return subnetwork.eval()
 
 

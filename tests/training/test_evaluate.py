@@ -1,7 +1,9 @@
 """Scores, re-estimated batch norm, and calibration."""
 
 import math
+from dataclasses import replace
 
+import pytest
 import torch
 from torch import nn
 from torch.testing import assert_close
@@ -11,6 +13,7 @@ from tests.training.conftest import TrainedRun
 from training.augment import channel_statistics
 from training.checkpoint import restore_network
 from training.data import DataSet, TensorSplit
+from training.distributed import Group
 from training.evaluate import (
     EVALUATION_BATCH,
     Score,
@@ -21,6 +24,7 @@ from training.evaluate import (
     predict,
     score,
 )
+from training.trainer import train
 
 CPU = torch.device("cpu")
 
@@ -53,42 +57,44 @@ def test_prediction_leaves_the_network_training(digits: DataSet, trained: Traine
     assert all(torch.equal(before[name], value) for name, value in network.state_dict().items())
 
 
-def test_a_column_alone_keeps_its_statistics_from_training(
-    digits: DataSet, trained: TrainedRun
-) -> None:
-    network = restore_network(trained.checkpoint, digits)
-    normalise = channel_statistics(digits.train)
-
-    subnetwork = extract_for_serving(network, (1,), digits.train, normalise)
-
-    trained_norm = network.get_submodule("blocks.0.conv.norms.alone")
-    served_norm = subnetwork.get_submodule("blocks.0.conv.norms.alone")
-    assert isinstance(trained_norm, nn.BatchNorm2d)
-    assert isinstance(served_norm, nn.BatchNorm2d)
-    assert trained_norm.running_mean is not None
-    assert served_norm.running_mean is not None
-    assert torch.equal(served_norm.running_mean, trained_norm.running_mean)
-    assert not subnetwork.training
-
-
-def test_columns_together_get_the_statistics_of_training_images(
-    digits: DataSet, trained: TrainedRun
+@pytest.mark.parametrize(("active", "mode"), [((1,), "alone"), ((1, 2), "joint")])
+def test_a_subnetwork_gets_the_statistics_of_training_images(
+    digits: DataSet, trained: TrainedRun, active: tuple[int, ...], mode: str
 ) -> None:
     assert isinstance(digits.train, TensorSplit)
     network = restore_network(trained.checkpoint, digits)
     normalise = channel_statistics(digits.train)
 
-    subnetwork = extract_for_serving(network, (1, 2), digits.train, normalise)
+    subnetwork = extract_for_serving(network, active, digits.train, normalise)
 
     batches = [normalise(images) for images in torch.split(digits.train.images, EVALUATION_BATCH)]
     layer = subnetwork.get_submodule("blocks.0.conv")
     means = torch.stack([layer.get_submodule("conv")(x).mean((0, 2, 3)) for x in batches])
-    norm = layer.get_submodule("norms.joint")
+    norm = layer.get_submodule(f"norms.{mode}")
     assert isinstance(norm, nn.BatchNorm2d)
     assert norm.running_mean is not None
     assert_close(norm.running_mean, means.mean(0), atol=1e-5, rtol=1e-4)  # float32 sums
     assert isinstance(subnetwork, FractalNet)
     assert not any(module.training for module in subnetwork.modules())
+
+
+def test_columns_that_training_never_ran_alone_are_worth_something(
+    trained: TrainedRun,
+) -> None:
+    recipe = replace(trained.checkpoint.recipe, drop_path="local")
+    run = train(
+        recipe,
+        trained.data,
+        trained.folder / "local",
+        seed=0,
+        device=CPU,
+        resume=False,
+        group=Group(),
+    )
+
+    scores = evaluate_checkpoint(run, trained.data, trained.data.validation, CPU)
+
+    assert min(each.accuracy for each in scores.values()) > 0.3  # 0.1 by chance
 
 
 def test_the_full_network_of_a_trained_run_recognises_digits(trained: TrainedRun) -> None:
