@@ -264,6 +264,10 @@ def _train(options: argparse.Namespace) -> None:
         raise TrainingError(
             f"recipe {recipe.name} trains one column alone: it has no paths to drop"
         )
+    if recipe.distillation and recipe.drop_path != "tied":
+        raise TrainingError(
+            f"recipe {recipe.name} distils within a mini-batch: drop-path {recipe.drop_path} has one pass in each, tied several"
+        )
     if options.learning_rate:
         recipe = recipe.at_rate(options.learning_rate)
     with joined_group() as group:

@@ -196,7 +196,7 @@ def _plot(measured: Sequence[Measurement], curve: Sequence[Point], conditions: s
     by_macs.legend(fontsize=8)
     _draw_front(by_latency, measured, lambda m: m.latency_ms)
     by_latency.set(xlabel="latency of one image, ms")
-    figure.suptitle(conditions, fontsize=7)
+    figure.suptitle(conditions, fontsize=7, parse_math=False)
     return figure
 
 

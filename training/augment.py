@@ -11,6 +11,7 @@ from training.data import Split
 
 MAX_SHIFT = 4  # pixels
 DRAWS = 3  # random numbers for one image: mirrored or not, shift down, shift right
+STATISTICS_BATCH = 100  # in float64; a large image takes a megabyte
 STATISTICS_IMAGES = 50_000  # mean and deviation of a larger set are those of this many images
 
 
@@ -35,7 +36,7 @@ def channel_statistics(split: Split) -> Normalisation:
     """Measure the channels of a split's images."""
     n = min(len(split), STATISTICS_IMAGES)
     total, squares, pixels = torch.zeros(3).double(), torch.zeros(3).double(), 0
-    for images, _ in split.batches(torch.split(torch.arange(n), 1024)):
+    for images, _ in split.batches(torch.split(torch.arange(n), STATISTICS_BATCH)):
         values = images.flatten(0, 2).double() / 255
         total += values.sum(0)
         squares += values.square().sum(0)

@@ -23,7 +23,7 @@ class Checkpoint:
     """A training run after an epoch, with all that is needed to go on or to export.
 
     Attributes:
-        recipe: as it was run, its architecture fitted to the data.
+        recipe: as it was run; ``architecture_for`` fits its network to the data.
         seed: of initialisation, split, order, augmentation and paths.
         epoch: epochs done.
         dataset: name of the data.

@@ -173,8 +173,8 @@ def load_data(
         is_name = source in DOWNLOADS
         cache = Path(pooch.os_cache("anytime-inference")) / source
         path = download(DOWNLOADS[source], cache) if is_name else Path(source)
-        if not path.exists():
-            raise TrainingError(f"{path}: no such data; choose {_choices()}")
+        if not source or not path.exists():
+            raise TrainingError(f"{source or 'an empty name'}: no such data; choose {_choices()}")
         archive = read_archive(path)
         if archive:
             classes, train, test = archive.classes, _split(archive.train), _split(archive.test)
@@ -194,7 +194,7 @@ def load_data(
     if n_validation == 0:
         raise TrainingError(f"{source}: holds {len(train)} training images; at least 10 are needed")
     return DataSet(
-        name=Path(source).name,
+        name=Path(source).resolve().name,
         classes=classes,
         image_size=image_size,
         train=train.take(order[n_validation:]),
@@ -243,7 +243,9 @@ def _class_folders(
     """Read ``train/<class>/*`` and ``test/<class>/*``, or ``val/<class>/*`` as ImageNet has it."""
     classes = _classes(root / "train")
     if len(classes) < 2:
-        raise TrainingError(f"{root}: no data set; expected {_choices()} with at least 2 classes")
+        raise TrainingError(
+            f"{root}: no data set, {len(classes)} classes in train; expected {_choices()} with at least 2 classes"
+        )
     # ImageNet's test images have no labels, and no class folders.
     scored = next((root / part for part in ("test", "val") if _classes(root / part)), root / "test")
     differing = set(classes) ^ set(_classes(scored))

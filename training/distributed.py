@@ -154,7 +154,16 @@ def joined_group() -> Iterator[Group]:
 
 
 def own_device() -> torch.device:
-    """Return the device of this process: its GPU where there are any, else the CPU."""
+    """Return the device of this process: its GPU where there are any, else the CPU.
+
+    Raises:
+        TrainingError: there are more processes here than GPUs.
+    """
     if torch.cuda.is_available():
-        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+        own, gpus = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
+        if own >= gpus:
+            raise TrainingError(
+                f"process {own + 1} of this machine has no GPU of its own; start at most --nproc-per-node {gpus}"
+            )
+        return torch.device("cuda", own)
     return torch.device("cpu")

@@ -56,8 +56,9 @@ class Optimizer:
     def scale_filters(self) -> None:
         """Give the filters that Muon moves the length 1 each, in the mean of their bank.
 
-        Its steps have a length of their own, whatever the weights'. Behind the filters batch norm takes any scale out
-        again; the statistics that it keeps for evaluation follow within some steps.
+        Its steps have a length of their own, whatever the weights'. Behind a layer's filters batch norm takes any scale
+        out again, and the statistics that it keeps for evaluation follow within some steps; a projection before a join
+        has none behind it, so that its column begins with another weight there.
         """
         for matrix in self._matrices:
             matrix.mul_(math.sqrt(len(matrix)) / matrix.norm())

@@ -269,6 +269,6 @@ def _plot(
     axes.yaxis.set_major_formatter("{x:g}")
     axes.yaxis.set_minor_formatter("{x:g}")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.set_title(f"{experiment.title}\n{conditions}", fontsize=8)
+    axes.set_title(f"{experiment.title}\n{conditions}", fontsize=8, parse_math=False)
     figure.legend(loc="outside right center", fontsize=8)
     return figure

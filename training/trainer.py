@@ -51,16 +51,16 @@ def train(
 
     Each epoch draws its order, augmentation and paths from the seed and the epoch's number alone, so a resumed run
     ends as an uninterrupted one would; one that was stopped in its first epoch begins again. ``begin_with`` is the
-    folder of a run whose weights to begin with, instead of drawn ones; its optimiser and epochs stay its own.
+    folder of a run whose weights to begin with, instead of drawn ones; its optimiser and epochs stay its own; a
+    resumed run must have begun with it, if it is still there.
     ``report`` gets a line that says what is trained, and one after each epoch.
 
     Raises:
         TrainingError: the loss is not finite, the checkpoint cannot be written, or does not belong to this run.
     """
     checkpoint = _start(recipe, data, folder, seed=seed, resume=resume)
-    if begin_with and not checkpoint.epoch:
-        source = load_checkpoint(begin_with)
-        checkpoint.model, checkpoint.origin = source.best_weights, source.description
+    if begin_with:
+        _begin_with(begin_with, checkpoint)
     with group.together():
         if group.rank == 0:
             check_writable(folder)
@@ -97,6 +97,7 @@ class Run:
     ) -> None:
         self.recipe, self.seed = checkpoint.recipe, checkpoint.seed
         self.device, self.group = device, group
+        torch.backends.cudnn.benchmark = True  # on a GPU, tries algorithms once for each shape
         self.data = data
         self.normalise = channel_statistics(data.train).to(device)
         self.training, self.validation = (
@@ -279,6 +280,30 @@ def _start(recipe: Recipe, data: DataSet, folder: Path, *, seed: int, resume: bo
                 "resume with what it was begun with, or choose another --out"
             )
     return checkpoint
+
+
+def _begin_with(folder: Path, checkpoint: Checkpoint) -> None:
+    """Give a run not begun the weights of another; see to it that one that is resumed had them.
+
+    Raises:
+        TrainingError: it had others, or they were trained on images that this run validates with.
+    """
+    if checkpoint.epoch and not (folder / CHECKPOINT_FILE).exists():
+        return
+    source = load_checkpoint(folder)
+    if checkpoint.epoch:
+        if source.description != checkpoint.origin:
+            raise TrainingError(
+                f"{folder}: the checkpoint to resume began with {checkpoint.origin or 'drawn weights'}, not with "
+                f"{source.description}; resume without --begin-with, or choose another --out"
+            )
+        return
+    if source.dataset_sha256 == checkpoint.dataset_sha256 and source.seed != checkpoint.seed:
+        raise TrainingError(
+            f"{folder}: was trained with seed {source.seed}, which chose other validation images than {checkpoint.seed}; "
+            f"begin with --seed {source.seed}, so that none was trained on"
+        )
+    checkpoint.model, checkpoint.origin = source.best_weights, source.description
 
 
 def _fields(theirs: Recipe, ours: Recipe) -> Iterator[tuple[str, object, object]]:

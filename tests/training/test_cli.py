@@ -149,6 +149,16 @@ def test_a_run_that_goes_on_no_longer_needs_the_one_it_began_with(
     assert not capsys.readouterr().err
 
 
+def test_a_teacher_needs_pupils_in_its_mini_batch(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train = ["train", "--recipe", "cpu-narrow-c4-distilled", "--drop-path", "mixed"]
+
+    assert main([*train, "--out", str(tmp_path / "run")]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "distils within a mini-batch: drop-path mixed has one pass in each" in line
+
+
 def test_train_then_evaluate_by_the_command_line(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -138,6 +138,23 @@ def test_a_run_begins_with_the_weights_of_another(tmp_path: Path, train_small: T
             assert_close(barely.model[name], value)
 
 
+def test_a_run_begins_with_no_weights_that_have_seen_its_validation_images(
+    tmp_path: Path, train_small: TrainSmall
+) -> None:
+    train_small(tmp_path / "first", seed=1, epochs=1)
+
+    with pytest.raises(TrainingError, match="seed 1, which chose other validation images than 0"):
+        train_small(tmp_path / "second", begin_with=tmp_path / "first")
+
+
+def test_a_resumed_run_began_with_what_it_is_given(tmp_path: Path, train_small: TrainSmall) -> None:
+    train_small(tmp_path / "first", epochs=1)
+    train_small(tmp_path / "second", epochs=1)
+
+    with pytest.raises(TrainingError, match="began with drawn weights, not with small, 1 epochs"):
+        train_small(tmp_path / "second", epochs=1, resume=True, begin_with=tmp_path / "first")
+
+
 def test_weights_of_another_network_are_one_clear_line(
     tmp_path: Path, train_small: TrainSmall, small_recipe: Recipe
 ) -> None:
