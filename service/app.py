@@ -220,8 +220,11 @@ class Service:
 
     def _show_memory(self, gpu: int) -> None:
         """Show the memory of a GPU, if its driver tells."""
-        from service.watching.gpu import memory_reader  # its package comes with the extra ``gpu``
-
+        try:  # its packages come with the extra ``gpu``
+            from service.watching.gpu import memory_reader
+        except ImportError as error:
+            self.log.warning("no_gpu_memory", reason=f"{error}; install anytime[gpu]")
+            return
         read = memory_reader(gpu)
         if read is not None:
             self.metrics.gpu_memory.labels("used").set_function(lambda: read().used)

@@ -2,7 +2,8 @@
 
 A network of eighty small layers is launched kernel by kernel for longer than it computes. A captured graph is launched
 once; it reads and writes the addresses, and has the batch size, that it was captured with, so that a batch is padded to
-the next size that was.
+the next size that was. Where none can be, every batch is padded to the largest: a convolution has a plan for its last
+shape only, and takes milliseconds to make another.
 """
 
 from bisect import bisect_left
@@ -33,7 +34,7 @@ class CapturedRuns:
         sizes: the batch sizes to run, ascending.
         device_type: where the buffers are: ``cuda``, or ``cpu``, which captures nothing.
         copies: between the host and the buffers, which the session was opened for.
-        warn: is told why a size could not be captured; its kernels are then launched one by one.
+        warn: is told why a size could not be captured.
     """
 
     def __init__(
@@ -46,7 +47,7 @@ class CapturedRuns:
         warn: Callable[[str], None],
     ) -> None:
         self._session = session
-        self._sizes = sizes
+        self._sizes = list(sizes)
         self._device_type = device_type
         self._copies = copies
         self._warn = warn
@@ -54,21 +55,24 @@ class CapturedRuns:
 
     def __call__(self, batch: Sequence[Pixels]) -> NDArray[np.float32]:
         """Return the probabilities (N, classes) of N images, no more than the largest size."""
-        size = self._sizes[bisect_left(self._sizes, len(batch))]
-        buffers = self._buffers.get(size)
-        if buffers is None:
-            buffers = self._buffers[size] = self._settled(size)
-        return buffers.run(batch)
+        return self._buffers_for(len(batch)).run(batch)
 
-    def _settled(self, size: int) -> "_Buffers":
-        """Return the buffers of a size, once its runs are as fast as they will be."""
+    def _buffers_for(self, n: int) -> "_Buffers":
+        """Return those of the next size, once its runs are as fast as they will be."""
+        size = self._sizes[bisect_left(self._sizes, n)]
+        if size in self._buffers:
+            return self._buffers[size]
         buffers = self._new_buffers(size, graph_id=size)
         try:
             buffers.settle()
         except Exception as error:  # ONNX Runtime has no common base of its errors
             self._warn(f"no CUDA graph of batch size {size}: {str(error).splitlines()[0]}")
+            if size != self._sizes[-1]:
+                self._sizes.remove(size)
+                return self._buffers_for(n)
             buffers = self._new_buffers(size, graph_id=NO_GRAPH)
             buffers.settle()
+        self._buffers[size] = buffers
         return buffers
 
     def _new_buffers(self, size: int, *, graph_id: int) -> "_Buffers":

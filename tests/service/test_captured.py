@@ -89,19 +89,19 @@ class RefusesGraphs:
         self._session.run_with_iobinding(binding, options)
 
 
-def test_a_size_that_cannot_be_captured_is_answered_all_the_same_and_says_so(
+def test_where_nothing_can_be_captured_all_batches_are_padded_to_the_largest_size(
     session: ort.InferenceSession, warnings: list[str], bundle: Bundle
 ) -> None:
     refuses = RefusesGraphs(session)
     runs = CapturedRuns(
         refuses, SIZES, device_type="cpu", copies=WaitingCopies(), warn=warnings.append
     )
-    batch = random_batch(2, bundle)
 
-    assert_array_equal(runs(batch), padded_answer(session, batch, 2))
-    assert warnings == [
-        "no CUDA graph of batch size 2: operation not permitted when stream is capturing"
-    ]
+    for n in (2, 1, 4):
+        batch = random_batch(n, bundle)
+        assert_array_equal(runs(batch), padded_answer(session, batch, 4))
+    why = "operation not permitted when stream is capturing"
+    assert warnings == [f"no CUDA graph of batch size {size}: {why}" for size in (2, 4, 1)]
 
 
 def test_runs_of_single_kernels_come_before_the_one_that_is_captured(
