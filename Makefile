@@ -12,8 +12,9 @@ RECIPE ?= tiny
 DATA   ?= digits
 RUN    ?= runs/$(RECIPE)
 
-# For `make bench` and `make gpu`: what is served
+# For `make bench` and `make gpu`: what is served, and for the latter on what: cuda or tensorrt
 BUNDLE ?= model/pretrained/cifar10
+DEVICE ?= cuda
 
 .PHONY: help serve test check format train export bench gpu up clean
 
@@ -48,7 +49,7 @@ bench: $(VENV)/.dev ## measure the server with the IMAGES of a folder <class>/*.
 
 gpu: $(VENV)/.dev ## measure the server on a GPU with the IMAGES of a folder <class>/*.jpg, into docs/gpu.md
 	@test -d "$(IMAGES)" || { echo 'error: say where labelled test images are: make gpu IMAGES=folder (of <class>/*.jpg)' >&2; exit 2; }
-	$(BIN)/python -m benchmarks.gpu --bundle "$(BUNDLE)" --images "$(IMAGES)"
+	$(BIN)/python -m benchmarks.gpu --bundle "$(BUNDLE)" --images "$(IMAGES)" --device "$(DEVICE)"
 
 up: ## server, Prometheus and Grafana in containers
 	docker compose up --build

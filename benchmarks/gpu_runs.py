@@ -1,15 +1,17 @@
 """What runs take on a GPU, beside what the hardware allows: the half of ``make gpu`` that needs no server."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from functools import partial
 from itertools import product
+from pathlib import Path
 from threading import Lock
 from typing import Any
 
 import numpy as np
+import onnxruntime as ort
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import convert_conv2d_weight_memory_format
@@ -26,23 +28,26 @@ from service.runtime import (
     CUDA,
     CUDA_OPTIONS,
     Device,
+    DeviceChoice,
     default_threads,
     open_cpu_device,
     open_device,
 )
 from service.settings import Settings
 
-SIZES = (1, 2, 4, 8, 16)
+SIZES = (1, 2, 4, 8, 16, 64)
 PAIR_SIZES = (1, 8)  # of the batches that run side by side
 # Full and padded, up and down: what was in the buffers before must change no answer.
 COMPARED_SIZES = (1, 3, 16, 2, 3)
 # Of a probability: products in TF32 or half precision, in another order.
 SAME_ANSWER = 0.05
 
+NHWC = {"prefer_nhwc": "1"}  # the layout that tensor cores take, and the bare network has
+
 Warn = Callable[[str], None]
 
 
-def compare_answers(bundle: Bundle, device: str, *, warn: Warn) -> dict[str, float]:
+def compare_answers(bundle: Bundle, device: DeviceChoice, *, warn: Warn) -> dict[str, float]:
     """Return by how much a probability of each subnetwork differs from the CPU's at most."""
     opened, expected = _open(bundle, device, warn), open_cpu_device(bundle, threads=0)
     largest = dict.fromkeys((each.name for each in bundle.manifest.subnetworks), 0.0)
@@ -55,13 +60,14 @@ def compare_answers(bundle: Bundle, device: str, *, warn: Warn) -> dict[str, flo
     return largest
 
 
-def measure_runs(bundle: Bundle, device: str, *, runs: int, warn: Warn) -> dict[str, Any]:
+def measure_runs(bundle: Bundle, device: DeviceChoice, *, runs: int, warn: Warn) -> dict[str, Any]:
     """Return run latencies of every subnetwork and batch size with their floors, and the rates measured."""
     manifest = bundle.manifest
     dtype = torch.float16 if manifest.precision == "float16" else torch.float32
-    rates = matrix_rate(device, dtype), copy_rate(device)
+    bare_device = "cpu" if device == "cpu" else "cuda"
+    rates = matrix_rate(bare_device, dtype), copy_rate(bare_device)
     opened = _open(bundle, device, warn)
-    network = FractalNet(manifest.architecture).eval().to(device)
+    network = FractalNet(manifest.architecture).eval().to(bare_device)
     cells: list[dict[str, Any]] = []
     session_mib: dict[str, float] = {}
     for subnetwork in manifest.subnetworks:
@@ -74,7 +80,7 @@ def measure_runs(bundle: Bundle, device: str, *, runs: int, warn: Warn) -> dict[
     return {
         "precision": manifest.precision,
         "cells": cells,
-        "clock_after": clock(device),
+        "clock_after": clock(),
         "session_mib": session_mib,
         "n": runs,
         "matrix_per_s": rates[0],
@@ -82,7 +88,9 @@ def measure_runs(bundle: Bundle, device: str, *, runs: int, warn: Warn) -> dict[
     }
 
 
-def measure_pairs(bundle: Bundle, device: str, *, runs: int, warn: Warn) -> list[dict[str, Any]]:
+def measure_pairs(
+    bundle: Bundle, device: DeviceChoice, *, runs: int, warn: Warn
+) -> list[dict[str, Any]]:
     """Return what every subnetwork and the full one take one after the other, and side by side.
 
     Both ways two threads are given a batch each and waited for; one after the other, they take turns at a lock.
@@ -129,9 +137,9 @@ def noise(bundle: Bundle, size: int, *, seed: int = 0) -> list[Pixels]:
     return list(rng.integers(0, 256, (size, side, side, 3), dtype=np.uint8))
 
 
-def clock(device: str) -> str:
+def clock() -> str:
     """Return the clock of a GPU's processors, as it is now."""
-    return f"{torch.cuda.clock_rate()} MHz" if device == "cuda" else "no clock"
+    return f"{torch.cuda.clock_rate()} MHz" if torch.cuda.is_available() else "no clock"
 
 
 def memory_in_use() -> int:
@@ -157,22 +165,22 @@ def _measure_subnetwork(
     architecture = bundle.manifest.architecture
     columns = set(subnetwork.columns)
     before = memory_in_use()
-    plain = open_session(
-        bundle.graph_path(subnetwork),
-        threads=default_threads(),
-        gpu={CUDA: CUDA_OPTIONS} if network.classifier.weight.is_cuda else {},
-    )
+    on_gpu = network.classifier.weight.is_cuda
+    plain = _plain_session(bundle.graph_path(subnetwork), CUDA_OPTIONS if on_gpu else {})
     plain.run(None, {"images": np.stack(noise(bundle, SIZES[-1]))})
     session_mib = (memory_in_use() - before) / 2**20
+    nhwc = _plain_session(bundle.graph_path(subnetwork), CUDA_OPTIONS | NHWC if on_gpu else {})
     bare = _bare_network(network, columns, dtype)
     weights = dtype.itemsize * cost.parameters(architecture, columns)
     cells = []
     for size in SIZES:
         batch = noise(bundle, size)
-        served_s, plain_s, bare_s = _by_turns(
+        images = {"images": np.stack(batch)}
+        served_s, plain_s, nhwc_s, bare_s = _by_turns(
             (
                 partial(opened.run, subnetwork.name, batch),
-                partial(plain.run, ("probabilities",), {"images": np.stack(batch)}),
+                partial(plain.run, ("probabilities",), images),
+                partial(nhwc.run, ("probabilities",), images),
                 _bare_run(bare, size),
             ),
             runs,
@@ -184,12 +192,19 @@ def _measure_subnetwork(
                 "p50_ms": 1e3 * float(np.quantile(served_s, 0.5)),
                 "p99_ms": 1e3 * float(np.quantile(served_s, 0.99)),
                 "plain_ms": 1e3 * float(np.quantile(plain_s, 0.5)),
+                "nhwc_ms": 1e3 * float(np.quantile(nhwc_s, 0.5)),
                 "bare_ms": 1e3 * float(np.quantile(bare_s, 0.5)),
                 "operations_ms": 1e3 * 2 * size * subnetwork.macs / matrix_per_s,
                 "bytes_ms": 1e3 * weights / bytes_per_s,
             }
         )
     return cells, session_mib
+
+
+def _plain_session(path: Path, options: Mapping[str, str]) -> ort.InferenceSession:
+    """Load a graph on the GPU with these options, or without any on the CPU."""
+    gpu = {CUDA: options} if options else {}
+    return open_session(path, threads=default_threads(), gpu=gpu)
 
 
 def _bare_network(network: FractalNet, columns: set[int], dtype: torch.dtype) -> FractalNet:
@@ -223,7 +238,7 @@ def _bare_run(subnetwork: FractalNet, size: int) -> Callable[[], object]:
     with torch.cuda.graph(graph):
         forward()
 
-    def replay() -> None:
+    def replay(_keep: object = (x, subnetwork)) -> None:  # the graph reads their memory
         graph.replay()
         torch.cuda.synchronize()
 
@@ -250,10 +265,10 @@ def _by_turns(works: Sequence[Callable[[], object]], runs: int) -> list[list[flo
     return taken_s
 
 
-def _open(bundle: Bundle, device: str, warn: Warn) -> Device:
+def _open(bundle: Bundle, device: DeviceChoice, warn: Warn) -> Device:
     return open_device(
         bundle,
-        device="cuda" if device == "cuda" else "cpu",
+        device=device,
         threads=0,
         batch_sizes=SIZES,
         engine_dir=Settings().engine_dir,

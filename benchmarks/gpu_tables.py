@@ -1,6 +1,7 @@
 """What ``make gpu`` found, as a section of ``docs/gpu.md``."""
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from itertools import groupby, takewhile
 from operator import itemgetter
 from typing import Any
@@ -38,7 +39,7 @@ def _answers(largest: Mapping[str, float]) -> str:
     return f"Largest difference of a probability from the CPU's, on noise, in full and padded batches: {gaps}."
 
 
-def _runs(found: Figures) -> str:
+def _runs(found: Figures, of: str = "") -> str:
     rows = [
         [
             cell["subnetwork"],
@@ -46,6 +47,7 @@ def _runs(found: Figures) -> str:
             f"{cell['p50_ms']:.3f} / {cell['p99_ms']:.3f}",
             f"{1e3 * cell['size'] / cell['p50_ms']:.0f}",
             f"{cell['plain_ms']:.3f}",
+            f"{cell['nhwc_ms']:.3f}",
             f"{cell['bare_ms']:.3f}",
             f"{cell['p50_ms'] / cell['bare_ms']:.2f}",
             f"{cell['operations_ms']:.4f}",
@@ -56,15 +58,15 @@ def _runs(found: Figures) -> str:
     largest = max(cell["size"] for cell in found["cells"])
     sessions = ", ".join(f"{name} {mib:.0f}" for name, mib in found["session_mib"].items())
     return f"""\
-### Runs
+### Runs{of}
 
-In {found["precision"]}, {found["n"]} runs a cell, by turns with a plain session of the same file and with the bare network; from a batch in
-host memory to probabilities there, the bare one without either copy. *Ratio*: to the bare one. *Operations* and
+In {found["precision"]}, {found["n"]} runs a cell, by turns with two plain sessions of the same file, one with `prefer_nhwc`, and with the bare
+network; from a batch in host memory to probabilities there, the bare one without either copy. *Ratio*: to the bare one. *Operations* and
 *weights*: what they would take at the rates measured in the same run, matrices multiplied at
 {found["matrix_per_s"] / 1e12:.1f} TFLOP/s, memory copied at {found["bytes_per_s"] / 1e9:.0f} GB/s (read and written). After the runs: {found["clock_after"]}.
 A session alone, after a batch of {largest}, takes {sessions} MiB.
 
-{table(["subnetwork", "batch", "p50 / p99, ms", "images/s", "plain session, ms", "bare, ms", "ratio", "operations, ms", "weights, ms"], rows)}"""
+{table(["subnetwork", "batch", "p50 / p99, ms", "images/s", "plain session, ms", "with NHWC, ms", "bare, ms", "ratio", "operations, ms", "weights, ms"], rows)}"""
 
 
 def _pairs(cells: Sequence[Figures]) -> str:
@@ -97,6 +99,16 @@ def _training(found: Figures) -> str:
 
 
 def _serving(found: Figures) -> str:
+    alone = [
+        [
+            point["system"],
+            f"{point['deadline_ms']:g} ms",
+            percent(point["in_time"]),
+            percent(point["accuracy"]),
+            _quantiles(point["answered_ms"]),
+        ]
+        for point in found["alone"]
+    ]
     deadlines = [
         [
             f"{point['deadline_ms']:g} ms",
@@ -115,9 +127,13 @@ def _serving(found: Figures) -> str:
         for system in systems
     ]
     return f"""\
-### Deadlines
+### One request at a time
 
 The server takes {found["memory_mib"]:.0f} MiB of the GPU.
+
+{table(["", "deadline", "in time", "accuracy", "p50 / p99, ms"], alone)}
+
+### Deadlines
 
 {table(["deadline", "requests/s", "in time", "accuracy", "p50 / p99, ms"], deadlines)}
 
@@ -133,16 +149,16 @@ Correct in time, %, of all requests, by requests a second; deadline {CHOICE_DEAD
 _PARTS: dict[str, Callable[[Any], str]] = {
     "answers": _answers,
     "runs": _runs,
+    "wide runs": partial(_runs, of=", an untrained wide network"),
     "pairs": _pairs,
     "training": _training,
     "serving": _serving,
 }
 
 
-def _quantiles(answered_ms: Mapping[str, float | None]) -> str:
-    """Return p50 and p99; dashes where nothing was answered."""
-    values = (answered_ms["p50"], answered_ms["p99"])
-    return " / ".join("–" if value is None else f"{value:.2f}" for value in values)
+def _quantiles(answered_ms: Mapping[str, float] | None) -> str:
+    """Return p50 and p99; a dash where nothing was answered."""
+    return f"{answered_ms['p50']:.2f} / {answered_ms['p99']:.2f}" if answered_ms else "–"
 
 
 def _held(points: Sequence[Figures]) -> str:

@@ -64,7 +64,7 @@ def measure_training(
     """Return images/s of each by rounds, and of the floor."""
     device = own_device()
     n_images = steps * recipe.batch_size
-    data = _random_images(recipe, n_images)
+    data = random_images(recipe, n_images)
     run = _run(recipe, data, device, rounds)
     systems: dict[str, Callable[[int], object]] = {
         "trainer": run.train_epoch,
@@ -108,7 +108,8 @@ def described(found: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _random_images(recipe: Recipe, n: int) -> DataSet:
+def random_images(recipe: Recipe, n: int) -> DataSet:
+    """Return images of noise with labels at random, as a recipe's network takes them."""
     architecture = recipe.architecture
     size = (n, architecture.image_size, architecture.image_size, architecture.in_channels)
     generator = torch.Generator().manual_seed(SEED)

@@ -340,7 +340,14 @@ def _export(options: argparse.Namespace) -> None:
     check_writable(options.out.resolve().parent)
     data = _load(options.data, checkpoint.recipe, checkpoint.seed)
     name = options.name or options.out.resolve().name
-    manifest = export_bundle(checkpoint, data, options.out, name=name, precision=options.precision)
+    manifest = export_bundle(
+        checkpoint,
+        data,
+        options.out,
+        name=name,
+        precision=options.precision,
+        device=own_device(),
+    )
     print(f"{options.out}: bundle {name}, every file checked and measured through ONNX Runtime")
     print(
         f"{'subnetwork':<14} {'depth':>5} {'MMACs':>9} {'validation':>11} {'test':>8} {'calibration error':>18}"

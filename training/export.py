@@ -55,6 +55,7 @@ from training.evaluate import (
 
 SHARED_BYTES = 256  # smaller tensors stay in the graph: a reference would be as large
 ALIGNMENT = 64  # of tensors in the weights file, a cache line
+CPU = torch.device("cpu")
 PARITY_IMAGES = 256
 PARITY_TOLERANCE: dict[Precision, float] = {  # of a logit between torch and ONNX Runtime
     "float32": 1e-4,
@@ -97,12 +98,14 @@ def export_bundle(
     *,
     name: str,
     precision: Precision = "float32",
+    device: torch.device = CPU,
 ) -> Manifest:
     """Export every useful subnetwork of a trained network to a bundle at ``target``.
 
     Useful are each column alone, the full network, and every other set of columns on the front of validation
     accuracy against multiply-adds. Unless ``precision`` is float32, the filters are rounded to half precision before
-    anything is measured, and stored so; the accuracies are those of the files as they compute.
+    anything is measured, and stored so. The accuracies are those of the files in ONNX Runtime on the CPU, which computes
+    a float16 graph with its weights rounded and float32 between them. ``device`` is where subnetworks are chosen.
 
     Raises:
         BundleError: the name cannot be a bundle's, or something else than a bundle is at ``target``.
@@ -116,7 +119,7 @@ def export_bundle(
         _round_filters(network)
     architecture = network.architecture
     normalise = channel_statistics(data.train)
-    chosen = _useful_subnetworks(network, data, normalise)
+    chosen = _useful_subnetworks(network, data, normalise, device)
     (parity_images, _) = next(
         data.validation.batches([torch.arange(len(data.validation))[:PARITY_IMAGES]])
     )
@@ -229,10 +232,12 @@ def _round_filters(network: FractalNet) -> None:
 
 
 def _useful_subnetworks(
-    network: FractalNet, data: DataSet, normalise: Normalisation
+    network: FractalNet, data: DataSet, normalise: Normalisation, device: torch.device
 ) -> dict[frozenset[int], tuple[FractalNet, Tensor]]:
-    """Return the subnetworks to export, cheapest first, with their logits on the validation images."""
+    """Return the subnetworks to export, cheapest first, with their logits on the validation images; all on the CPU."""
     architecture = network.architecture
+    network, normalise = network.to(device), normalise.to(device)
+    training, validation = data.train.to(device), data.validation.to(device)
     columns = sorted(architecture.all_columns)
     sets = [frozenset(c) for n in range(len(columns)) for c in combinations(columns, n + 1)]
     sets.sort(key=lambda active: cost.macs(architecture, active))
@@ -240,8 +245,8 @@ def _useful_subnetworks(
     useful = {}
     best_accuracy = 0.0
     for active in tqdm(sets, desc="choosing subnetworks", disable=None):
-        subnetwork = extract_for_serving(network, active, data.train, normalise)
-        logits = predict(subnetwork, data.validation, normalise)
+        subnetwork = extract_for_serving(network, active, training, normalise)
+        logits = predict(subnetwork, validation, normalise).cpu()
         if not logits.isfinite().all():
             raise TrainingError(
                 f"{subnetwork_name(active, architecture.columns)}: its answers are not finite numbers; "
@@ -249,7 +254,7 @@ def _useful_subnetworks(
             )
         accuracy = score(logits, data.validation.labels).accuracy
         if len(active) == 1 or active == architecture.all_columns or accuracy > best_accuracy:
-            useful[active] = (subnetwork, logits)
+            useful[active] = (subnetwork.cpu(), logits)
         best_accuracy = max(best_accuracy, accuracy)
     return useful
 

@@ -15,7 +15,10 @@ from benchmarks.gpu_runs import (
     measure_runs,
 )
 from benchmarks.gpu_tables import render
+from benchmarks.untrained import untrained_bundle
 from model.bundle import PRETRAINED_DIR, read_bundle
+from service.runtime import DeviceChoice
+from training.config import RECIPES
 
 NO_GPU = "needs a GPU"
 
@@ -29,7 +32,7 @@ NO_GPU = "needs a GPU"
         ),
     ],
 )
-def test_every_subnetwork_answers_as_on_the_cpu(device: str) -> None:
+def test_every_subnetwork_answers_as_on_the_cpu(device: DeviceChoice) -> None:
     bundle = read_bundle(PRETRAINED_DIR / "cifar10")
 
     gaps = compare_answers(bundle, device, warn=pytest.fail)
@@ -49,12 +52,22 @@ def test_every_subnetwork_and_size_is_run_beside_the_bare_network() -> None:
             min(
                 cell["p50_ms"],
                 cell["plain_ms"],
+                cell["nhwc_ms"],
                 cell["bare_ms"],
                 cell["operations_ms"],
                 cell["bytes_ms"],
             )
             > 0
         )
+
+
+def test_an_untrained_network_is_run_in_half_precision(tmp_path: Path) -> None:
+    bundle = untrained_bundle(RECIPES["tiny"], tmp_path / "untrained")
+
+    found = measure_runs(bundle, "cpu", runs=1, warn=pytest.fail)
+
+    assert found["precision"] == "float16"
+    assert {cell["subnetwork"] for cell in found["cells"]} >= {"column-1", "full"}
 
 
 def test_every_subnetwork_is_run_beside_the_full_one() -> None:
@@ -92,6 +105,7 @@ CELL = {
     "p50_ms": 1.5,
     "p99_ms": 2.0,
     "plain_ms": 3.0,
+    "nhwc_ms": 2.5,
     "bare_ms": 1.2,
     "operations_ms": 0.01,
     "bytes_ms": 0.005,
@@ -104,7 +118,7 @@ def test_the_tables_have_a_line_for_each_figure() -> None:
         "rate": 900,
         "in_time": 0.0,
         "accuracy": None,
-        "answered_ms": {"p50": None, "p99": None},
+        "answered_ms": None,
     }
     section = render(
         NOTHING
@@ -130,6 +144,7 @@ def test_the_tables_have_a_line_for_each_figure() -> None:
             },
             "serving": {
                 "memory_mib": 900.0,
+                "alone": [{"deadline_ms": 2.0} | POINT | {"system": "static:full"}],
                 "deadlines": [
                     {"deadline_ms": 2.0} | POINT,
                     {"deadline_ms": 5.0} | POINT | {"in_time": 1.0},
@@ -147,12 +162,16 @@ def test_the_tables_have_a_line_for_each_figure() -> None:
     assert "in full and padded batches: column-1 0.0002, full 0.0042." in section
     assert "column-1 20, full 62 MiB." in section
     assert "After the runs: 1980 MHz." in section
-    assert "| full | 4 | 1.500 / 2.000 | 2667 | 3.000 | 1.200 | 1.25 | 0.0100 | 0.0050 |" in section
+    assert (
+        "| full | 4 | 1.500 / 2.000 | 2667 | 3.000 | 2.500 | 1.200 | 1.25 | 0.0100 | 0.0050 |"
+        in section
+    )
     assert "trainer: 92 images/s (90 to 94; 2 rounds of 960 images), 0.92 of the bare" in section
     assert "floor: 400 images/s; the bare loop reaches 0.25 of it" in section
     assert "| column-1 and full | 8 | 2.000 | 1.500 | 0.75 |" in section
+    assert "| static:full | 2 ms | 99.0 % | 86.1 % | 1.25 / 2.50 |" in section
     assert "| 2 ms | 100 | 99.0 % | 86.1 % | 1.25 / 2.50 |" in section
-    assert "| 5 ms | 900 | 0.0 % | – | – / – |" in section
+    assert "| 5 ms | 900 | 0.0 % | – | – |" in section
     assert "| anytime | 85.2 | – |" in section
     assert "| static:full | – | 85.2 |" in section
     assert (
@@ -189,7 +208,7 @@ def test_a_failing_part_costs_no_other_its_figures(
     found = gpu.measure(bundle, options, end_at=0.0)
 
     assert found["failed"] == [
-        f"{part}: OutOfMemoryError: 3 GiB" for part in ("runs", "pairs", "training")
+        f"{part}: OutOfMemoryError: 3 GiB" for part in ("runs", "wide runs", "pairs", "training")
     ]
     assert found["answers"]["full"] <= SAME_ANSWER
     assert len(found["left_out"]) == len(bundle.manifest.subnetworks) + 1

@@ -1,0 +1,29 @@
+"""Bundles of networks that were never trained: they answer nothing right, as fast as trained ones."""
+
+from pathlib import Path
+
+from benchmarks.training import random_images
+from model.bundle import Bundle, read_bundle
+from model.fractal import FractalNet
+from training.checkpoint import Checkpoint
+from training.config import Recipe
+from training.export import export_bundle
+
+IMAGES = 300  # of noise: enough for batch norm to have statistics
+
+
+def untrained_bundle(recipe: Recipe, folder: Path) -> Bundle:
+    """Export the network of a recipe with weights as drawn, in half precision, to ``folder``."""
+    data = random_images(recipe, IMAGES)
+    checkpoint = Checkpoint(
+        recipe=recipe,
+        seed=0,
+        epoch=0,
+        dataset=data.name,
+        dataset_sha256=data.sha256,
+        model=FractalNet(recipe.architecture_for(data)).state_dict(),
+        optimizer={},
+        history=[],
+    )
+    export_bundle(checkpoint, data, folder, name=recipe.name, precision="float16")
+    return read_bundle(folder)
