@@ -102,8 +102,10 @@ def evaluate_checkpoint(
     data: DataSet,
     split: Split,
     device: torch.device,
+    *,
+    only: Collection[str] = (),
 ) -> dict[str, Score]:
-    """Score every column alone and the full network on images of the data, each as it is exported.
+    """Score every column alone and the full network, or ``only`` some, on images of the data, each as it is exported.
 
     Raises:
         TrainingError: the data is not what the network was trained on.
@@ -113,6 +115,8 @@ def evaluate_checkpoint(
     training, scored = data.train.to(device), split.to(device)
     scores = {}
     for name, active in reported_subnetworks(network.architecture).items():
+        if only and name not in only:
+            continue
         subnetwork = extract_for_serving(network, active, training, normalise)
         scores[name] = score(predict(subnetwork, scored, normalise), scored.labels)
     return scores

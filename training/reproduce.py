@@ -4,7 +4,7 @@ Every network is a run in a folder of its own; a reproduction that was stopped g
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -176,7 +176,9 @@ def reproduce(
     results = {
         (recipe, subnetwork): result
         for recipe, checkpoint in checkpoints.items()
-        for subnetwork, result in _measure(checkpoint, data, device).items()
+        for subnetwork, result in _measure(
+            checkpoint, data, device, [r.subnetwork for r in experiment.rows if r.recipe == recipe]
+        ).items()
     }
     optimiser = "Muon, one cycle" if is_short else "the paper's SGD"
     conditions = (
@@ -193,12 +195,14 @@ def reproduce(
     report(table)
 
 
-def _measure(checkpoint: Checkpoint, data: DataSet, device: torch.device) -> dict[str, Result]:
-    """Return the figures of every column alone and of the full network."""
+def _measure(
+    checkpoint: Checkpoint, data: DataSet, device: torch.device, subnetworks: Sequence[str]
+) -> dict[str, Result]:
+    """Return the figures of some subnetworks."""
     architecture = checkpoint.recipe.architecture_for(data)
     seen = data.train.take(torch.arange(min(TRAIN_IMAGES, len(data.train))))
-    on_train = evaluate_checkpoint(checkpoint, data, seen, device)
-    on_test = evaluate_checkpoint(checkpoint, data, data.test, device)
+    on_train = evaluate_checkpoint(checkpoint, data, seen, device, only=subnetworks)
+    on_test = evaluate_checkpoint(checkpoint, data, data.test, device, only=subnetworks)
     return {
         name: Result(
             parameters=cost.parameters(architecture, active),
@@ -207,6 +211,7 @@ def _measure(checkpoint: Checkpoint, data: DataSet, device: torch.device) -> dic
             error=100 * (1 - on_test[name].accuracy),
         )
         for name, active in reported_subnetworks(architecture).items()
+        if name in subnetworks
     }
 
 
