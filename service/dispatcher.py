@@ -224,7 +224,8 @@ class Dispatcher:
             case _Finished(probabilities, started_at, finished_at):
                 size, run_s = len(run.batch), finished_at - started_at
                 self._latency.observe(run.subnetwork, size, run_s, run.device)
-                self._account(sum(not request.answered_by for request in run.batch))
+                if self._shares_cores:
+                    self._account(sum(not request.answered_by for request in run.batch))
                 self._metrics.run_ended(
                     subnetwork=run.subnetwork,
                     batch_size=size,

@@ -77,7 +77,6 @@ class Serving:
             max_queue=settings.max_queue,
             max_batch=settings.max_batch,
             insure=settings.insurance,
-            shares_cores=device.shares_cores,
         )
         self.dispatcher = Dispatcher(
             [device.run],

@@ -24,14 +24,9 @@ ANSWER_GAIN = 0.02  # a request: a mean over some fifty
 
 
 class Forecast:
-    """The rate and deadlines of the requests to come, and what a request costs outside its run.
+    """The rate and deadlines of the requests to come, and what a request costs outside its run."""
 
-    Args:
-        shares_cores: whether that cost is paid in the time of the cores that run.
-    """
-
-    def __init__(self, *, shares_cores: bool = True) -> None:
-        self._shares_cores = shares_cores
+    def __init__(self) -> None:
         self._recent = 0.0  # arrivals a second at the last arrival; decays from there
         self._heralded = 0.0  # the recent rate as arrivals found it: what one arrival lets expect
         self._last_at = 0.0
@@ -42,7 +37,7 @@ class Forecast:
         self._seen = 0
         self._sorted_s: NDArray[np.float64] = np.zeros(0)
         self._sums_s: NDArray[np.float64] = np.zeros(1)
-        self._outside_s = 0.0
+        self._overhead_s = 0.0
         self._staged = 0.0
         self._going_on = 1.0
 
@@ -59,12 +54,7 @@ class Forecast:
     @property
     def overhead_s(self) -> float:
         """The mean cost of a request outside its run, on the machine that runs it."""
-        return self._outside_s if self._shares_cores else 0.0
-
-    @property
-    def elsewhere_s(self) -> float:
-        """The mean cost of a request outside its run, on cores that run nothing."""
-        return 0.0 if self._shares_cores else self._outside_s
+        return self._overhead_s
 
     def arrived(
         self, now: float, deadline_s: float, *, found_idle: bool = False, is_staged: bool = False
@@ -98,7 +88,7 @@ class Forecast:
 
     def observe_overhead(self, cost_s: float) -> None:
         """Learn what a request cost outside its run."""
-        self._outside_s += OVERHEAD_GAIN * (cost_s - self._outside_s)
+        self._overhead_s += OVERHEAD_GAIN * (cost_s - self._overhead_s)
 
     def observe_first_answer(self, *, is_enough: bool) -> None:
         """Learn whether a first answer was enough."""

@@ -19,7 +19,8 @@ The rules:
 How an adapter drives it: ``admit`` each request as it arrives; then, and after each ``finished``, carry out
 ``next_action`` until it returns ``Wait``, and call again at ``Wait.until`` at the latest. ``observe`` and
 ``observe_reply`` of the latency model, and ``observe_overhead`` here, are told what was measured: how long a run took,
-how long from its end to its replies, and the time that a request costs outside its run.
+how long from its end to its replies, and the time a request costs, outside its run, the cores that also run it (zero
+where runs are elsewhere, on a GPU).
 After a run the adapter offers each request to ``refine``; what is not taken has its last answer. Every admitted request
 leaves exactly once: in a ``Run`` after which it is not refined, in an ``Expire``, in a ``HandIn``, or by ``cancel``.
 """
@@ -53,7 +54,6 @@ class Scheduler:
         max_queue: the most requests that may wait for an answer, and for a better one.
         max_batch: the most requests in one run.
         insure: whether the policy may let a shallow answer precede a deep one that might be late.
-        shares_cores: whether what a request costs outside its run takes the time of the cores that run; not on a GPU.
 
     Raises:
         ValueError: no such policy.
@@ -68,7 +68,6 @@ class Scheduler:
         max_queue: int = 1024,
         max_batch: int = 16,
         insure: bool = True,
-        shares_cores: bool = True,
     ) -> None:
         self._latency = latency
         self._policy = policy_named(policy, subnetworks, latency, max_batch=max_batch)
@@ -77,7 +76,7 @@ class Scheduler:
         self._max_queue = max_queue
         self._max_late = (max_queue + 1) // 2  # the other places are for requests that can be met
         self._max_batch = max_batch
-        self._forecast = Forecast(shares_cores=shares_cores)
+        self._forecast = Forecast()
         self._capacity = Capacity(latency, self._forecast, self._fastest.pace_s)
         self._queue = DeadlineQueue()
         self._best_effort = BestEffort(self._fastest.name)
@@ -143,8 +142,7 @@ class Scheduler:
     def backlog_s(self, unread: int, now: float) -> float:
         """Return how long the work lasts that was accepted, and that of so many requests that are still to come here."""
         each_s = self._capacity.run_s() + self._forecast.overhead_s
-        runs_s = self._drain_s(now) + unread * each_s / self._latency.devices
-        return max(runs_s, unread * self._forecast.elsewhere_s)
+        return self._drain_s(now) + unread * each_s / self._latency.devices
 
     def next_action(self, now: float) -> Action:
         """Return what to do now; call again until it is ``Wait``."""
@@ -224,7 +222,7 @@ class Scheduler:
         )
 
     def observe_overhead(self, cost_s: float) -> None:
-        """Learn what a request cost outside its run."""
+        """Learn what a request cost, outside its run, the cores that run it."""
         self._forecast.observe_overhead(cost_s)
 
     def _doubt_old_predictions(self, now: float) -> None:
