@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 OnMiss = Literal["answer", "refuse"]
 Refine = Literal["none", "deepest", "steps", "insured"]
+STAGED: tuple[Refine, ...] = ("deepest", "steps")  # what wants a first answer at once
 
 
 @dataclass(eq=False, slots=True)

@@ -94,16 +94,27 @@ class Forecast:
         """Learn whether a first answer was enough."""
         self._going_on += ANSWER_GAIN * ((not is_enough) - self._going_on)
 
-    def rate(self, now: float) -> float:
-        """Return the arrivals to expect, per second, soon after ``now``."""
+    def rate(self, now: float, *, beside: float | None = None) -> float:
+        """Return the arrivals to expect, per second, soon after ``now``.
+
+        Args:
+            now: the present.
+            beside: when a request arrived whose own arrival is no sign of others.
+        """
         if self._lonely >= LONELY:
             return 0.0
         silence_s = max(now - self._last_at, 0.0)
         recent = max(self._recent, self._proven) * exp(-silence_s / RECENT_S)
+        if beside is not None:
+            recent = max(recent - exp((beside - now) / RECENT_S) / RECENT_S, 0.0)
         if self._heralded <= recent:
             return recent
         goes_on = exp(-silence_s * self._heralded / GAPS_IN_A_BURST)
         return recent + (self._heralded - recent) * goes_on
+
+    def lasting_rate(self, now: float) -> float:
+        """Return the part of the rate that does not come from the latest arrivals alone: what is left in a lull."""
+        return min(self._heralded, self.rate(now))
 
     def harmless_s(self, answer_s: float, rate: float) -> float:
         """Return for how long a device may be kept from arrivals: but one in 50 such runs costs none its deadline.

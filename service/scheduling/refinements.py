@@ -5,13 +5,13 @@ time that those expected to come leave, and for no longer than those could wait 
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import inf
 
 import numpy as np
 
 from service.scheduling.capacity import Capacity
-from service.scheduling.deadline_queue import DeadlineQueue, Request
+from service.scheduling.deadline_queue import STAGED, DeadlineQueue, Request
 from service.scheduling.forecast import Forecast
 from service.scheduling.latency import LatencyModel
 from service.scheduling.policies import Option
@@ -126,7 +126,9 @@ class Refinements:
     def leave(self, request: Request, now: float, *, others: int) -> Leave:
         """Return what the load leaves to the refinement of a request, beside others that wait."""
         device = self._capacity.next_device()
-        rate = self._forecast.rate(now)
+        # What insures is chosen beside all arrivals: bolder, it lost as much in mixed bursts as it won.
+        own_at = request.arrived_at if request.refine in STAGED else None
+        rate = self._forecast.rate(now, beside=own_at)
         span_s = max(self.hand_in_at(request) - now, 0.0)
         coming = rate * min(span_s, HORIZON_S)
         # Of those to come, some want a deep answer, and go first; the others a first answer, and then wait behind the
@@ -138,16 +140,12 @@ class Refinements:
         machine_s = span_s * self._latency.devices - self._capacity.arrivals_s(coming)
         machine_s -= self._capacity.busy_s(now)
         machine_s -= coming * staged * self._capacity.run_s(device)
-        shield_s = inf
-        if rate:
-            answer_s = self._latency.predict_s(self._options[0].name, 1) + self._latency.reserve_s
-            shield_s = self._forecast.harmless_s(answer_s, rate)
         return Leave(
             device=device,
             start_s=self._capacity.until_free_s(now),
             machine_s=machine_s - rivals * self._forecast.overhead_s / 2,
             rivals=rivals,
-            shield_s=shield_s,
+            shield_s=self._shield_s(rate),
         )
 
     def step(self, request: Request, answered_by: str, leave: Leave, now: float) -> Option | None:
@@ -169,6 +167,11 @@ class Refinements:
             )
         return deepest
 
+    def awaits_lull(self, request: Request, answered_by: str, leave: Leave, now: float) -> bool:
+        """Whether a request that asked for better answers could have one, but for the latest arrivals."""
+        in_lull = replace(leave, shield_s=self._shield_s(self._forecast.lasting_rate(now)))
+        return request.refine in STAGED and bool(self.step(request, answered_by, in_lull, now))
+
     def take(self, option: Option, leave: Leave, now: float) -> tuple[Request, ...]:
         """Take out the most urgent requests that a subnetwork can answer better together."""
         slack_s = self.hand_in_at(self.head) - now
@@ -186,3 +189,10 @@ class Refinements:
                 break
             size -= 1
         return self._waiting.take(size)
+
+    def _shield_s(self, rate: float) -> float:
+        """Return the longest run that is unlikely to cost one of the arrivals at a rate its deadline."""
+        if not rate:
+            return inf
+        answer_s = self._latency.predict_s(self._options[0].name, 1) + self._latency.reserve_s
+        return self._forecast.harmless_s(answer_s, rate)

@@ -13,8 +13,8 @@ The rules:
    else waits, and at most once in ``BEST_EFFORT_EVERY`` runs where every waiting request can still be met after it.
    Admission keeps time for that run, so they neither delay others past their deadlines nor starve.
 6. A request that has an answer may be refined: it asks for that, or the policy insured it, by a shallow answer before a
-   deep one that might be late. Refinements run when nothing waits that has no answer; the best answer there is is
-   handed in when the deadline comes.
+   deep one that might be late. Refinements run when nothing waits that has no answer, those asked for also after a lull
+   that they wait for; the best answer there is is handed in when the deadline comes.
 
 How an adapter drives it: ``admit`` each request as it arrives; then, and after each ``finished``, carry out
 ``next_action`` until it returns ``Wait``, and call again at ``Wait.until`` at the latest. ``observe`` and
@@ -34,14 +34,14 @@ from numpy.typing import NDArray
 from service.scheduling.actions import Action, Expire, HandIn, Refusal, Run, Wait
 from service.scheduling.best_effort import BestEffort
 from service.scheduling.capacity import Capacity
-from service.scheduling.deadline_queue import DeadlineQueue, Request
+from service.scheduling.deadline_queue import STAGED, DeadlineQueue, Request
 from service.scheduling.forecast import Forecast
 from service.scheduling.latency import LatencyModel
 from service.scheduling.policies import Candidate, GiveUp, Outlook, policy_named
 from service.scheduling.refinements import Refinements
 
 DOUBT_AFTER_S = 0.1  # without a run, on an idle machine that refuses
-STAGED = ("deepest", "steps")  # the requests that want a first answer at once
+LULL_S = 0.005  # after so long a refinement that waits for fewer arrivals is looked at again
 
 
 class Scheduler:
@@ -192,7 +192,10 @@ class Scheduler:
         others = len(self) + len(self._refinements)
         leave = self._refinements.leave(request, now, others=others)
         has_place = len(self._refinements) < self._max_queue
-        if not has_place or self._refinements.step(request, answered_by, leave, now) is None:
+        if not has_place or not (
+            self._refinements.step(request, answered_by, leave, now)
+            or self._refinements.awaits_lull(request, answered_by, leave, now)
+        ):
             self._refinements.release(request)
             return False
         self._refinements.hold(request)
@@ -357,6 +360,9 @@ class Scheduler:
         leave = self._refinements.leave(head, now, others=len(self._refinements) - 1)
         option = self._refinements.step(head, head.answered_by, leave, now)
         if option is None:
+            if self._refinements.awaits_lull(head, head.answered_by, leave, now):
+                due_at = self._next_due_at()
+                return Wait(now + LULL_S if due_at is None else min(due_at, now + LULL_S))
             self._refinements.release(head)
             return HandIn((head,))
         return self._start(device, self._refinements.take(option, leave, now), option.name, now)

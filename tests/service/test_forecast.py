@@ -44,6 +44,15 @@ def test_one_arrival_after_a_burst_heralds_the_next_for_a_while() -> None:
     assert forecast.rate(11.3) < 50
 
 
+def test_a_request_is_no_sign_of_others_beside_it() -> None:
+    forecast = Forecast()
+    forecast.arrived(0.0, 0.02)
+
+    assert forecast.rate(0.001) > 30
+    assert forecast.rate(0.001, beside=0.0) == pytest.approx(0.0, abs=1.0)
+    assert after(1000, 0.001).rate(0.999, beside=0.999) > 900
+
+
 def test_a_caller_that_waits_for_its_answers_brings_no_company() -> None:
     forecast = Forecast()
     for k in range(100):

@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from itertools import cycle
 
+import pytest
+
 from service.scheduling.actions import Action, HandIn, Run, Wait
 from service.scheduling.deadline_queue import Refine, Request
 from service.scheduling.latency import LatencyModel
@@ -42,9 +44,16 @@ def run_of(action: Action) -> Run:
 def answers(core: Scheduler, asked: Request, now: float = 0.0) -> list[str]:
     """Return what answers a lone request, in order; runs take what is typical."""
     core.admit(asked, now)
-    found = []
+    found: list[str] = []
     while True:
-        run = run_of(core.next_action(now))
+        action = core.next_action(now)
+        if isinstance(action, Wait):
+            assert action.until is not None
+            now = action.until
+            continue
+        if isinstance(action, HandIn):
+            return found
+        run = run_of(action)
         found.append(run.subnetwork)
         now += PROFILE[run.subnetwork][1]
         core.finished(run, now)
@@ -54,6 +63,30 @@ def answers(core: Scheduler, asked: Request, now: float = 0.0) -> list[str]:
 
 def test_a_stream_takes_every_step_that_there_is_time_for() -> None:
     assert answers(scheduler(), request(0.1, "steps")) == ["column-1", "column-2", "full"]
+
+
+@pytest.mark.parametrize("before_s", [0.01, 5.0])
+def test_a_stream_goes_to_the_end_though_an_urgent_request_came_before(before_s: float) -> None:
+    core = Scheduler(SUBNETWORKS, LatencyModel(PROFILE, reserve_s=0.0))
+    core.admit(request(0.006), 0.0)
+    core.finished(run_of(core.next_action(0.0)), 0.001)
+
+    stream = request(0.2, "steps", arrived_at=before_s)
+
+    assert answers(core, stream, now=before_s)[-1] == "full"
+
+
+def test_a_stream_among_many_urgent_requests_ends_without_waiting_for_a_lull() -> None:
+    core = Scheduler(SUBNETWORKS, LatencyModel(PROFILE, reserve_s=0.0))
+    for k in range(300):
+        at = 0.02 * k
+        for _ in range(2):
+            core.admit(request(0.006, arrived_at=at), at)
+        while isinstance(action := core.next_action(at), Run):
+            at += action.predicted_s
+            core.finished(action, at)
+
+    assert answers(core, request(0.2, "steps", arrived_at=6.0), now=6.0) == ["column-1", "column-2"]
 
 
 def test_a_stream_leaves_out_a_step_that_would_cost_it_the_last() -> None:
