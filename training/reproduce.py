@@ -259,18 +259,21 @@ def _plot(
     """Draw the loss of every row's subnetwork over training, plain networks dashed."""
     figure = Figure(figsize=(10, 5), layout="constrained")
     axes = figure.subplots()
+    least = [loss_of_a_guess]
     for row in experiment.rows:
         history = checkpoints[row.recipe].history
+        losses = [record[f"{row.subnetwork}/loss"] for record in history]
+        least.append(min(losses))
         axes.plot(
             [record["epoch"] for record in history],
-            [record[f"{row.subnetwork}/loss"] for record in history],
+            losses,
             label=f"{row.label}, {results[row.recipe, row.subnetwork].depth} layers",
             linestyle="--" if "plain" in row.recipe else "-",
             marker="o" if len(history) == 1 else None,  # a line of one point is none
         )
     # Statistics that lag behind the weights can cost a column any loss at first: twice that of a guess is shown.
     axes.set(xlabel="epoch", ylabel="loss on validation images", yscale="log")
-    axes.set_ylim(top=2 * loss_of_a_guess)
+    axes.set_ylim(bottom=0.9 * min(least), top=2 * loss_of_a_guess)
     axes.yaxis.set_major_formatter("{x:g}")
     axes.yaxis.set_minor_formatter("{x:g}")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
