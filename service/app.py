@@ -223,7 +223,9 @@ class Service:
         try:  # its packages come with the extra ``gpu``
             from service.watching.gpu import memory_reader
         except ImportError as error:
-            self.log.warning("no_gpu_memory", reason=f"{error}; install anytime[gpu]")
+            self.log.warning(
+                "no_gpu_memory", reason=f"{error}; install nvidia-ml-py and cuda-bindings"
+            )
             return
         read = memory_reader(gpu)
         if read is not None:

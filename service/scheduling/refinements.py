@@ -169,8 +169,10 @@ class Refinements:
 
     def awaits_lull(self, request: Request, answered_by: str, leave: Leave, now: float) -> bool:
         """Whether a request that asked for better answers could have one, but for the latest arrivals."""
+        if request.refine not in STAGED:
+            return False
         in_lull = replace(leave, shield_s=self._shield_s(self._forecast.lasting_rate(now)))
-        return request.refine in STAGED and bool(self.step(request, answered_by, in_lull, now))
+        return self.step(request, answered_by, in_lull, now) is not None
 
     def take(self, option: Option, leave: Leave, now: float) -> tuple[Request, ...]:
         """Take out the most urgent requests that a subnetwork can answer better together."""
