@@ -3,6 +3,7 @@
 - The trainer picks, normalises and augments images, draws paths and steps.
 - A bare PyTorch loop over the same network runs the same mini-batches along the same paths, in the same precision and
   order of memory: forward, loss, backward and the optimiser's step on images that are ready.
+- On a CPU, the bare loop once more with every map convolved by oneDNN, the small ones too (``model/small_maps.py``).
 - Compiled (with ``--compiled``, which needs a C++ compiler on a CPU): the bare loop with every layer compiled.
 - The floor: the multiply-adds of the convolutions alone, forward and backward, at the rate of one large product.
 
@@ -19,11 +20,13 @@ from functools import partial
 from random import Random
 from statistics import median
 from typing import Any
+from unittest.mock import patch
 
 import torch
 import torch.nn.functional as F
 
 from benchmarks.floors import matrix_rate
+from model import small_maps
 from model.drop_path import draw_passes
 from model.layers import ConvLayer
 from training.checkpoint import Checkpoint
@@ -70,6 +73,8 @@ def measure_training(
         "trainer": run.train_epoch,
         "bare loop": partial(_bare_epoch, run, data),
     }
+    if device.type == "cpu":
+        systems["bare loop without products"] = partial(_without_products, run, data)
     if with_compiled:
         compiled = _run(recipe, data, device, rounds)
         torch._dynamo.config.cache_size_limit = 1024  # every layer has shapes of its own
@@ -155,6 +160,12 @@ def _bare_epoch(run: Run, data: DataSet, epoch: int) -> None:
                 logits = network(x, sample.path).float()
             torch.autograd.backward(sample.weight * F.cross_entropy(logits, y))
         optimizer.step()
+
+
+def _without_products(run: Run, data: DataSet, epoch: int) -> None:
+    """Take the steps of an epoch with every convolution left to the library."""
+    with patch.object(small_maps, "PIXELS", 0):
+        _bare_epoch(run, data, epoch)
 
 
 def _timed(work: Callable[[], object], device: torch.device) -> float:
