@@ -7,6 +7,8 @@ from pathlib import Path
 from tempfile import TemporaryFile
 from typing import BinaryIO
 
+from filelock import FileLock, Timeout
+
 from training import TrainingError
 
 
@@ -45,3 +47,24 @@ def check_writable(folder: Path) -> None:
         raise TrainingError(
             f"{folder}: cannot be written to ({error.strerror}); choose another --out"
         ) from error
+
+
+@contextmanager
+def written_by_one(folder: Path) -> Iterator[None]:
+    """Let no other process write to a folder during the block; a process that is killed lets go of it.
+
+    Raises:
+        TrainingError: another does, or the folder cannot be written to.
+    """
+    check_writable(folder)
+    lock = FileLock(folder / ".lock", blocking=False)
+    try:
+        lock.acquire()
+    except Timeout as error:
+        raise TrainingError(
+            f"{folder}: another process is training there; stop it, or choose another --out"
+        ) from error
+    try:
+        yield
+    finally:
+        lock.release()

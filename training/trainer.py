@@ -4,7 +4,7 @@ import math
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import fields
 from pathlib import Path
 from random import Random
@@ -31,7 +31,7 @@ from training.config import Recipe
 from training.data import DataSet
 from training.distributed import Group
 from training.evaluate import predict, reported_subnetworks, score
-from training.files import check_writable
+from training.files import written_by_one
 from training.optim import Optimizer, averaged, rate_factor
 
 
@@ -56,30 +56,39 @@ def train(
     ``report`` gets a line that says what is trained, and one after each epoch.
 
     Raises:
-        TrainingError: the loss is not finite, the checkpoint cannot be written, or does not belong to this run.
+        TrainingError: the loss is not finite, the checkpoint cannot be written, does not belong to this run, or is
+            another's that is still running.
     """
     checkpoint = _start(recipe, data, folder, seed=seed, resume=resume)
     if begin_with:
         _begin_with(begin_with, checkpoint)
-    with group.together():
+    with _alone_in(folder, group):
+        run = Run(checkpoint, data, device=device, group=group)
         if group.rank == 0:
-            check_writable(folder)
-    run = Run(checkpoint, data, device=device, group=group)
-    if group.rank == 0:
-        report(run.description)
-    for epoch in range(checkpoint.epoch, recipe.epochs):
-        started_at = time.perf_counter()
-        train_loss = run.train_epoch(epoch)
-        images_per_s = len(data.train) / (time.perf_counter() - started_at)
-        record = {"epoch": epoch + 1.0, "train_loss": train_loss, "images_per_s": images_per_s}
-        record |= run.score_subnetworks()
-        run.check_finite(epoch, record)
-        run.save_to(checkpoint, record)
+            report(run.description)
+        for epoch in range(checkpoint.epoch, recipe.epochs):
+            started_at = time.perf_counter()
+            train_loss = run.train_epoch(epoch)
+            images_per_s = len(data.train) / (time.perf_counter() - started_at)
+            record = {"epoch": epoch + 1.0, "train_loss": train_loss, "images_per_s": images_per_s}
+            record |= run.score_subnetworks()
+            run.check_finite(epoch, record)
+            run.save_to(checkpoint, record)
+            with group.together():
+                if group.rank == 0:
+                    save_checkpoint(checkpoint, folder)
+                    report(_epoch_line(record, recipe.epochs))
+    return checkpoint
+
+
+@contextmanager
+def _alone_in(folder: Path, group: Group) -> Iterator[None]:
+    """Keep other runs out of the folder that the group's first process writes to."""
+    with ExitStack() as held:
         with group.together():
             if group.rank == 0:
-                save_checkpoint(checkpoint, folder)
-                report(_epoch_line(record, recipe.epochs))
-    return checkpoint
+                held.enter_context(written_by_one(folder))
+        yield
 
 
 class Run:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from math import inf
 from pathlib import Path
 from random import Random
@@ -321,3 +322,26 @@ def test_a_checkpoint_on_disk_is_the_one_returned(tmp_path: Path, train_small: T
     checkpoint = train_small(tmp_path)
 
     assert are_equal(load_checkpoint(tmp_path), checkpoint)
+
+
+def test_two_runs_never_write_to_one_folder(
+    tmp_path: Path, few_digits: DataSet, small_recipe: Recipe
+) -> None:
+    recipe = replace(small_recipe, epochs=1, batch_size=32)
+    run = partial(
+        train, recipe, few_digits, tmp_path, seed=0, device=CPU, resume=True, group=Group()
+    )
+    refused = []
+
+    def begin_another(line: str) -> None:
+        if not line.startswith("epoch"):
+            with pytest.raises(TrainingError) as raised:
+                run()
+            refused.append(str(raised.value))
+
+    run(report=begin_another)
+
+    assert refused == [
+        f"{tmp_path}: another process is training there; stop it, or choose another --out"
+    ]
+    assert run().epoch == 1
