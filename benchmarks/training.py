@@ -5,7 +5,7 @@
   order of memory: forward, loss, backward and the optimiser's step on images that are ready.
 - On a CPU, the bare loop once more with every map convolved by oneDNN, the small ones too (``model/small_maps.py``).
 - Compiled (with ``--compiled``, which needs a C++ compiler on a CPU): the bare loop with every layer compiled.
-- The floor: the multiply-adds of the convolutions alone, forward and backward, at the rate of one large product.
+- The floor: the multiply-adds of the filters alone, forward and backward, at the rate of one large product.
 
 They take turns in one process; the network and the seed are the same. The images are random: what they show costs
 nothing.

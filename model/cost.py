@@ -1,11 +1,8 @@
-"""Parameters, multiply-adds and depth of any subnetwork, in closed form.
-
-In a block, the first of column k's 2^(k-1) layers sees the block's input. Each other layer sees the join before it,
-which is as wide as the shallowest column that ends there: column j for 2^(j-2) of the layers, j = 2..k.
-"""
+"""Parameters, multiply-adds and depth of any subnetwork, and of any path, without building it."""
 
 from collections.abc import Collection
 
+from model.path import BlockPath, Path, column_path
 from model.presets import Architecture, Convolution, wide_filters
 
 
@@ -17,7 +14,8 @@ def depth(architecture: Architecture, active: Collection[int]) -> int:
 def parameters(architecture: Architecture, active: Collection[int]) -> int:
     """Return the trainable parameters: filters, one scale and shift a channel, classifier with its bias."""
     blocks = range(architecture.blocks)
-    filters = sum(_block_filters(architecture, block, active) for block in blocks)
+    path = _path_of(architecture, active)
+    filters = sum(_block_filters(architecture, block, path.blocks[block]) for block in blocks)
     normed = sum(architecture.widths(block)[k - 1] << (k - 1) for block in blocks for k in active)
     if architecture.stem:
         filters += _stem_filters(architecture)
@@ -26,30 +24,44 @@ def parameters(architecture: Architecture, active: Collection[int]) -> int:
 
 
 def macs(architecture: Architecture, active: Collection[int]) -> int:
-    """Return the multiply-adds of one image: every filter at every pixel, and the classifier."""
+    """Return the multiply-adds of one image through a subnetwork."""
+    return path_macs(architecture, _path_of(architecture, active))
+
+
+def path_macs(architecture: Architecture, path: Path) -> int:
+    """Return the multiply-adds of one image along a path: every filter at every pixel, and the classifier."""
     total = architecture.channels[-1] * architecture.classes
-    for block in range(architecture.blocks):
+    for block, block_path in enumerate(path.blocks):
         pixels = (architecture.first_size >> block) ** 2
-        total += _block_filters(architecture, block, active) * pixels
+        total += _block_filters(architecture, block, block_path) * pixels
     if architecture.stem:
         pixels = (architecture.image_size // architecture.stem.stride) ** 2
         total += _stem_filters(architecture) * pixels
     return total
 
 
-def _block_filters(architecture: Architecture, block: int, active: Collection[int]) -> int:
-    """Return the weights of a block's convolutions and of the projections that widen them before joins."""
+def _path_of(architecture: Architecture, active: Collection[int]) -> Path:
+    """Return the path of a subnetwork."""
+    return column_path(active, blocks=architecture.blocks, columns=architecture.columns)
+
+
+def _block_filters(architecture: Architecture, block: int, path: BlockPath) -> int:
+    """Return the weights of the convolutions on a block's path, and of the projections that widen them before joins."""
     widths = architecture.widths(block)
-    total = 0
-    for k in active:
-        width = widths[k - 1]
-        total += _filters(architecture.convolution, architecture.block_inputs[block], width)
-        total += _projection(width, widths[0])
-        for j in range(2, k + 1):
-            joined = widths[j - 1]
-            inner = _filters(architecture.convolution, joined, width) + _projection(width, joined)
-            total += inner << (j - 2)
-    return total
+
+    def weights_from(column: int, inputs: int, joined: int, end: int) -> int:
+        """Count the fractal of a column and the deeper ones that ends at a row, as the forward pass runs it."""
+        kept, width, total = path[end], widths[column - 1], 0
+        if column in kept:
+            total += _filters(architecture.convolution, inputs, width) + _projection(width, joined)
+        if max(kept) > column:
+            middle = widths[column]
+            halfway = end - architecture.rows // 2**column
+            total += weights_from(column + 1, inputs, middle, halfway)
+            total += weights_from(column + 1, middle, joined, end)
+        return total
+
+    return weights_from(1, architecture.block_inputs[block], widths[0], architecture.rows)
 
 
 def _filters(convolution: Convolution, inputs: int, outputs: int) -> int:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from model.presets import Convolution, Stem, wide_filters
-from model.small_maps import Filters
+from model.small_maps import SmallMapConv2d
 
 NormMode = Literal["joint", "alone"]
 """Which batch norm a layer uses: "joint" with other columns beside it, "alone" when its column is the network."""
@@ -41,7 +41,7 @@ def filters(
 ) -> nn.Conv2d:
     """Return a convolution without bias, Xavier-initialised (§4.1); a stride of 1 keeps the image's size."""
     padding = 0 if size == stride else size // 2
-    conv = Filters(
+    conv = SmallMapConv2d(
         in_channels, out_channels, size, stride, padding=padding, groups=groups, bias=False
     )
     nn.init.xavier_uniform_(conv.weight)

@@ -9,12 +9,19 @@ from torch import Tensor, nn
 PIXELS = 4 * 4  # of the largest map whose windows, nine times its size, cost less than they save
 
 
-class Filters(nn.Conv2d):
+class SmallMapConv2d(nn.Conv2d):
     """A convolution that trains small maps on a CPU faster; its values and its exported form are ``Conv2d``'s.
 
     oneDNN's kernel for the gradient of the filters has little to go over where a map is 4×4 or 2×2, and with many
     channels is several times slower there than one product over the whole mini-batch.
     """
+
+    @property
+    def _keeps_size(self) -> bool:
+        """Whether this is a plain 3×3 convolution that keeps height and width: what the products compute."""
+        numbers = (self.kernel_size, self.stride, self.padding, self.dilation, self.groups)
+        is_plain = self.padding_mode == "zeros" and self.bias is None
+        return is_plain and numbers == ((3, 3), (1, 1), (1, 1), (1, 1), 1)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (N, in_channels, H, W) to (N, out_channels, H', W')."""
@@ -23,7 +30,7 @@ class Filters(nn.Conv2d):
             and x.device.type == "cpu"
             and torch.is_autocast_enabled("cpu")
             and x.shape[-2] * x.shape[-1] <= PIXELS
-            and (self.kernel_size, self.stride, self.groups) == ((3, 3), (1, 1), 1)
+            and self._keeps_size
         ):
             dtype = torch.get_autocast_dtype("cpu")
             maps: Tensor = _SmallMaps.apply(x.to(dtype), self.weight.to(dtype))  # type: ignore[no-untyped-call]

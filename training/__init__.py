@@ -3,3 +3,8 @@
 
 class TrainingError(Exception):
     """Training, evaluation or export cannot go on; the message is one line that says why and what to do."""
+
+
+def first_line(error: Exception) -> str:
+    """Return the first line of what an error says, or its name where it says nothing."""
+    return next(iter(str(error).splitlines()), type(error).__name__)

@@ -271,12 +271,14 @@ def _train(options: argparse.Namespace) -> None:
     if options.learning_rate:
         recipe = recipe.at_rate(options.learning_rate)
     with joined_group() as group:
+        with group.together():
+            data, device = _load(options.data, recipe, options.seed), own_device()
         train(
             recipe,
-            _load(options.data, recipe, options.seed),
+            data,
             options.out,
             seed=options.seed,
-            device=own_device(),
+            device=device,
             resume=options.resume,
             group=group,
             begin_with=options.begin_with,
@@ -306,14 +308,16 @@ def _evaluate(options: argparse.Namespace) -> None:
 def _reproduce(options: argparse.Namespace) -> None:
     """Train an experiment's networks and print its table."""
     with joined_group() as group:
+        with group.together():
+            data, device = load_data(options.data, seed=options.seed), own_device()
         reproduce(
             options.experiment,
-            load_data(options.data, seed=options.seed),
+            data,
             options.out,
             epochs=options.epochs,
             is_short=options.short,
             seed=options.seed,
-            device=own_device(),
+            device=device,
             group=group,
             report=partial(print, flush=True),
         )
@@ -322,13 +326,15 @@ def _reproduce(options: argparse.Namespace) -> None:
 def _compare(options: argparse.Namespace) -> None:
     """Train in every way and print their table."""
     with joined_group() as group:
+        with group.together():
+            data, device = load_data(options.data, seed=options.seed), own_device()
         compare(
             options.columns,
-            load_data(options.data, seed=options.seed),
+            data,
             options.out,
             epochs=options.epochs,
             seed=options.seed,
-            device=own_device(),
+            device=device,
             group=group,
             report=partial(print, flush=True),
         )

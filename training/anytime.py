@@ -7,7 +7,6 @@
 Fronts and thresholds are chosen on validation images, accuracies are those on test images.
 """
 
-import os
 import platform
 import time
 from collections.abc import Callable, Sequence
@@ -76,7 +75,7 @@ def evaluate_anytime(bundle: Bundle, data: DataSet, folder: Path) -> str:
     conditions = (
         f"{bundle.manifest.name} on {len(test_labels)} test images of {data.name}; front chosen on {len(labels)} "
         f"validation images; latency: median of {LATENCY_RUNS} runs of one image, {platform.machine()}, "
-        f"{os.cpu_count()} cores, ONNX Runtime {onnxruntime.__version__}"
+        f"{cores()} cores, ONNX Runtime {onnxruntime.__version__}"
     )
     table = _markdown(measured, stages, curve, conditions)
     with written_whole(folder / "anytime.md") as file:

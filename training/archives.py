@@ -19,7 +19,7 @@ import pooch
 from numpy.typing import NDArray
 from scipy.io import loadmat
 
-from training import TrainingError
+from training import TrainingError, first_line
 
 CIFAR_10_TRAIN = tuple(f"data_batch_{n}" for n in range(1, 6))
 CIFAR_10 = {*CIFAR_10_TRAIN, "test_batch", "batches.meta"}
@@ -99,9 +99,8 @@ def download(files: tuple[Download, ...], folder: Path) -> Path:
                 progressbar=True,
             )
         except (OSError, ValueError) as error:  # requests' errors are OSErrors
-            reason = str(error).splitlines()[0]
             raise TrainingError(
-                f"{file.url}: cannot be fetched ({reason}); fetch it elsewhere and pass its folder with --data"
+                f"{file.url}: cannot be fetched ({first_line(error)}); fetch it elsewhere and pass its folder with --data"
             ) from error
     return folder
 
@@ -171,8 +170,9 @@ def _cifar(source: Path, files: Mapping[str, bytes]) -> Archive:
             raise ValueError(f"a label is {labels.max()}; there are {len(names)} classes")
         return archive
     except Exception as error:  # a damaged file can fail anywhere in unpickling
-        reason = next(iter(str(error).splitlines()), type(error).__name__)
-        raise TrainingError(f"{source}: not an official CIFAR archive ({reason})") from error
+        raise TrainingError(
+            f"{source}: not an official CIFAR archive ({first_line(error)})"
+        ) from error
 
 
 def _pickled_images(content: bytes, labels_key: str) -> Labelled:

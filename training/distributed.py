@@ -15,7 +15,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from training import TrainingError
+from training import TrainingError, first_line
+
+LEFT_ALONE = "another process of this run stopped; its line says why"
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,17 +37,18 @@ class Group:
 
         Raises:
             TrainingError: the block did, here or elsewhere.
+            OSError: the block did.
         """
-        error = None
+        error: Exception | None = None
         try:
             yield
-        except TrainingError as own:
+        except (TrainingError, OSError) as own:
             error = own
         (failed,) = self.sum([float(error is not None)])
         if error:
             raise error
         if failed:
-            raise TrainingError("another process of this run stopped; its line says why")
+            raise TrainingError(LEFT_ALONE)
 
     def prepare(self, network: nn.Module) -> None:
         """Let the batch norms of a network measure the whole group's mini-batch; parameters and state stay."""
@@ -136,19 +139,23 @@ def joined_group() -> Iterator[Group]:
     """Join the processes that ``torchrun`` started for the block, or be the group of one.
 
     Raises:
-        TrainingError: the environment says that there are others, and not how to join them.
+        TrainingError: the processes cannot join, or another stopped.
     """
     if "WORLD_SIZE" not in os.environ:
         yield Group()
         return
     try:
         dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
-    except ValueError as error:  # the environment lacks something
+    except (ValueError, dist.DistError) as error:  # ValueError: the environment lacks something
         raise TrainingError(
-            f"WORLD_SIZE is set, but the processes cannot join: {error}; start them with torchrun, or unset it"
+            f"WORLD_SIZE is set, but the processes cannot join: {first_line(error)}; start them with torchrun, or unset it"
         ) from error
     try:
         yield Group(dist.get_rank(), dist.get_world_size())
+    except RuntimeError as error:
+        if "gloo" in str(error) or isinstance(error, dist.DistError):  # gloo's are no DistError
+            raise TrainingError(LEFT_ALONE) from error
+        raise
     finally:
         dist.destroy_process_group()
 

@@ -40,8 +40,9 @@ def reported_subnetworks(architecture: Architecture) -> dict[str, frozenset[int]
 
 
 def in_order(split: Split) -> tuple[Tensor, ...]:
-    """Return the indices of a split's images, chunked for evaluation."""
-    return torch.split(torch.arange(len(split)), EVALUATION_BATCH)
+    """Return the indices of a split's images in chunks for evaluation, of one size within one image."""
+    n_chunks = max(1, math.ceil(len(split) / EVALUATION_BATCH))
+    return torch.tensor_split(torch.arange(len(split)), n_chunks)
 
 
 @torch.no_grad()

@@ -34,6 +34,8 @@ from training.evaluate import predict, reported_subnetworks, score
 from training.files import written_by_one
 from training.optim import Optimizer, averaged, rate_factor
 
+LOOK_EVERY = 20  # steps; looking at the loss waits for the device
+
 
 def train(
     recipe: Recipe,
@@ -59,10 +61,18 @@ def train(
         TrainingError: the loss is not finite, the checkpoint cannot be written, does not belong to this run, or is
             another's that is still running.
     """
-    checkpoint = _start(recipe, data, folder, seed=seed, resume=resume)
-    if begin_with:
-        _begin_with(begin_with, checkpoint)
     with _alone_in(folder, group):
+        with group.together():
+            checkpoint = _start(recipe, data, folder, seed=seed, resume=resume)
+            if begin_with:
+                _begin_with(begin_with, checkpoint)
+        (epochs,) = group.sum([checkpoint.epoch])
+        with group.together():
+            if epochs != checkpoint.epoch * group.size:
+                raise TrainingError(
+                    f"{folder}: holds epoch {checkpoint.epoch} here and another for other processes; "
+                    "--out must be one folder that all of them see"
+                )
         run = Run(checkpoint, data, device=device, group=group)
         if group.rank == 0:
             report(run.description)
@@ -170,12 +180,12 @@ class Run:
                 passes = draw_passes(recipe.drop_path, paths, self.network.architecture)
                 losses += self.step(x, labels, passes)
                 bar.update(len(chunk))
-                if step % 20 == 0:
-                    bar.set_postfix(loss=f"{losses.item() / (step + 1):.3f}")
-        (total,) = group.sum([losses.item()])
-        mean = total / group.size / len(chunks)
-        if not math.isfinite(mean):
-            raise self._diverged(epoch, f"the loss is {mean}")
+                if step % LOOK_EVERY == 0 or step == len(chunks) - 1:
+                    (total,) = group.sum([losses.item()])
+                    mean = total / group.size / (step + 1)
+                    if not math.isfinite(mean):
+                        raise self._diverged(epoch, f"the loss is {mean}")
+                    bar.set_postfix(loss=f"{mean:.3f}")
         return mean
 
     def step(self, x: Tensor, labels: Tensor, passes: tuple[Pass, ...]) -> Tensor:
@@ -323,7 +333,9 @@ def _fields(theirs: Recipe, ours: Recipe) -> Iterator[tuple[str, object, object]
 
 def _has_bf16(device: torch.device) -> bool:
     """Say whether the device computes bf16 in hardware."""
-    return device.type == "cuda" or torch.cpu._is_avx512_bf16_supported()
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    return torch.cpu._is_avx512_bf16_supported()
 
 
 def mixed_precision(device: torch.device) -> torch.autocast | nullcontext[None]:

@@ -1,14 +1,16 @@
 """The figures of the paper's networks, and what torch counts."""
 
 from itertools import combinations
+from random import Random
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from model.cost import depth, macs, parameters
+from model.cost import depth, macs, parameters, path_macs
+from model.drop_path import sample_local
 from model.fractal import FractalNet
-from model.path import column_path
+from model.path import Path, column_path
 from model.presets import PRESETS, Architecture
 
 PARAMETERS = {  # K = 10, 32×32
@@ -47,7 +49,7 @@ def column_sets(architecture: Architecture) -> list[tuple[int, ...]]:
     return [c for n in columns for c in combinations(columns, n)]
 
 
-def count_macs(network: FractalNet, image_size: int) -> int:
+def count_macs(network: FractalNet, image_size: int, path: Path | None = None) -> int:
     """Multiply-adds of one image, counted where they are done: in convolutions and linear layers."""
     counted = 0
 
@@ -61,7 +63,7 @@ def count_macs(network: FractalNet, image_size: int) -> int:
     for module in network.modules():
         module.register_forward_hook(count)
     with torch.no_grad():
-        network.eval()(torch.zeros(1, 3, image_size, image_size))
+        network.eval()(torch.zeros(1, 3, image_size, image_size), path)
     return counted
 
 
@@ -104,6 +106,15 @@ def test_every_subnetwork_costs_what_torch_counts(name: str) -> None:
         subnetwork = network.extract(active)
         assert parameters(a, active) == sum(p.numel() for p in subnetwork.parameters())
         assert macs(a, active) == count_macs(subnetwork, a.image_size)
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_every_drawn_path_costs_what_torch_counts(name: str) -> None:
+    a, paths = SMALL[name], Random(0)
+
+    for _ in range(10):
+        path = sample_local(paths, blocks=a.blocks, columns=a.columns, drop_probability=0.5)
+        assert path_macs(a, path) == count_macs(FractalNet(a), a.image_size, path)
 
 
 @pytest.mark.parametrize("name", ["narrow-c3", "plain-20", "tiny"])

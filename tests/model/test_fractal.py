@@ -182,7 +182,7 @@ def test_a_layer_is_convolution_dropout_norm_relu() -> None:
 
     y = layer(IMAGES, "joint")
 
-    assert order == ["Filters", "Dropout", "BatchNorm2d", "ConvLayer"]
+    assert order == ["SmallMapConv2d", "Dropout", "BatchNorm2d", "ConvLayer"]
     assert y.min() == 0
 
 

@@ -5,11 +5,12 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from torch.testing import assert_close
 
 from model import small_maps
 from model.layers import filters
+from model.small_maps import SmallMapConv2d
 
 
 def generated(*shape: int) -> Tensor:
@@ -65,22 +66,42 @@ def test_images_without_a_gradient_get_none(products: list[torch.Size]) -> None:
     assert conv.weight.grad is not None
 
 
+PLAIN: dict[str, Any] = {"kernel_size": 3, "padding": 1, "bias": False}
+
+
 @pytest.mark.parametrize(
-    "case", ["large", "evaluating", "float32", "strided", "pointwise", "grouped"]
+    "changed",
+    [
+        {"stride": 2},
+        {"kernel_size": 1},
+        {"groups": 4},
+        {"padding": 0},
+        {"padding": 2, "dilation": 2},
+        {"padding_mode": "circular"},
+        {"bias": True},
+    ],
+    ids=str,
 )
-def test_everything_else_is_a_plain_convolution(case: str, products: list[torch.Size]) -> None:
-    conv = filters(
-        4,
-        4,
-        1 if case == "pointwise" else 3,
-        stride=2 if case == "strided" else 1,
-        groups=4 if case == "grouped" else 1,
-    ).train(case != "evaluating")
+def test_other_convolutions_are_left_to_the_library(
+    changed: dict[str, Any], products: list[torch.Size]
+) -> None:
+    conv = SmallMapConv2d(4, 4, **{**PLAIN, **changed})
+    plain = nn.Conv2d(4, 4, **{**PLAIN, **changed})
+    plain.load_state_dict(conv.state_dict())
+    x = generated(2, 4, 4, 4)
+
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert_close(conv(x), plain(x))
+
+    assert products == []
+
+
+@pytest.mark.parametrize("case", ["large", "evaluating", "float32"])
+def test_so_are_large_maps_evaluation_and_float32(case: str, products: list[torch.Size]) -> None:
+    conv = filters(4, 4, 3).train(case != "evaluating")
     x = generated(2, 4, 8, 8) if case == "large" else generated(2, 4, 4, 4)
 
     with torch.autocast("cpu", dtype=torch.bfloat16, enabled=case != "float32"):
-        y = conv(x)
-        expected = F.conv2d(x, conv.weight, None, conv.stride, conv.padding, 1, conv.groups)
+        assert_close(conv(x), F.conv2d(x, conv.weight, padding=1))
 
     assert products == []
-    assert_close(y, expected)

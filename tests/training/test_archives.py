@@ -255,6 +255,18 @@ def test_a_download_is_verified_and_kept(tmp_path: Path, web: str) -> None:
     assert download((file,), folder) == folder  # not fetched again
 
 
+def test_a_download_that_fails_without_a_word_is_still_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise TimeoutError
+
+    monkeypatch.setattr("pooch.retrieve", fail)
+
+    with pytest.raises(TrainingError, match=r"cannot be fetched \(TimeoutError\)"):
+        download((Download("http://localhost/data.tar.gz", "0" * 64),), tmp_path)
+
+
 def test_a_download_that_is_not_what_was_published_is_refused(tmp_path: Path, web: str) -> None:
     file = Download(f"{web}/data.tar.gz", "0" * 64)
 

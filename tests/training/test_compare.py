@@ -20,7 +20,6 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     }
     few = ("mixed", "local", "global", "tied, distilled")
     ways = {label: replace(compare.WAYS[label], batch_size=500) for label in few}
-    monkeypatch.setattr(compare, "DRAWN_STEPS", 20)
     monkeypatch.setattr(compare, "PRESETS", presets)
     monkeypatch.setattr(compare, "WAYS", ways)
 

@@ -5,16 +5,18 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from socket import socket
 
 import pytest
 import torch
 from torch.testing import assert_close
 
 from tests.training.conftest import CPU
+from training import TrainingError
 from training.checkpoint import Checkpoint, load_checkpoint
 from training.config import RECIPES, Recipe
 from training.data import DataSet, TensorSplit, load_data
-from training.distributed import Group
+from training.distributed import LEFT_ALONE, Group, joined_group
 from training.trainer import train
 
 ROOT = Path(__file__).parents[2]
@@ -38,6 +40,8 @@ def recipe() -> Recipe:
     )
 
 
+TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
 WORKER = """
 import sys
 from pathlib import Path
@@ -69,7 +73,7 @@ def train_in_float32(folder: Path, group: Group) -> Checkpoint:
     """Train without bf16, whose rounding would hide every other difference."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
-        return train(recipe(), few(), folder, seed=0, device=CPU, resume=False, group=group)
+        return train(recipe(), few(), folder, seed=0, device=CPU, resume=True, group=group)
 
 
 def train_in_two_processes(folder: Path) -> Checkpoint:
@@ -77,12 +81,7 @@ def train_in_two_processes(folder: Path) -> Checkpoint:
     script = folder / "worker.py"
     folder.mkdir()
     script.write_text(WORKER)
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    process = subprocess.Popen(
-        [*command, str(script), str(folder)],
-        cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
-    )
+    process = subprocess.Popen([*TORCHRUN, str(script), str(folder)], cwd=ROOT, env=ENVIRONMENT)
     try:
         assert process.wait(timeout=280) == 0
     finally:
@@ -105,20 +104,94 @@ def test_two_processes_take_the_steps_of_one(tmp_path: Path) -> None:
         assert_close(two.history[0][key], one.history[0][key], atol=1e-4, rtol=1e-4)
 
 
+STOPPED = {
+    "a folder that is not shared": (
+        "train_in_float32(folder / str(group.rank), group)",
+        "here and another for other processes; --out must be one folder that all of them see",
+    ),
+    "data that one cannot read": (
+        "with group.together():\n        load_data('digits' if group.rank else 'nothing', seed=0)",
+        "nothing: no such data",
+    ),
+    "an error that one alone has": (
+        "if group.rank:\n        raise TrainingError('image 7 is damaged')\n    group.sum([1.0])",
+        "image 7 is damaged",
+    ),
+}
+STOPPED_WORKER = """
+import sys
+from pathlib import Path
+
+from tests.training.test_distributed import train_in_float32
+from training import TrainingError
+from training.data import load_data
+from training.distributed import joined_group
+
+folder = Path(sys.argv[1])
+try:
+    with joined_group() as group:
+        {block}
+except TrainingError as error:
+    print("line:", error)
+"""
+
+
 @pytest.mark.timeout(300)
-def test_what_stops_one_process_stops_all_without_a_traceback_of_ours(tmp_path: Path) -> None:
+@pytest.mark.parametrize("case", STOPPED)
+def test_what_stops_one_process_stops_all_with_a_line_each(case: str, tmp_path: Path) -> None:
+    block, line = STOPPED[case]
+    script = tmp_path / "worker.py"
+    script.write_text(STOPPED_WORKER.format(block=block.replace("\n", "\n    ")))
+    (tmp_path / "1").mkdir()
+    one = train_in_float32(tmp_path / "1", Group())
+    assert one.epoch == 1
+
+    run = subprocess.run(
+        [*TORCHRUN, str(script), str(tmp_path)],
+        cwd=ROOT,
+        env=ENVIRONMENT,
+        capture_output=True,
+        text=True,
+        timeout=280,
+        check=False,
+    )
+
+    lines = sorted(each for each in run.stdout.splitlines() if each.startswith("line:"))
+    assert len(lines) == 2, run.stderr
+    assert any(line in each for each in lines)
+    assert all(line in each or LEFT_ALONE in each for each in lines)
+
+
+@pytest.mark.timeout(300)
+def test_the_command_line_prints_what_stopped_it(tmp_path: Path) -> None:
     taken = tmp_path / "taken"
     taken.write_text("no folder")
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     train = ["-m", "training", "train", "--recipe", "tiny", "--epochs", "1", "--out", str(taken)]
 
     run = subprocess.run(
-        [*command, *train], cwd=ROOT, capture_output=True, text=True, timeout=280, check=False
+        [*TORCHRUN, *train], cwd=ROOT, capture_output=True, text=True, timeout=280, check=False
     )
 
     assert run.returncode == 1
     assert "taken: cannot be written to" in run.stderr
     assert "Connection closed" not in run.stderr
+
+
+def test_processes_that_cannot_join_end_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(taken.getsockname()[1])}
+        for name, value in {"WORLD_SIZE": "1", "RANK": "0", **address}.items():
+            monkeypatch.setenv(name, value)
+
+        with (
+            pytest.raises(TrainingError, match="the processes cannot join") as raised,
+            joined_group(),
+        ):
+            pass
+
+    assert "\n" not in str(raised.value)
 
 
 def test_a_process_alone_shares_with_nobody() -> None:

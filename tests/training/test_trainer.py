@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from math import inf
+from math import inf, nan
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -19,7 +19,7 @@ from training.checkpoint import CHECKPOINT_FILE, Checkpoint, load_checkpoint
 from training.config import Recipe
 from training.data import DataSet, FileSplit, load_data
 from training.distributed import Group
-from training.trainer import Run, train
+from training.trainer import LOOK_EVERY, Run, train
 
 TrainSmall = Callable[..., Checkpoint]
 
@@ -191,6 +191,18 @@ def test_a_network_that_ends_in_nan_costs_no_checkpoint(
         train_small(tmp_path, learning_rate=1e38, schedule="paper", batch_size=128, epochs=1)
 
     assert not (tmp_path / "checkpoint.pt").exists()
+
+
+def test_a_loss_that_is_no_number_stops_a_run_long_before_the_epoch_ends(
+    tmp_path: Path, train_small: TrainSmall, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    losses = iter([torch.tensor(2.0), torch.tensor(nan), *[torch.tensor(2.0)] * LOOK_EVERY])
+    monkeypatch.setattr(Run, "step", lambda *_: next(losses))
+
+    with pytest.raises(TrainingError, match="epoch 1: the loss is nan; train anew with a lower"):
+        train_small(tmp_path, batch_size=2, epochs=1)
+
+    assert len(list(losses)) == 1
 
 
 def test_a_column_that_overflows_while_others_learn_stops_no_run(
