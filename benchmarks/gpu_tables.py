@@ -57,6 +57,7 @@ def _runs(found: Figures, of: str = "") -> str:
     ]
     largest = max(cell["size"] for cell in found["cells"])
     sessions = ", ".join(f"{name} {mib:.0f}" for name, mib in found["session_mib"].items())
+    answers = f"\n\n{_answers(found['answers'])}" if "answers" in found else ""
     return f"""\
 ### Runs{of}
 
@@ -64,7 +65,7 @@ In {found["precision"]}, {found["n"]} runs a cell, by turns with two plain sessi
 network; from a batch in host memory to probabilities there, the bare one without either copy. *Ratio*: to the bare one. *Operations* and
 *weights*: what they would take at the rates measured in the same run, matrices multiplied at
 {found["matrix_per_s"] / 1e12:.1f} TFLOP/s, memory copied at {found["bytes_per_s"] / 1e9:.0f} GB/s (read and written). After the runs: {found["clock_after"]}.
-A session alone, after a batch of {largest}, takes {sessions} MiB.
+A session alone, after a batch of {largest}, takes {sessions} MiB.{answers}
 
 {table(["subnetwork", "batch", "p50 / p99, ms", "images/s", "plain session, ms", "with NHWC, ms", "bare, ms", "ratio", "operations, ms", "weights, ms"], rows)}"""
 

@@ -134,15 +134,14 @@ def _open_cuda_device(
     for name, path in _graphs(bundle):
         warn_of = partial(_warn_of, warn, name)
         copies = _open_copies(warn_of)
-        options = CUDA_OPTIONS | copies.provider_options
+        options, sizes = CUDA_OPTIONS | copies.provider_options, batch_sizes
         try:
             session = _open_on_gpu(path, {CUDA: options | CUDA_GRAPHS})
         except RuntimeUnavailable as error:
             session = _open_on_gpu(path, {CUDA: options})
+            sizes = batch_sizes[-1:]
             warn_of(f"no CUDA graphs: {error}")
-        runs[name] = CapturedRuns(
-            session, batch_sizes, device_type="cuda", copies=copies, warn=warn_of
-        )
+        runs[name] = CapturedRuns(session, sizes, device_type="cuda", copies=copies, warn=warn_of)
     return Device("cuda:0", runs, shares_cores=False, gpu=0)
 
 
@@ -156,15 +155,17 @@ def _open_tensorrt_device(
     _load_cuda()
     with suppress(ImportError):  # then they are the system's
         importlib.import_module("tensorrt")  # loads its libraries
-    # TensorRT knows an engine by its graph and not by its weights: those of another bundle are kept apart.
+    # TensorRT knows an engine by its graph and not by its weights: those of another bundle are kept apart. So are those
+    # for other batch sizes, which it would build anew in place of these.
+    largest = batch_sizes[-1]
     try:
-        engines = engine_dir.expanduser() / bundle.digest[:12]
+        engines = engine_dir.expanduser() / f"{bundle.digest[:12]}-{largest}"
         engines.mkdir(parents=True, exist_ok=True)
     except (OSError, RuntimeError) as error:  # RuntimeError: there is no home
         raise RuntimeUnavailable(
             f"no engines can be kept in ANYTIME_ENGINE_DIR: {error}"
         ) from error
-    options = _tensorrt_options(bundle, engines, largest=batch_sizes[-1])
+    options = _tensorrt_options(bundle, engines, largest=largest)
     runs: dict[str, RunImages] = {
         name: CapturedRuns(
             _open_on_gpu(path, {TENSORRT: options, CUDA: CUDA_OPTIONS}),
@@ -186,14 +187,14 @@ def _tensorrt_options(bundle: Bundle, engines: Path, *, largest: int) -> dict[st
         return f"images:{size}x{side}x{side}x3"
 
     return {
-        "trt_engine_cache_enable": "1",
+        "trt_engine_cache_enable": "True",  # it takes no "1"
         "trt_engine_cache_path": str(engines),
-        "trt_timing_cache_enable": "1",
+        "trt_timing_cache_enable": "True",
         "trt_timing_cache_path": str(engines),
         "trt_profile_min_shapes": images(1),
         "trt_profile_opt_shapes": images(1),
         "trt_profile_max_shapes": images(largest),
-        "trt_fp16_enable": str(int(bundle.manifest.precision == "float16")),
+        "trt_fp16_enable": str(bundle.manifest.precision == "float16"),
     }
 
 

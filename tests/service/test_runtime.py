@@ -7,6 +7,7 @@ import pytest
 from numpy.testing import assert_allclose
 
 from model.bundle import Bundle
+from service import runtime
 from service.runtime import (
     Device,
     DeviceChoice,
@@ -116,6 +117,34 @@ def test_where_onnx_runtime_has_no_gpu_the_cpu_is_no_surprise(
 
     assert device.name == "cpu"
     assert not warnings
+
+
+def test_tensorrt_keeps_engines_for_a_bundle_and_its_batch_sizes(
+    bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[dict[str, str]] = []
+    monkeypatch.setattr(runtime, "_load_cuda", lambda: None)
+    monkeypatch.setattr(
+        runtime, "_open_on_gpu", lambda path, providers: asked.append(providers[runtime.TENSORRT])
+    )
+
+    for sizes in ([1, 2], [1, 2, 4]):
+        open_device(
+            bundle,
+            device="tensorrt",
+            threads=1,
+            batch_sizes=sizes,
+            engine_dir=tmp_path,
+            warn=pytest.fail,
+        ).close()
+
+    side = bundle.manifest.architecture.image_size
+    few, many = asked[0], asked[-1]
+    assert few["trt_engine_cache_path"] != many["trt_engine_cache_path"]
+    assert many["trt_profile_max_shapes"] == f"images:4x{side}x{side}x3"
+    # Of its Python options TensorRT takes these words alone for switches.
+    switches = {value for name, value in many.items() if name.endswith("_enable")}
+    assert switches <= {"True", "False"}
 
 
 def test_a_padded_batch_costs_what_the_next_size_does() -> None:
