@@ -10,8 +10,8 @@
 - Side by side: whether two subnetworks at once, each on its own stream, take less than one after the other.
 - Training: images/s of the network for GPUs, against a bare loop and the rate of its multiply-adds.
 
-Each part has a process of its own, since after a fault of the GPU nothing runs in a process any more. A part that fails is
-named, costs no other part its figures, and makes the command fail in the end. The tables are written after each part.
+Each part on the GPU has a process of its own, the server anyway: after a fault of the GPU nothing runs in a process any more.
+A part that fails is named, costs no other part its figures, and makes the command fail in the end. The tables are written after each part.
 
 ``--device cpu`` tries the command where there is no GPU. Its figures say nothing of one and stay in ``--out``.
 """
@@ -23,7 +23,6 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import replace
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
@@ -195,8 +194,7 @@ def measure_serving(
     """Return the server's figures at rising rates: by deadline, and beside every fixed subnetwork.
 
     They are in ``found`` as they come, and ``save`` is called between servers. What would begin after ``end_at``, on the
-    monotonic clock, is left out and named; the most accurate and the fastest of the fixed
-    subnetworks come first.
+    monotonic clock, is left out and named; of the fixed subnetworks the most accurate and the fastest come first.
     """
     *others, last = sorted(os.sched_getaffinity(0))
     session = Session(
@@ -213,16 +211,16 @@ def measure_serving(
     before = memory_in_use()
     serving: dict[str, Any] = {"alone": [], "deadlines": [], "choices": [], "memory_mib": 0.0}
     found["serving"] = serving
-    ours, cheapest, *between, full = session.policies
-    for policy in (ours, full, cheapest, *reversed(between)):
+    ours, *fixed = session.policies
+    full, cheapest = fixed[-1], fixed[0]
+    batches = {"ANYTIME_MAX_BATCH": str(SIZES[-1])}
+    for policy in dict.fromkeys((ours, full, cheapest, *reversed(fixed))):
         if time.monotonic() > end_at:
             found["left_out"].append(policy)
             continue
         print(f"  {policy}", flush=True)
         try:
-            system = anytime(bundle.folder, policy, device=options.device)
-            batches = {"ANYTIME_MAX_BATCH": str(SIZES[-1])}
-            system = replace(system, environment={**system.environment, **batches})
+            system = anytime(bundle.folder, policy, device=options.device, settings=batches)
             with session.serving(system) as server:
                 if policy in (ours, full):
                     serving["alone"] += _alone(session, server)

@@ -10,10 +10,12 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from http.client import HTTPConnection
 from pathlib import Path
+from types import MappingProxyType
 
 from benchmarks.dialects import DIALECTS
 
 ROOT = Path(__file__).parents[1]
+NO_SETTINGS: Mapping[str, str] = MappingProxyType({})
 READY_WITHIN_S = 120.0  # Ray takes half a minute on one core
 STOP_WITHIN_S = 10.0
 PEER_DIALECTS = {
@@ -50,8 +52,10 @@ class System:
     environment: Mapping[str, str] = field(default_factory=dict)
 
 
-def anytime(bundle: Path, policy: str, *, device: str = "cpu") -> System:
-    """Return this project's server under a policy, on a device."""
+def anytime(
+    bundle: Path, policy: str, *, device: str = "cpu", settings: Mapping[str, str] = NO_SETTINGS
+) -> System:
+    """Return this project's server under a policy, on a device, with settings of its own."""
     return System(
         name=policy,
         dialect="anytime",
@@ -63,6 +67,7 @@ def anytime(bundle: Path, policy: str, *, device: str = "cpu") -> System:
             "ANYTIME_DEVICE": device,
             "ANYTIME_THREADS": "1",
             "ANYTIME_LOG_SAMPLE": "0",  # no other server here writes a line a request
+            **settings,
         },
     )
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Collection
 
-from model.path import BlockPath, Path, column_path
+from model.path import BlockPath, Path
 from model.presets import Architecture, Convolution, wide_filters
 
 
@@ -14,7 +14,7 @@ def depth(architecture: Architecture, active: Collection[int]) -> int:
 def parameters(architecture: Architecture, active: Collection[int]) -> int:
     """Return the trainable parameters: filters, one scale and shift a channel, classifier with its bias."""
     blocks = range(architecture.blocks)
-    path = _path_of(architecture, active)
+    path = architecture.path_of(active)
     filters = sum(_block_filters(architecture, block, path.blocks[block]) for block in blocks)
     normed = sum(architecture.widths(block)[k - 1] << (k - 1) for block in blocks for k in active)
     if architecture.stem:
@@ -25,7 +25,7 @@ def parameters(architecture: Architecture, active: Collection[int]) -> int:
 
 def macs(architecture: Architecture, active: Collection[int]) -> int:
     """Return the multiply-adds of one image through a subnetwork."""
-    return path_macs(architecture, _path_of(architecture, active))
+    return path_macs(architecture, architecture.path_of(active))
 
 
 def path_macs(architecture: Architecture, path: Path) -> int:
@@ -38,11 +38,6 @@ def path_macs(architecture: Architecture, path: Path) -> int:
         pixels = (architecture.image_size // architecture.stem.stride) ** 2
         total += _stem_filters(architecture) * pixels
     return total
-
-
-def _path_of(architecture: Architecture, active: Collection[int]) -> Path:
-    """Return the path of a subnetwork."""
-    return column_path(active, blocks=architecture.blocks, columns=architecture.columns)
 
 
 def _block_filters(architecture: Architecture, block: int, path: BlockPath) -> int:

@@ -63,9 +63,9 @@ def draw_passes(kind: DropPath, rng: Random, architecture: Architecture) -> tupl
     """
     blocks, columns = architecture.blocks, architecture.columns
     if kind == "none":
-        return (Pass(column_path(architecture.all_columns, blocks=blocks, columns=columns)),)
+        return (Pass(architecture.path_of(architecture.all_columns)),)
     if kind == "tied":
-        alone = (column_path((k,), blocks=blocks, columns=columns) for k in range(1, columns + 1))
+        alone = (architecture.path_of((k,)) for k in range(1, columns + 1))
         local = sample_local(rng, blocks=blocks, columns=columns)
         return (Pass(local), *(Pass(path, 1 / columns) for path in alone))
     return (Pass(_SAMPLERS[kind](rng, blocks=blocks, columns=columns)),)

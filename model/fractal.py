@@ -10,7 +10,7 @@ from functools import partial
 from torch import Tensor, nn
 
 from model.layers import ConvLayer, LayerFactory, NormMode, build_stem, filters
-from model.path import BlockPath, Path, column_path
+from model.path import BlockPath, Path
 from model.presets import Architecture
 
 
@@ -137,9 +137,7 @@ class FractalNet(nn.Module):
 
     def path_of(self, active: Collection[int]) -> Path:
         """Return the path of the subnetwork with these columns."""
-        return column_path(
-            active, blocks=self.architecture.blocks, columns=self.architecture.columns
-        )
+        return self.architecture.path_of(active)
 
     def forward(self, x: Tensor, path: Path | None = None) -> Tensor:
         """Classify normalised images along a path; by default along every column that was built.

@@ -3,8 +3,11 @@
 Nothing here needs torch: the manifest of a bundle carries an ``Architecture`` to the server.
 """
 
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from typing import Literal
+
+from model.path import Path, column_path
 
 NARROW_CHANNELS = (16, 32, 64, 128, 128)  # Tables 3 and 4 of the paper
 WIDE_CHANNELS = (64, 128, 256, 512, 512)  # Table 1
@@ -131,6 +134,10 @@ class Architecture:
     def widths(self, block: int) -> tuple[int, ...]:
         """Return the channels of each column's layers in a block (0 is the first)."""
         return tuple(self.channels[block] // divisor for divisor in self.divisors)
+
+    def path_of(self, active: Collection[int]) -> Path:
+        """Return the path of the subnetwork with these columns."""
+        return column_path(active, blocks=self.blocks, columns=self.columns)
 
     def for_data(self, *, classes: int, image_size: int) -> "Architecture":
         """Return the same network for other classes and images.

@@ -1,7 +1,7 @@
 """Ways to train a model for shipping, at equal cost: the same network and data, each way with epochs of its own.
 
-A way whose steps are dearer gets fewer epochs, by the multiply-adds on its paths. Those of the
-optimiser are not counted; what everything took stands beside.
+A way whose steps are dearer gets fewer epochs, by the multiply-adds on its paths. Those of the optimiser
+are not counted; what everything took stands beside.
 """
 
 from collections.abc import Callable
