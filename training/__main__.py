@@ -101,7 +101,10 @@ def _parser() -> argparse.ArgumentParser:
         help="instead of the recipe's: mirrored and shifted images, padded with zeros (+) or their reflection (++)",
     )
     fit.add_argument(
-        "--begin-with", type=Path, metavar="RUN", help="folder of a run whose weights to begin with"
+        "--begin-with",
+        type=Path,
+        metavar="FOLDER",
+        help="of a run or a bundle whose weights to begin with; its classes may be others",
     )
     fit.add_argument(
         "--resume", action="store_true", help="go on from the checkpoint in --out, if there is one"

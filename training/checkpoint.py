@@ -49,8 +49,7 @@ class Checkpoint:
     @property
     def description(self) -> str:
         """Recipe, epochs and seed in a few words, after those of the run that it began with."""
-        own = f"{self.recipe.name}, {self.epoch} epochs, seed {self.seed}"
-        return f"{self.origin}; {own}" if self.origin else own
+        return described(self.recipe.name, self.epoch, self.seed, self.origin)
 
     @property
     def best_weights(self) -> dict[str, Any]:
@@ -58,6 +57,12 @@ class Checkpoint:
         prefix = "module."
         averaged = {k: v for k, v in self.averaged.items() if k.startswith(prefix)}
         return {k.removeprefix(prefix): v for k, v in averaged.items()} or self.model
+
+
+def described(recipe: str, epochs: int, seed: int, origin: str) -> str:
+    """Describe a run in a few words, after those of the run that it began with."""
+    own = f"{recipe}, {epochs} epochs, seed {seed}"
+    return f"{origin}; {own}" if origin else own
 
 
 def save_checkpoint(checkpoint: Checkpoint, folder: Path) -> None:

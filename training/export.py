@@ -53,6 +53,8 @@ from training.evaluate import (
     score,
 )
 
+NETWORK_PREFIX = "network."  # of the names that a graph's tensors have beside those of a checkpoint
+HALF_SUFFIX = ".half"  # of a filter's name where it is stored in half precision
 SHARED_BYTES = 256  # smaller tensors stay in the graph: a reference would be as large
 ALIGNMENT = 64  # of tensors in the weights file, a cache line
 CPU = torch.device("cpu")
@@ -196,7 +198,7 @@ class WeightsFile:
                 if values.nbytes < SHARED_BYTES:
                     continue
                 if self.half and _is_filter(values):
-                    name, stored_name = tensor.name, f"{tensor.name}.half"
+                    name, stored_name = tensor.name, f"{tensor.name}{HALF_SUFFIX}"
                     casts.append(
                         onnx.helper.make_node(
                             "Cast", [stored_name], [name], to=onnx.TensorProto.FLOAT

@@ -33,6 +33,7 @@ from training.distributed import Group
 from training.evaluate import predict, reported_subnetworks, score
 from training.files import written_by_one
 from training.optim import Optimizer, averaged, rate_factor
+from training.origin import completed, is_origin, read_origin
 
 LOOK_EVERY = 20  # steps; looking at the loss waits for the device
 
@@ -53,8 +54,9 @@ def train(
 
     Each epoch draws its order, augmentation and paths from the seed and the epoch's number alone, so a resumed run
     ends as an uninterrupted one would; one that was stopped in its first epoch begins again. ``begin_with`` is the
-    folder of a run whose weights to begin with, instead of drawn ones; its optimiser and epochs stay its own; a
-    resumed run must have begun with it, if it is still there.
+    folder of a run or a bundle whose weights to begin with, instead of drawn ones; its optimiser and epochs stay its
+    own, and so does its classifier where that is for another number of classes. A resumed run must have begun with it,
+    if it is still there.
     ``report`` gets a line that says what is trained, and one after each epoch.
 
     Raises:
@@ -131,8 +133,10 @@ class Run:
         # The order that convolutions compute in: without it every one copies its input and its output.
         convert_conv2d_weight_memory_format(self.network, torch.channels_last)
         group.prepare(self.network)
-        if checkpoint.model:
+        if checkpoint.epoch:
             load_weights(self.network, checkpoint.model)
+        elif checkpoint.model:
+            load_weights(self.network, completed(checkpoint.model, self.network))
         self.optimizer = Optimizer(self.network, self.recipe)
         if not checkpoint.epoch:
             self.optimizer.scale_filters()
@@ -302,14 +306,14 @@ def _start(recipe: Recipe, data: DataSet, folder: Path, *, seed: int, resume: bo
 
 
 def _begin_with(folder: Path, checkpoint: Checkpoint) -> None:
-    """Give a run not begun the weights of another; see to it that one that is resumed had them.
+    """Give a run not begun the weights of another or of a bundle; see to it that one that is resumed had them.
 
     Raises:
-        TrainingError: it had others, or they were trained on images that this run validates with.
+        TrainingError: it had others, they were trained on images that this run validates with, or cannot be read.
     """
-    if checkpoint.epoch and not (folder / CHECKPOINT_FILE).exists():
+    if checkpoint.epoch and not is_origin(folder):
         return
-    source = load_checkpoint(folder)
+    source = read_origin(folder)
     if checkpoint.epoch:
         if source.description != checkpoint.origin:
             raise TrainingError(
@@ -322,7 +326,7 @@ def _begin_with(folder: Path, checkpoint: Checkpoint) -> None:
             f"{folder}: was trained with seed {source.seed}, which chose other validation images than {checkpoint.seed}; "
             f"begin with --seed {source.seed}, so that none was trained on"
         )
-    checkpoint.model, checkpoint.origin = source.best_weights, source.description
+    checkpoint.model, checkpoint.origin = dict(source.weights), source.description
 
 
 def _fields(theirs: Recipe, ours: Recipe) -> Iterator[tuple[str, object, object]]:

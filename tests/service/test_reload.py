@@ -202,7 +202,7 @@ def test_without_a_key_there_is_no_reload(server: ServerProcess, headers: dict[s
 
 
 def test_one_reload_at_a_time(start_server: StartServer, link: Path, next_bundle: Bundle) -> None:
-    server = start_server(bundle_dir=link, admin_key=KEY, warm_up_s=0.2)
+    server = start_server(bundle_dir=link, admin_key=KEY, warm_up_s=0.2, max_batch=2)
     server.wait_for("ready")
     point(link, next_bundle)
 

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
+from model.bundle import Precision
 from model.presets import Architecture
 from training.checkpoint import Checkpoint
 from training.config import RECIPES, Recipe
@@ -85,10 +87,24 @@ def trained(
 
 
 @pytest.fixture(scope="session")
-def bundle_folder(tmp_path_factory: pytest.TempPathFactory, trained: TrainedRun) -> Path:
-    folder = tmp_path_factory.mktemp("bundles") / "digits"
-    export_bundle(trained.checkpoint, trained.data, folder, name="digits")
-    return folder
+def bundle_in(
+    tmp_path_factory: pytest.TempPathFactory, trained: TrainedRun
+) -> Callable[[Precision], Path]:
+    """Export the run in a precision, once, and return the bundle's folder."""
+    parent = tmp_path_factory.mktemp("bundles")
+
+    @cache
+    def exported(precision: Precision) -> Path:
+        folder = parent / precision
+        export_bundle(trained.checkpoint, trained.data, folder, name="digits", precision=precision)
+        return folder
+
+    return exported
+
+
+@pytest.fixture(scope="session")
+def bundle_folder(bundle_in: Callable[[Precision], Path]) -> Path:
+    return bundle_in("float32")
 
 
 @pytest.fixture

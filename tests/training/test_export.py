@@ -1,5 +1,6 @@
 """A bundle answers as torch does, says what it holds, and appears whole or not at all."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from math import inf
 from pathlib import Path
@@ -10,7 +11,7 @@ import pytest
 import torch
 
 from model import cost
-from model.bundle import Bundle, read_bundle
+from model.bundle import Bundle, Precision, read_bundle
 from model.sessions import open_session
 from tests.training.conftest import TrainedRun
 from training import TrainingError, export
@@ -99,36 +100,31 @@ def test_filters_shared_by_subnetworks_are_stored_once(bundle: Bundle, trained: 
 
 
 def test_half_precision_halves_the_weights_and_keeps_the_answers(
-    tmp_path: Path, bundle: Bundle, trained: TrainedRun
+    bundle: Bundle, bundle_in: Callable[[Precision], Path]
 ) -> None:
-    manifest = export.export_bundle(
-        trained.checkpoint,
-        trained.data,
-        tmp_path / "half",
-        name="half",
-        precision="float16-filters",
-    )
+    folder = bundle_in("float16-filters")
 
+    manifest = read_bundle(folder).manifest
     assert manifest.weights.size_bytes < 0.6 * bundle.manifest.weights.size_bytes
     for half, single in zip(manifest.subnetworks, bundle.manifest.subnetworks, strict=True):
         assert half.accuracy.test.value == pytest.approx(single.accuracy.test.value, abs=0.01)
         assert half.graph.size_bytes < 40_000
-    graph = onnx.load(tmp_path / "half" / "full.onnx")  # with its external tensors
+    graph = onnx.load(folder / "full.onnx")  # with its external tensors
     stored = [onnx.numpy_helper.to_array(t) for t in graph.graph.initializer]
     assert {t.dtype for t in stored if t.ndim > 1} == {np.dtype(np.float16)}
 
 
 def test_a_network_in_half_precision_is_fed_and_answers_as_any_other(
-    tmp_path: Path, bundle: Bundle, trained: TrainedRun
+    bundle: Bundle, bundle_in: Callable[[Precision], Path], trained: TrainedRun
 ) -> None:
     assert isinstance(trained.data.test, TensorSplit)
-    manifest = export.export_bundle(
-        trained.checkpoint, trained.data, tmp_path / "half", name="half", precision="float16"
-    )
 
-    half = read_bundle(tmp_path / "half")
+    half = read_bundle(bundle_in("float16"))
+
     assert half.manifest.precision == "float16"
-    for subnetwork, single in zip(manifest.subnetworks, bundle.manifest.subnetworks, strict=True):
+    for subnetwork, single in zip(
+        half.manifest.subnetworks, bundle.manifest.subnetworks, strict=True
+    ):
         graph = onnx.load(half.graph_path(subnetwork))
         assert {t.data_type for t in graph.graph.initializer if len(t.dims) > 1} == {
             onnx.TensorProto.FLOAT16

@@ -170,20 +170,6 @@ def test_weights_of_another_network_are_one_clear_line(
     assert "\n" not in str(raised.value)
 
 
-def test_weights_for_other_classes_are_one_clear_line(
-    tmp_path: Path, train_small: TrainSmall, few_digits: DataSet
-) -> None:
-    train_small(tmp_path / "first", epochs=1)
-    two = replace(few_digits, classes=("dark", "light"))
-
-    with pytest.raises(
-        TrainingError, match=r"for 2 classes: classifier\.bias is \(10,\), not \(2,\)"
-    ) as raised:
-        train_small(tmp_path / "run", data=two, begin_with=tmp_path / "first")
-
-    assert "\n" not in str(raised.value)
-
-
 def test_a_network_that_ends_in_nan_costs_no_checkpoint(
     tmp_path: Path, train_small: TrainSmall
 ) -> None:
