@@ -50,6 +50,13 @@ VALUES: dict[str, Document] = {
         "nodeSelector": {"disk": "8"},
         "monitor": {"enabled": True, "labels": {"release": "9"}},
     },
+    "traced": {
+        "settings": {"trace_sample": 0.1},
+        "telemetry": {"exporter_otlp_endpoint": "http://collector.monitoring:4318"},
+        "networkPolicy": {
+            "egress": [{"to": [{"namespaceSelector": {}}], "ports": [{"port": 4318}]}]
+        },
+    },
     "kserve": {"kserve": {"enabled": True}},
     "kserve, gpu, scaled": {**GPU, **SCALED, "kserve": {"enabled": True}},
 }
@@ -79,6 +86,8 @@ WRONG: dict[str, Document] = {
     "no peer": {"networkPolicy": {"from": [{"nope": 1}]}},
     "no egress rule": {"networkPolicy": {"egress": [{"from": []}]}},
     "no toleration": {"tolerations": [{"nope": 1}]},
+    "telemetry by its variable": {"telemetry": {"OTEL_SERVICE_NAME": "anytime"}},
+    "tensorrt, which the image has not": {"settings": {"device": "tensorrt"}},
     "preStopSeconds unset": {"preStopSeconds": None},
     "drain unset": {"settings": {"drain_s": None}},
     "port unset": {"service": {"port": None}},
@@ -167,9 +176,10 @@ def test_right_value_is_taken(values: Document) -> None:
 
 def test_schema_has_the_settings_of_the_server() -> None:
     chart_s_own = {"host", "port", "bundle_dir", "admin_key"}
+    not_in_the_image = {"engine_dir"}  # TensorRT is not
     tighter: Document = {  # than the server's own
         "drain_s": {"maximum": 600},
-        "policy": {"pattern": "^(anytime|slackfit|static:.+)$"},
+        "device": {"enum": ["auto", "cpu", "cuda"]},
     }
     said_elsewhere = {"title", "description", "default"}
 
@@ -177,7 +187,7 @@ def test_schema_has_the_settings_of_the_server() -> None:
         name: {key: value for key, value in setting.items() if key not in said_elsewhere}
         | tighter.get(name, {})
         for name, setting in Settings.model_json_schema()["properties"].items()
-        if name not in chart_s_own
+        if name not in chart_s_own | not_in_the_image
     }
 
     assert SCHEMA["properties"]["settings"]["properties"] == settings
@@ -270,6 +280,13 @@ def test_monitor_finds_no_service_that_kserve_makes() -> None:
     service = rendered["InferenceService"]
     assert not wanted <= service["metadata"]["labels"].items()
     assert not wanted <= service["spec"]["predictor"]["labels"].items()
+
+
+def test_traces_go_where_opentelemetrys_variables_say() -> None:
+    environment = environment_of(render(VALUES["traced"]))
+
+    assert environment["ANYTIME_TRACE_SAMPLE"] == "0.1"
+    assert environment["OTEL_EXPORTER_OTLP_ENDPOINT"] == "http://collector.monitoring:4318"
 
 
 def test_admin_key_comes_from_a_secret() -> None:

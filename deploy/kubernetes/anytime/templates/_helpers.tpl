@@ -87,6 +87,10 @@ containers:
       - name: ANYTIME_{{ upper $name }}
         value: {{ ternary $value (toJson $value) (kindIs "string" $value) | quote }}
       {{- end }}
+      {{- range $name, $value := .Values.telemetry }}
+      - name: OTEL_{{ upper $name }}
+        value: {{ quote $value }}
+      {{- end }}
       {{- with .Values.adminKeySecret }}{{ if .name }}
       - name: ANYTIME_ADMIN_KEY
         valueFrom:
