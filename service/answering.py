@@ -18,8 +18,6 @@ from starlette.types import Receive, Scope, Send
 
 from model.images import Pixels
 from service.problems import (
-    BodyTooLarge,
-    EmptyBody,
     InternalError,
     NotReady,
     Problem,
@@ -74,19 +72,23 @@ async def handle(request: Request, answer: Answering) -> Response | None:
     watch: Callable[[asyncio.Task[Any] | None], None] = state.get("watch", _watch_nothing)
     watch(asyncio.current_task())  # cancelled when the client goes
     try:
-        body = await read_body(request, headers, service.settings.max_body_bytes)
+        body = await service.bodies.read(request, headers, service.settings.max_body_bytes)
         serving = serving_of(service)
         # Entered with the whole body: a slow sender keeps no bundle from being replaced.
         with serving:
             query = serving.parse_query(request.scope["query_string"])
             read_at = service.clock()
-            pixels = await serving.decoder.decode(body, headers.get(b"content-type", b""))
+            deadline_at = arrived_at + query.deadline_ms / 1e3
+            with service.bodies.kept(body):
+                pixels = await serving.decoder.decode(
+                    body,
+                    headers.get(b"content-type", b""),
+                    give_up_at=deadline_at if query.on_miss == "refuse" else inf,
+                )
             decode_s = service.clock() - read_at
             asked = Asked(request_id, arrived_at, query, pixels, read_at, decode_s, headers)
             return await answer(service, serving, asked)
     except Problem as problem:
-        response = render(problem)
-        response.headers["X-Request-ID"] = request_id
         service.ended(problem.outcome, request_id, arrived_at, problem)
         if service.tracer is not None:
             service.tracer.record(
@@ -100,17 +102,27 @@ async def handle(request: Request, answer: Answering) -> Response | None:
                 },
                 problem=problem.detail,
             )
-        return response
-    except (asyncio.CancelledError, ClientDisconnect, TimeoutError):
-        service.ended("abandoned", request_id, arrived_at)
-        # Nobody hears this where the client has gone; a drain that takes too long ends here too.
-        return render(NotReady("the server stopped before the answer was found"))
+        return _rendered(problem, request_id)
+    except (asyncio.CancelledError, ClientDisconnect, TimeoutError) as error:
+        stopped = NotReady("the server stopped before the answer was found")
+        if isinstance(error, asyncio.CancelledError) and not state.get("left"):  # a drain is over
+            service.ended(stopped.outcome, request_id, arrived_at, stopped)
+        else:
+            service.ended("abandoned", request_id, arrived_at)
+        return _rendered(stopped, request_id)
     except Exception as error:
         service.log.error("request_crashed", request_id=request_id, exc_info=error)
         service.ended("failed", request_id, arrived_at)
-        return render(InternalError("the server failed to handle the request"))
+        return _rendered(InternalError("the server failed to handle the request"), request_id)
     finally:
         watch(None)
+
+
+def _rendered(problem: Problem, request_id: str) -> Response:
+    """Return the response that tells a client of a problem with its request."""
+    response = render(problem)
+    response.headers["X-Request-ID"] = request_id
+    return response
 
 
 async def answer_once(service: "Service", serving: "Serving", asked: Asked) -> Response:
@@ -210,6 +222,7 @@ async def _classified(
         refine=refine,
         stop_at_confidence=query.stop_at_confidence or inf,
         on_answer=on_answer,
+        was_alone=serving.is_alone_since(asked.arrived_at),
     )
 
 
@@ -267,7 +280,11 @@ def _account(
         slack_s=slack_s,
     )
     service.answers.remember(
-        asked.request_id, subnetwork=answered.subnetwork, label=reply["label"], now=now
+        asked.request_id,
+        subnetwork=answered.subnetwork,
+        label=reply["label"],
+        bundle=serving.bundle.digest,
+        now=now,
     )
     if serving.agreement is not None:
         serving.agreement.answered(asked.pixels, answered.subnetwork, reply["class_id"])
@@ -326,32 +343,6 @@ def serving_of(service: "Service") -> "Serving":
     if service.serving is None:
         raise NotReady("the server is warming up", headers={"Retry-After": "1"})
     return service.serving
-
-
-async def read_body(request: Request, headers: Mapping[bytes, bytes], limit: int) -> bytes:
-    """Return the body.
-
-    Raises:
-        BodyTooLarge: at once by its Content-Length, or as soon as more than the limit has come.
-        EmptyBody: there is none.
-    """
-    announced = headers.get(b"content-length", b"0")
-    if int(announced) > limit:
-        raise _too_large(f"the body is {int(announced)} bytes", limit)
-    chunks: list[bytes] = []
-    size = 0
-    async for chunk in request.stream():
-        chunks.append(chunk)
-        size += len(chunk)
-        if size > limit:
-            raise _too_large(f"{size} bytes of the body have come", limit)
-    if not size:
-        raise EmptyBody("the body is empty")
-    return b"".join(chunks)
-
-
-def _too_large(what: str, limit: int) -> BodyTooLarge:
-    return BodyTooLarge(f"{what}, the limit is {limit}", limit=limit)
 
 
 def _watch_nothing(task: asyncio.Task[Any] | None) -> None:

@@ -20,17 +20,21 @@ from starlette.types import Receive, Scope, Send
 
 from model.bundle import Bundle, BundleError, read_bundle
 from service import __version__
+from service.bodies import Bodies
+from service.dispatcher import problem_of
 from service.problems import (
     BundleUnusable,
     InternalError,
     MethodNotAllowed,
     NotFound,
     NotReady,
+    Overloaded,
     Problem,
     from_status,
     render,
 )
 from service.routes import classify, classify_stream, router
+from service.scheduling.actions import Refusal
 from service.scheduling.arrivals import Arrivals
 from service.serving import UNUSABLE, Serving, Shared, open_serving
 from service.settings import Settings, SettingsError
@@ -46,6 +50,10 @@ if TYPE_CHECKING:
 RELOAD_SHARE = 0.1
 
 SANE_REQUEST_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
+FLOOD = Overloaded(
+    "more requests are waiting to be read than can be answered in time",
+    headers={"Retry-After": "1"},
+)
 FLOODED = 0.5  # of a deadline may be spent on the work before it: the flood behind it takes its part of the rest
 
 
@@ -76,6 +84,7 @@ class Service:
         self.draining = False
         self.failure: str | None = None
         self.reload_wanted = asyncio.Event()
+        self.bodies = Bodies()
         self._reloading = asyncio.Lock()
         self._at_work: list[Serving] = []  # while one is replaced, both
         self._worker = Worker()
@@ -112,18 +121,22 @@ class Service:
             },
         )
 
-    def turns_away(self, arrived_at: float, deadline_s: float, *, refuses: bool) -> bool:
-        """Say whether a request is refused before it is parsed: those read before it leave it no time, or no place."""
+    def turns_away(self, arrived_at: float, deadline_s: float, *, refuses: bool) -> Problem | None:
+        """Say why a request is refused before it is parsed, if it is: those read before it leave it no time, or no place."""
         if self.serving is None:
-            return False
+            return None
         now, scheduler = self.clock(), self.serving.scheduler
         unread = self.arrivals.waiting
         patience_s = FLOODED * deadline_s
         is_late = refuses and now + scheduler.backlog_s(unread, now) > arrived_at + patience_s
-        if not is_late and unread + len(scheduler) < self.settings.max_queue:
-            return False
+        is_full = unread + len(scheduler) >= self.settings.max_queue
+        if not is_late and not is_full:
+            return None
         scheduler.turned_away(now, deadline_s)
-        return True
+        if is_full:
+            retry_s = scheduler.backlog_s(unread, now)
+            return problem_of(Refusal("queue_full", 0.0, self.settings.max_queue, retry_s))
+        return FLOOD
 
     async def start(self, bundle: Bundle) -> None:
         """Warm the bundle up and become ready.
@@ -199,7 +212,9 @@ class Service:
 
     async def _open(self, bundle: Bundle) -> Serving:
         """Warm a bundle up, and answer new requests from it."""
-        shared = Shared(self.settings, self._worker, self.metrics, self.log, self.clock)
+        shared = Shared(
+            self.settings, self._worker, self.metrics, self.log, self.clock, self.arrivals
+        )
         new = await open_serving(bundle, shared, rest=self._rest)
         if self.serving is None and new.device.gpu is not None:
             self._show_memory(new.device.gpu)
@@ -229,8 +244,8 @@ class Service:
             return
         read = memory_reader(gpu)
         if read is not None:
-            self.metrics.gpu_memory.labels("used").set_function(lambda: read().used)
-            self.metrics.gpu_memory.labels("total").set_function(lambda: read().total)
+            self.metrics.gpu_memory.labels("used").set_function(lambda: read()[0])
+            self.metrics.gpu_memory.labels("total").set_function(lambda: read()[1])
 
     async def _rest(self, run_s: float) -> None:
         """Leave the device to requests after a run of the warm-up."""

@@ -28,6 +28,9 @@ from service.worker import Worker
 RunBatch = Callable[[str, Sequence[Pixels]], NDArray[np.float32]]
 
 OVERHEAD_REQUESTS = 16  # reading the thread's CPU clock costs a microsecond
+OVERHEAD_WINDOW_S = (
+    0.5  # where they take longer to come, scrapes and probes cost as much as they do
+)
 SHORT_RUN_S = 0.0003  # about what decoding an image takes the loop; the way to a thread and back takes half of it
 
 
@@ -83,6 +86,7 @@ class Dispatcher:
         metrics: is told of every run.
         clock: seconds, monotonic; that of the requests' ``arrived_at``.
         on_failure: is given the exception of a run, or of the choice of one, that failed.
+        on_wake: is told each time that a thread has called the event loop.
         shares_cores: whether the event loop takes its time from the runs.
     """
 
@@ -96,6 +100,7 @@ class Dispatcher:
         metrics: Metrics,
         clock: Callable[[], float],
         on_failure: Callable[[Exception], None],
+        on_wake: Callable[[float], None],
         shares_cores: bool,
     ) -> None:
         self._loop = asyncio.get_running_loop()
@@ -104,13 +109,14 @@ class Dispatcher:
         self._metrics = metrics
         self._clock = clock
         self._on_failure = on_failure
+        self._on_wake = on_wake
         self._shares_cores = shares_cores
         self._devices = devices
         self._workers = workers
         self._alarm = Alarm(self._act, clock)
         self._running = 0
         self._answered = 0
-        self._cpu_s = time.thread_time()
+        self._cpu_s, self._counting_since = time.thread_time(), clock()
 
     @property
     def is_idle(self) -> bool:
@@ -128,6 +134,7 @@ class Dispatcher:
         refine: Refine = "none",
         stop_at_confidence: float = inf,
         on_answer: Callable[[Answered], None] | None = None,
+        was_alone: bool = False,
     ) -> Answered:
         """Return the best answer to one image; cancelling the call takes it out of the queue.
 
@@ -136,6 +143,7 @@ class Dispatcher:
             arrived_at, deadline_at, on_miss, subnetwork, refine: of the scheduler's request.
             stop_at_confidence: an answer that is as sure as this is the last.
             on_answer: is given each answer that another may follow, at once.
+            was_alone: of ``admit``.
 
         Raises:
             DeadlineImpossible, Overloaded, Expired, InternalError: there is no answer.
@@ -144,9 +152,9 @@ class Dispatcher:
             refine = "none"  # there is no other to go on to
         job = Job(pixels, self._loop.create_future(), stop_at_confidence, on_answer)
         request = Request(arrived_at, deadline_at, on_miss, subnetwork, refine, job)
-        refusal = self._scheduler.admit(request, self._clock())
+        refusal = self._scheduler.admit(request, self._clock(), was_alone=was_alone)
         if refusal is not None:
-            raise _problem(refusal)
+            raise problem_of(refusal)
         self._act()
         try:
             return await job.future
@@ -172,7 +180,7 @@ class Dispatcher:
             match action:
                 case Run() as run:
                     if self._is_short(run):
-                        self._conclude(run, self._outcome_of(run))
+                        self._run_here(run)
                     else:
                         self._running += 1
                         self._workers[run.device].start(partial(self._run, run))
@@ -195,6 +203,13 @@ class Dispatcher:
         """Whether to run it here: on shared cores the loop could do nothing else meanwhile anyway."""
         return self._shares_cores and run.predicted_s < SHORT_RUN_S and not len(self._scheduler)
 
+    def _run_here(self, run: Run) -> None:
+        """Run a batch on the event loop; its time is no cost outside a run."""
+        outcome = self._outcome_of(run)
+        if isinstance(outcome, _Finished):
+            self._cpu_s += outcome.finished_at - outcome.started_at
+        self._conclude(run, outcome)
+
     def _outcome_of(self, run: Run) -> "_Finished | _Failed":
         """Run a batch in the calling thread."""
         started_at = self._clock()
@@ -214,6 +229,7 @@ class Dispatcher:
 
     def _finish(self, run: Run, outcome: "_Finished | _Failed") -> None:
         self._running -= 1
+        self._on_wake(self._clock())
         self._conclude(run, outcome)
         self._act()
 
@@ -284,12 +300,14 @@ class Dispatcher:
             self._hand_in(request)
 
     def _account(self, answered: int) -> None:
-        """Tell the scheduler what a request costs the event loop: all that this thread does is for requests."""
+        """Tell the scheduler what a request costs the event loop: under load all that this thread does is for requests."""
         self._answered += answered
         if self._answered >= OVERHEAD_REQUESTS:
-            cpu_s = time.thread_time()
-            self._scheduler.observe_overhead((cpu_s - self._cpu_s) / self._answered)
-            self._answered, self._cpu_s = 0, cpu_s
+            cpu_s, now = time.thread_time(), self._clock()
+            if now - self._counting_since < OVERHEAD_WINDOW_S:
+                cost_s = max(cpu_s - self._cpu_s, 0.0) / self._answered
+                self._scheduler.observe_overhead(cost_s)
+            self._answered, self._cpu_s, self._counting_since = 0, cpu_s, now
 
 
 @dataclass(frozen=True, slots=True)
@@ -304,13 +322,13 @@ class _Failed:
     error: Exception
 
 
-def _problem(refusal: Refusal) -> Problem:
+def problem_of(refusal: Refusal) -> Problem:
     """Return what the client of a refused request is told."""
     needed_ms, limit_ms = 1e3 * refusal.needed_s, 1e3 * refusal.limit
     retry = {"Retry-After": str(max(ceil(refusal.retry_after_s), 1))}
     if refusal.reason == "impossible":
         return DeadlineImpossible(
-            f"an idle machine needs {needed_ms:.3g} ms, the deadline is {limit_ms:.3g} ms",
+            f"an idle machine needs {needed_ms:.3g} ms from the first byte to the answer, the deadline is {limit_ms:.3g} ms",
             needed_ms=round(needed_ms, 3),
             deadline_ms=round(limit_ms, 3),
         )

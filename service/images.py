@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
-from math import isqrt
+from math import inf, isqrt
 from typing import Any
 
 from PIL import Image, PngImagePlugin, UnidentifiedImageError
@@ -12,7 +12,14 @@ from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import File, FormParser, parse_options_header
 
 from model.images import FORMATS, Pixels, to_pixels
-from service.problems import DamagedImage, InvalidUpload, NotAnImage, Overloaded, TooManyPixels
+from service.problems import (
+    DamagedImage,
+    Expired,
+    InvalidUpload,
+    NotAnImage,
+    Overloaded,
+    TooManyPixels,
+)
 
 DECODE_THREADS = 2  # large images share two cores at most, the rest is for runs and small images
 MAX_TEXT_BYTES = 8 << 20  # of a PNG, unpacked
@@ -27,12 +34,24 @@ class ImageDecoder:
         size: height and width of the output.
         max_pixels: images with more are refused by their header, before they are decoded.
         max_waiting: large images that may wait for a thread; more are refused.
+        clock: seconds, monotonic.
+        on_wake: is told each time that a thread has called the event loop.
     """
 
-    def __init__(self, *, size: int, max_pixels: int, max_waiting: int) -> None:
+    def __init__(
+        self,
+        *,
+        size: int,
+        max_pixels: int,
+        max_waiting: int,
+        clock: Callable[[], float],
+        on_wake: Callable[[float], None],
+    ) -> None:
         self._size = size
         self._max_pixels = max_pixels
         self._max_waiting = max_waiting
+        self._clock = clock
+        self._on_wake = on_wake
         self._waiting = 0
         self._threads = ThreadPoolExecutor(DECODE_THREADS, "decode")
         # Pillow's own limit is one for the process and only warns; ours is checked for each image.
@@ -48,38 +67,53 @@ class ImageDecoder:
             Image.new("RGB", (side, side)).save(file, image_format)
             await self.decode(file.getvalue())
 
-    async def decode(self, body: bytes, content_type: bytes = b"") -> Pixels:
+    async def decode(
+        self, body: bytes, content_type: bytes = b"", *, give_up_at: float = inf
+    ) -> Pixels:
         """Return the image in a request's body as uint8 (size, size, 3).
+
+        Args:
+            body: as it was sent.
+            content_type: of the body; may be that of a multipart form.
+            give_up_at: when nobody wants the image any more.
 
         Raises:
             InvalidUpload, NotAnImage, DamagedImage, TooManyPixels: it cannot be.
             Overloaded: too many large images wait.
+            Expired: its turn came too late.
         """
         if len(body) > INLINE_BYTES:
-            return await self._in_thread(self._open_and_load, body, content_type)
+            return await self._in_thread(give_up_at, self._open_and_load, body, content_type)
         image = self._open(image_content(body, content_type))
         if image.width * image.height > INLINE_PIXELS:
-            return await self._in_thread(self._load, image)
+            return await self._in_thread(give_up_at, self._load, image)
         return self._load(image)
 
     def close(self) -> None:
         """End the threads, after what they decode for clients that left."""
         self._threads.shutdown(wait=False)
 
-    async def _in_thread(self, decode: Callable[..., Pixels], *arguments: Any) -> Pixels:
+    async def _in_thread(
+        self, give_up_at: float, decode: Callable[..., Pixels], *arguments: Any
+    ) -> Pixels:
         if self._waiting >= self._max_waiting:
             raise Overloaded(
                 f"{self._waiting} large images wait to be decoded already, the most that may",
                 headers={"Retry-After": "1"},
                 limit=self._max_waiting,
             )
+
+        def decode_in_turn() -> Pixels:
+            if self._clock() > give_up_at:
+                raise Expired("the deadline passed while the image waited to be decoded")
+            return decode(*arguments)
+
         self._waiting += 1
         try:
-            return await asyncio.get_running_loop().run_in_executor(
-                self._threads, decode, *arguments
-            )
+            return await asyncio.get_running_loop().run_in_executor(self._threads, decode_in_turn)
         finally:
             self._waiting -= 1
+            self._on_wake(self._clock())
 
     def _open_and_load(self, body: bytes, content_type: bytes) -> Pixels:
         return self._load(self._open(image_content(body, content_type)))

@@ -84,9 +84,15 @@ class EmptyBody(Problem):
 
 
 class BodyTooLarge(Problem):
-    """The body is over the server's limit in bytes, and was not read further."""
+    """The body is over the server's limit in bytes; what comes of it after that is dropped."""
 
     status, title = 413, "Body too large"
+
+
+class BodyTooSlow(Problem):
+    """The body did not come within the time that the server waits for one; the connection ends."""
+
+    status, title = 408, "Body too slow"
 
 
 class InvalidUpload(Problem):

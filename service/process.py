@@ -6,6 +6,7 @@ import os
 import signal
 import socket
 import sys
+from math import ceil
 from types import FrameType
 
 import uvicorn
@@ -15,6 +16,9 @@ from service.app import Service, create_app
 from service.protocol import Protocol
 from service.settings import SettingsError, describe_settings, read_settings, unknown_settings
 
+KEEP_ALIVE_S = (
+    75  # longer than the pools of common clients and proxies keep a connection that is idle
+)
 LAST_LOOKS = (
     3  # one takes the connections that wait, one reads them, one begins to handle what was read
 )
@@ -74,7 +78,8 @@ def main() -> int:
         proxy_headers=False,  # nothing asks who the client is
         log_level="warning",
         server_header=False,
-        timeout_graceful_shutdown=round(settings.drain_s),
+        timeout_keep_alive=KEEP_ALIVE_S,
+        timeout_graceful_shutdown=ceil(settings.drain_s),
     )
     server = Server(config, service)
     # uvicorn takes these signals while it serves, and raises them again afterwards: this makes that harmless.

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
-from service.problems import MalformedRequest, Overloaded, Problem, render
+from service.problems import MalformedRequest, Problem, render
 from service.scheduling.arrivals import Arrivals
 
 if TYPE_CHECKING:
@@ -28,10 +28,6 @@ CLOSING = re.compile(rb"(?i:\r\nconnection: *close\r\n)")
 REQUEST_ID = re.compile(rb"(?i:\r\nx-request-id): *([^\r]*)\r\n")
 DEADLINE = re.compile(rb"(?:^|&)deadline_ms=([0-9]+(?:\.[0-9]+)?)(?=&|$)")
 ON_MISS = re.compile(rb"(?:^|&)on_miss=(answer|refuse)(?=&|$)")
-REFUSAL = Overloaded(
-    "more requests are waiting to be read than can be answered in time",
-    headers={"Retry-After": "1"},
-)
 
 
 class Protocol(HttpToolsProtocol):
@@ -43,6 +39,7 @@ class Protocol(HttpToolsProtocol):
         self._arrivals: Arrivals = self._service.arrivals
         self._handled: tuple[RequestResponseCycle, asyncio.Task[Any]] | None = None
         self._replied_at = -inf
+        self._is_reading = False  # a request, from its first byte to its last
 
     def data_received(self, data: bytes) -> None:
         """Read what has come."""
@@ -56,6 +53,7 @@ class Protocol(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         """Stamp the arrival when the first bytes of a request are read, before anything waits."""
         super().on_message_begin()
+        self._is_reading = True
         self.scope["state"]["arrived_at"] = self._arrival()
 
     def on_headers_complete(self) -> None:
@@ -64,6 +62,11 @@ class Protocol(HttpToolsProtocol):
         if _classifies(self.scope):
             self._arrivals.waiting += 1
             self.scope["state"]["watch"] = partial(self._watch, self.cycle)
+
+    def on_message_complete(self) -> None:
+        """Note that a request was read."""
+        self._is_reading = False
+        super().on_message_complete()
 
     def on_response_complete(self) -> None:
         """Note when the reply was written."""
@@ -76,6 +79,9 @@ class Protocol(HttpToolsProtocol):
         if self._handled is not None:
             cycle, task = self._handled
             cycle.disconnected = True  # the server marks only the last that it read
+            cycle.scope["state"]["left"] = (
+                True  # whose task is cancelled otherwise, the server stops
+            )
             task.cancel()
         while self.pipeline:
             cycle, _ = self.pipeline.pop()
@@ -93,7 +99,7 @@ class Protocol(HttpToolsProtocol):
 
     @property
     def _is_between_requests(self) -> bool:
-        return self.cycle is None or self.cycle.response_complete
+        return not self._is_reading and (self.cycle is None or self.cycle.response_complete)
 
     def _arrival(self) -> float:
         arrived_at, is_first = self._arrivals.read(time.monotonic(), replied_at=self._replied_at)
@@ -122,17 +128,23 @@ class Protocol(HttpToolsProtocol):
         query = match["query"] or b""
         settings = self._service.settings
         deadline = DEADLINE.search(query)
+        if (deadline is None and b"deadline_ms" in query) or b"%" in query:
+            return False  # it is written in another way
         deadline_ms = float(deadline[1]) if deadline else settings.default_deadline_ms
         on_miss = ON_MISS.search(query)
         refuses = (on_miss[1].decode() if on_miss else settings.default_on_miss) == "refuse"
         arrived_at = self._arrival()
-        if not self._service.turns_away(arrived_at, deadline_ms / 1e3, refuses=refuses):
+        refusal = self._service.turns_away(arrived_at, deadline_ms / 1e3, refuses=refuses)
+        if refusal is None:
             return False
         sent = REQUEST_ID.search(data, 0, body_at)
         request_id = self._service.request_id(sent[1] if sent else b"")
-        self._service.ended("refused", request_id, arrived_at, REFUSAL)
+        self._service.ended(refusal.outcome, request_id, arrived_at, refusal)
+        self.transport.write(_reply(refusal, request_id))
         self._unset_keepalive_if_required()
-        self.transport.write(_reply(REFUSAL, request_id))
+        self.timeout_keep_alive_task = self.loop.call_later(
+            self.timeout_keep_alive, self.timeout_keep_alive_handler
+        )
         self._replied()
         return True
 

@@ -1,5 +1,6 @@
 """The endpoints: they translate between HTTP and the parts, and decide nothing."""
 
+from collections.abc import Collection
 from hmac import compare_digest
 from typing import Annotated
 
@@ -12,7 +13,6 @@ from service.answering import (
     AnswerStream,
     answer_once,
     handle,
-    read_body,
     service_of,
     serving_of,
 )
@@ -85,12 +85,20 @@ async def classify_stream(request: Request) -> Response:
     openapi_extra=FEEDBACK_DOCUMENTATION,
 )
 async def feedback(request: Request) -> Score:
-    """Say what was on an image, to count whether its answer was right."""
+    """Say what was on an image, to count whether its answer was right.
+
+    The labels of an answer of a bundle that was replaced meanwhile say nothing of the one that answers now: they are
+    compared, and not counted with its own.
+    """
     service = service_of(request)
-    labels = serving_of(service).bundle.manifest.labels
+    bundle = serving_of(service).bundle
     try:
-        body = await read_body(request, dict(request.scope["headers"]), MAX_FEEDBACK_BYTES)
-        sent = parse_feedback(body, labels)
+        body = await service.bodies.read(
+            request, dict(request.scope["headers"]), MAX_FEEDBACK_BYTES
+        )
+        sent = parse_feedback(body)
+        if service.answers.bundle_of(sent.request_id) in (None, bundle.digest):
+            _check_label(sent.label, bundle.manifest.labels)
     except (BodyTooLarge, EmptyBody, InvalidFeedback):
         service.metrics.feedback.inc("invalid")
         raise
@@ -99,7 +107,10 @@ async def feedback(request: Request) -> Score:
         service.metrics.feedback.inc(taken)
         raise _rejection(taken, sent.request_id, service.answers)
     is_right = sent.label == taken.label
-    service.metrics.label_came(taken.subnetwork, is_right)
+    if taken.bundle == bundle.digest:
+        service.metrics.label_came(taken.subnetwork, is_right)
+    else:
+        service.metrics.feedback.inc("replaced")
     return Score(
         request_id=sent.request_id,
         label=sent.label,
@@ -189,6 +200,12 @@ async def problem_page(slug: str) -> str:
 async def index() -> RedirectResponse:
     """Lead to the documentation."""
     return RedirectResponse("/docs")
+
+
+def _check_label(label: str, labels: Collection[str]) -> None:
+    """Refuse a label that the bundle does not know."""
+    if label not in labels:
+        raise InvalidFeedback(f"{label!r} is no label of the bundle", allowed=", ".join(labels))
 
 
 def _rejection(reason: Rejection, request_id: str, answers: AnswerMemory) -> Problem:

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from service.problems import InvalidFeedback, InvalidParameter
 from service.scheduling.deadline_queue import OnMiss
-from service.settings import Settings
+from service.settings import LONGEST_MS, SHORTEST_MS, Settings
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +43,7 @@ class QueryParser:
 
     def __init__(self, settings: Settings, *, subnetworks: Collection[str], classes: int) -> None:
         self._parsers: dict[str, Callable[[str, str], Any]] = {
-            "deadline_ms": _positive_number,
+            "deadline_ms": _milliseconds,
             "on_miss": _one_of(("answer", "refuse")),
             "subnetwork": _one_of(tuple(subnetworks)),
             "top_k": _integer_up_to(classes),
@@ -84,10 +84,10 @@ class QueryParser:
         return ClassifyQuery(**cast(Any, values))
 
 
-def _positive_number(name: str, text: str) -> float:
+def _milliseconds(name: str, text: str) -> float:
     number = _number(text)
-    if not (0 < number < math.inf):
-        raise _invalid(name, text, "a number over 0")
+    if not (SHORTEST_MS <= number <= LONGEST_MS):
+        raise _invalid(name, text, f"a number from {SHORTEST_MS:g} to {LONGEST_MS}")
     return number
 
 
@@ -191,23 +191,18 @@ class Score(Document):
     is_right: bool = Field(description="Whether they are the same.")
 
 
-def parse_feedback(body: bytes, labels: Collection[str]) -> Feedback:
+def parse_feedback(body: bytes) -> Feedback:
     """Return the feedback in a body.
 
     Raises:
-        InvalidFeedback: it is no JSON document of the right form, or the label is none of ``labels``.
+        InvalidFeedback: it is no JSON document of the right form.
     """
     try:
-        sent = Feedback.model_validate_json(body)
+        return Feedback.model_validate_json(body)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"])) or "the body"
         raise InvalidFeedback(f"{where}: {first['msg']}") from error
-    if sent.label not in labels:
-        raise InvalidFeedback(
-            f"{sent.label!r} is no label of the bundle", allowed=", ".join(labels)
-        )
-    return sent
 
 
 class SubnetworkEntry(Document):
@@ -265,7 +260,8 @@ CLASSIFY_DOCUMENTATION: dict[str, Any] = {
             "deadline_ms",
             "Milliseconds from the arrival of the request to its answer.",
             type="number",
-            exclusiveMinimum=0,
+            minimum=SHORTEST_MS,
+            maximum=LONGEST_MS,
         ),
         _parameter(
             "on_miss",

@@ -5,6 +5,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
+from math import inf
 
 import numpy as np
 import structlog
@@ -21,6 +22,7 @@ from service.runtime import (
     padded,
     warm_up_batch_sizes,
 )
+from service.scheduling.arrivals import Arrivals
 from service.scheduling.latency import LatencyModel
 from service.scheduling.policies import Candidate
 from service.scheduling.scheduler import Scheduler
@@ -45,6 +47,7 @@ class Shared:
     metrics: Metrics
     log: structlog.typing.FilteringBoundLogger
     clock: Callable[[], float]
+    arrivals: Arrivals
 
 
 class Serving:
@@ -86,19 +89,25 @@ class Serving:
             metrics=shared.metrics,
             clock=shared.clock,
             on_failure=lambda error: shared.log.error("run_failed", exc_info=error),
+            on_wake=shared.arrivals.woke,
             shares_cores=device.shares_cores,
         )
         self.decoder = ImageDecoder(
             size=manifest.architecture.image_size,
             max_pixels=settings.max_pixels,
             max_waiting=settings.max_queue,
+            clock=shared.clock,
+            on_wake=shared.arrivals.woke,
         )
         self.parse_query = QueryParser(
             settings, subnetworks=list(self.expected_accuracy), classes=len(manifest.labels)
         )
         self.agreement = self._compare(aside, shared) if aside is not None else None
         self._worker = shared.worker
+        self._clock = shared.clock
+        self._arrivals = shared.arrivals
         self._requests = 0
+        self._left_at = -inf
         self._empty = asyncio.Event()
         self._empty.set()
 
@@ -110,8 +119,13 @@ class Serving:
     def __exit__(self, *raised: object) -> None:
         """Let it out."""
         self._requests -= 1
+        self._left_at = self._clock()
         if not self._requests:
             self._empty.set()
+
+    def is_alone_since(self, arrived_at: float) -> bool:
+        """Say whether the one request that is in it has shared the server with no other since it arrived."""
+        return self._requests == 1 and not self._arrivals.waiting and self._left_at <= arrived_at
 
     async def drain(self) -> None:
         """Wait until no request is in it."""

@@ -12,6 +12,8 @@ from service.scheduling.deadline_queue import OnMiss
 
 ENV_PREFIX = "ANYTIME_"
 
+SHORTEST_MS, LONGEST_MS = 0.001, 86_400_000  # deadlines that can be asked for: up to a day
+
 
 class SettingsError(Exception):
     """A setting has a value that it cannot take; the message is one line that names it."""
@@ -44,7 +46,10 @@ class Settings(BaseSettings):
         description="CPU threads of one run; 0 leaves one core to the rest, and takes at most 4.",
     )
     default_deadline_ms: float = Field(
-        default=100.0, gt=0, allow_inf_nan=False, description="Deadline of requests that name none."
+        default=100.0,
+        ge=SHORTEST_MS,
+        le=LONGEST_MS,
+        description="Deadline of requests that name none.",
     )
     default_on_miss: OnMiss = Field(
         default="answer",
@@ -55,6 +60,7 @@ class Settings(BaseSettings):
     )
     policy: str = Field(
         default="anytime",
+        pattern=r"^(anytime|slackfit|static:.+)$",
         description="How subnetworks are chosen: anytime, slackfit or static:<subnetwork>.",
     )
     insurance: bool = Field(

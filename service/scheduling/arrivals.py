@@ -40,6 +40,11 @@ class Arrivals:
         """Note the end of a look."""
         self._is_looking = False
 
+    def woke(self, now: float) -> None:
+        """Note a look at the sockets that was not for a request: a thread has called the loop, which slept till then."""
+        if not self._is_looking:
+            self._look_at = now
+
     def worked(self, now: float) -> None:
         """Note that a reply was written."""
         self._worked_at = now

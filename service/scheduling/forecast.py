@@ -18,7 +18,7 @@ HERALD_GAIN = 1 / 256  # an arrival: what follows an arrival is learned over sev
 HERALD_MEMORY_S = 0.5  # a burst that long ago says little; a load that has ended is forgotten
 GAPS_IN_A_BURST = 10.0  # after so many expected gaps without an arrival a burst is over
 DEADLINES_KEPT = 64  # the latest deadlines stand for the coming ones
-OVERHEAD_GAIN = 0.05  # a request: a mean over some twenty
+OVERHEAD_GAIN = 0.05  # an observation: a mean over some twenty
 HARM = 0.02  # arrivals that a run may cost their deadline, expected
 ANSWER_GAIN = 0.02  # a request: a mean over some fifty
 

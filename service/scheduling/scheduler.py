@@ -26,7 +26,7 @@ leaves exactly once: in a ``Run`` after which it is not refined, in an ``Expire`
 """
 
 from collections.abc import Sequence
-from math import inf
+from math import inf, isfinite
 
 import numpy as np
 from numpy.typing import NDArray
@@ -102,8 +102,14 @@ class Scheduler:
         """How many requests wait for a better answer."""
         return len(self._refinements)
 
-    def admit(self, request: Request, now: float) -> Refusal | None:
-        """Accept a request, or say why not."""
+    def admit(self, request: Request, now: float, *, was_alone: bool = False) -> Refusal | None:
+        """Accept a request, or say why not.
+
+        Args:
+            request: it has come and was decoded.
+            now: seconds.
+            was_alone: whether all the time since its arrival went to itself.
+        """
         found_idle = (
             self._capacity.is_idle and not len(self) and request.arrived_at > self._last_run_at
         )
@@ -128,11 +134,14 @@ class Scheduler:
         else:
             self._doubt_old_predictions(now)
             allowed_s = request.deadline_at - request.arrived_at
-            alone_s = self._latency.profile_s(name, 1) + reserve_s
+            spent_s = now - request.arrived_at
+            alone_s = self._latency.profile_s(name, 1) + reserve_s + (spent_s if was_alone else 0)
             if alone_s > allowed_s:
                 return Refusal("impossible", alone_s, allowed_s, 0.0)
-            needed_s = now - request.arrived_at + start_s + own_s + reserve_s
-            return Refusal("overloaded", needed_s, allowed_s, self._drain_s(now))
+            drain_s = self._drain_s(now)
+            ahead_s = start_s if isfinite(start_s) else drain_s
+            needed_s = spent_s + ahead_s + own_s + reserve_s
+            return Refusal("overloaded", needed_s, allowed_s, drain_s)
         return None
 
     def turned_away(self, now: float, deadline_s: float) -> None:

@@ -1,7 +1,7 @@
 """The GPU's memory, as its driver sees it."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from math import nan
 
 from cuda.bindings.runtime import cudaDeviceGetPCIBusId
 from pynvml import (
@@ -14,16 +14,10 @@ from pynvml import (
 BUS_ID_CHARACTERS = 32
 
 
-@dataclass(frozen=True, slots=True)
-class Memory:
-    """Bytes of a GPU's memory; ``used`` counts every process on it."""
+def memory_reader(index: int) -> Callable[[], tuple[float, float]] | None:
+    """Return what reads a GPU's memory: bytes in use, by every process on it, and in all; None where the driver does not tell.
 
-    used: int
-    total: int
-
-
-def memory_reader(index: int) -> Callable[[], Memory] | None:
-    """Return what reads the memory of a GPU; None where the driver does not tell.
+    What it returns gives nan when the driver has stopped telling, so that a GPU that is lost takes no other metric along.
 
     Args:
         index: CUDA's, which counts the visible GPUs; the driver counts all, so that it is asked by the place on the bus.
@@ -38,8 +32,11 @@ def memory_reader(index: int) -> Callable[[], Memory] | None:
     except NVMLError:
         return None
 
-    def read() -> Memory:
-        info = nvmlDeviceGetMemoryInfo(handle)
-        return Memory(int(info.used), int(info.total))
+    def read() -> tuple[float, float]:
+        try:
+            info = nvmlDeviceGetMemoryInfo(handle)
+        except NVMLError:
+            return nan, nan
+        return float(info.used), float(info.total)
 
     return read

@@ -21,7 +21,7 @@ Outcome = Literal["in_time", "late", "refused", "expired", "abandoned", "invalid
 ReloadOutcome = Literal["replaced", "unchanged", "failed"]
 ANSWERED: tuple[Outcome, Outcome] = ("in_time", "late")
 
-FeedbackOutcome = Literal["scored", "unknown", "repeated", "late", "invalid"]
+FeedbackOutcome = Literal["scored", "replaced", "unknown", "repeated", "late", "invalid"]
 AGREEMENT = {True: "agrees", False: "differs"}  # values of the label ``verdict``
 LABELLED = {True: "right", False: "wrong"}
 REFINEMENT = {

@@ -103,6 +103,8 @@ def test_a_sane_request_id_comes_back(
         ("deadline_ms=0", b"x", 422, "invalid-parameter", "deadline_ms is '0'"),
         ("deadline_ms=-5", b"x", 422, "invalid-parameter", "deadline_ms is '-5'"),
         ("deadline_ms=nan", b"x", 422, "invalid-parameter", "deadline_ms is 'nan'"),
+        ("deadline_ms=1e-323", b"x", 422, "invalid-parameter", "from 0.001 to 86400000"),
+        ("deadline_ms=1e12", b"x", 422, "invalid-parameter", "from 0.001 to 86400000"),
         ("deadline_ms=soon", b"x", 422, "invalid-parameter", "deadline_ms is 'soon'"),
         ("top_k=11", b"x", 422, "invalid-parameter", "from 1 to 10"),
         ("subnetwork=none", b"x", 422, "invalid-parameter", "subnetwork is 'none'"),

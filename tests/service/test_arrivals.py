@@ -29,6 +29,25 @@ def test_what_is_read_right_after_work_counts_from_the_look_before() -> None:
     assert look(arrivals, 1.01 + JUST_S / 2) == 1.0
 
 
+def test_what_comes_after_a_thread_has_woken_the_loop_counts_from_there() -> None:
+    arrivals = Arrivals()
+    look(arrivals, 1.0)
+    arrivals.woke(1.2)  # a run ended; till then the loop slept
+    arrivals.worked(1.21)
+
+    assert look(arrivals, 1.21 + JUST_S / 2) == 1.2
+
+
+def test_a_thread_that_calls_within_a_look_makes_nothing_younger() -> None:
+    arrivals = Arrivals()
+    arrivals.read(1.0, replied_at=-inf)
+    arrivals.woke(1.2)
+    arrivals.looked()
+    arrivals.worked(1.21)
+
+    assert look(arrivals, 1.21 + JUST_S / 2) == 1.0
+
+
 def test_a_caller_that_had_a_reply_cannot_have_asked_before() -> None:
     arrivals = Arrivals()
     look(arrivals, 1.0)

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from prometheus_client import CollectorRegistry
 
 from model.images import Pixels
-from service.dispatcher import Answered, Dispatcher
+from service.dispatcher import OVERHEAD_REQUESTS, Answered, Dispatcher
 from service.problems import DeadlineImpossible, Expired, InternalError, Overloaded
 from service.scheduling.latency import LatencyModel
 from service.scheduling.policies import Candidate
@@ -46,7 +46,9 @@ class Machine:
 
 
 @asynccontextmanager
-async def dispatching(machine: Machine, max_queue: int = 100) -> AsyncIterator[Dispatcher]:
+async def dispatching(
+    machine: Machine, max_queue: int = 100, clock: Callable[[], float] = time.monotonic
+) -> AsyncIterator[Dispatcher]:
     latency = LatencyModel(PROFILE)
     scheduler = Scheduler(CANDIDATES, latency, max_batch=4, max_queue=max_queue)
     worker = Worker()
@@ -56,8 +58,9 @@ async def dispatching(machine: Machine, max_queue: int = 100) -> AsyncIterator[D
         latency,
         workers=[worker],
         metrics=Metrics(CollectorRegistry(), version="test"),
-        clock=time.monotonic,
+        clock=clock,
         on_failure=lambda error: None,
+        on_wake=lambda now: None,
         shares_cores=True,
     )
     try:
@@ -332,3 +335,21 @@ async def test_a_client_that_leaves_is_refined_no_further() -> None:
             await asked
 
     assert machine.runs == [("deep", 1)]
+
+
+@pytest.mark.parametrize(("pause_s", "is_told"), [(0.0, True), (0.1, False)])
+async def test_requests_that_come_close_together_tell_what_one_costs(
+    pause_s: float, is_told: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    costs: list[float] = []
+    monkeypatch.setattr(Scheduler, "observe_overhead", lambda _, cost_s: costs.append(cost_s))
+    machine, paused_s = Machine(), 0.0
+    machine.go.set()
+
+    async with dispatching(machine, clock=lambda: time.monotonic() + paused_s) as dispatcher:
+        for _ in range(2 * OVERHEAD_REQUESTS):
+            paused_s += pause_s  # in which scrapes and probes are answered too
+            await ask(dispatcher, subnetwork="fast")
+
+    assert bool(costs) is is_told
+    assert all(0 <= cost_s < 0.1 for cost_s in costs)

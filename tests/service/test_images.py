@@ -1,5 +1,6 @@
 import asyncio
 import struct
+import time
 import zlib
 from io import BytesIO
 
@@ -14,6 +15,7 @@ from PIL.PngImagePlugin import PngInfo
 from service.images import ImageDecoder, image_content
 from service.problems import (
     DamagedImage,
+    Expired,
     InvalidUpload,
     NotAnImage,
     Overloaded,
@@ -26,9 +28,19 @@ pytestmark = pytest.mark.anyio
 RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 128, 0), (0, 0, 255), (255, 255, 255)
 
 
+def decoder_with(max_waiting: int) -> ImageDecoder:
+    return ImageDecoder(
+        size=32,
+        max_pixels=4_000_000,
+        max_waiting=max_waiting,
+        clock=time.monotonic,
+        on_wake=lambda now: None,
+    )
+
+
 @pytest.fixture(scope="module")
 def decoder() -> ImageDecoder:
-    return ImageDecoder(size=32, max_pixels=4_000_000, max_waiting=4)
+    return decoder_with(max_waiting=4)
 
 
 def encode(image: Image.Image, format: str, **options: object) -> bytes:
@@ -186,10 +198,19 @@ def test_damaged_bytes_are_a_problem_or_an_image(
 
 
 async def test_large_images_past_the_limit_are_refused(picture: Image.Image) -> None:
-    decoder = ImageDecoder(size=32, max_pixels=4_000_000, max_waiting=0)
+    decoder = decoder_with(max_waiting=0)
 
     with pytest.raises(Overloaded):
         await decoder.decode(encode(picture.resize((500, 500)), "PNG"))
+
+
+async def test_a_large_image_that_nobody_wants_any_more_is_not_decoded(
+    picture: Image.Image,
+) -> None:
+    content = encode(picture.resize((500, 500)), "PNG")
+
+    with pytest.raises(Expired):
+        await decoder_with(max_waiting=1).decode(content, give_up_at=time.monotonic())
 
 
 def form(*files: bytes) -> bytes:

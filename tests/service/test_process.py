@@ -63,8 +63,19 @@ def test_a_misspelt_setting_is_reported(start_server: StartServer) -> None:
 def test_a_policy_that_does_not_exist_stops_start_up(start_server: StartServer) -> None:
     code, stderr = start_server(policy="fastest").end()
 
+    assert code == 2
+    assert re.fullmatch("anytime: ANYTIME_POLICY: .*, got 'fastest'\n", stderr)
+
+
+def test_a_policy_for_a_subnetwork_that_does_not_exist_stops_start_up(
+    start_server: StartServer,
+) -> None:
+    code, stderr = start_server(policy="static:fastest").end()
+
     assert code == 1
-    assert re.fullmatch("anytime: policy 'fastest': use anytime, .*\n", stderr)
+    assert re.fullmatch(
+        "anytime: policy 'static:fastest': no such subnetwork; there are .*\n", stderr
+    )
 
 
 @pytest.mark.skipif(
@@ -209,6 +220,28 @@ def test_sigterm_answers_what_was_accepted(start_server: StartServer, jpeg: byte
     assert server.end() == (0, "")
 
 
+def test_what_a_drain_has_no_time_for_is_refused_and_not_taken_for_abandoned(
+    start_server: StartServer, jpeg: bytes
+) -> None:
+    server = start_server(drain_s=0.1, log_sample=1)
+    server.wait_for("ready")
+    with socket.create_connection(server.address, timeout=60) as connection:
+        connection.sendall(
+            b"POST /classify HTTP/1.1\r\nHost: here\r\nX-Request-ID: mine\r\n"
+            b"Expect: 100-continue\r\nContent-Length: %d\r\n\r\n" % len(jpeg)
+        )
+        assert connection.recv(4096).startswith(b"HTTP/1.1 100 ")  # the body never comes
+
+        server.terminate()
+
+        head, body = read_reply(connection)
+    assert head.startswith(b"HTTP/1.1 503 ")
+    assert b"x-request-id: mine" in head.lower()
+    assert json.loads(body)["type"] == "/problems/not-ready"
+    assert server.wait_for("request")["outcome"] == "refused"
+    assert server.end()[0] == 0
+
+
 def test_sigterm_closes_idle_connections_and_stops_listening(start_server: StartServer) -> None:
     server = start_server()
     server.wait_for("ready")
@@ -276,11 +309,13 @@ def test_a_flood_that_came_while_the_server_stood_still_is_refused_at_once(
     server.wait_for("ready")
     request = b"POST /classify?deadline_ms=%d&on_miss=refuse HTTP/1.1\r\nHost: here\r\nContent-Length: %d\r\n\r\n%b"
     connections = [socket.create_connection(server.address, timeout=60) for _ in range(60)]
+    patient = socket.create_connection(server.address, timeout=60)
     assert server.classify(jpeg, deadline_ms=60_000).status_code == 200
 
     server.process.send_signal(signal.SIGSTOP)
     for connection in connections:
         connection.sendall(request % (1, len(jpeg), jpeg))
+    patient.sendall((request % (6, len(jpeg), jpeg)).replace(b"=6&", b"=6e4&"))
     server.process.send_signal(signal.SIGCONT)
 
     counts: dict[int, int] = {}
@@ -297,11 +332,13 @@ def test_a_flood_that_came_while_the_server_stood_still_is_refused_at_once(
         connection.close()
 
     assert counts[503] > 30
+    assert read_reply(patient)[0].startswith(b"HTTP/1.1 200 ")
+    patient.close()
     outcomes = server.requests_by_outcome()
     assert outcomes["refused"] + outcomes.get("expired", 0) == counts[503]
-    lines = [server.wait_for("request") for _ in range(121)]
+    lines = [server.wait_for("request") for _ in range(122)]
     assert sum(line["outcome"] in ("refused", "expired") for line in lines) == counts[503]
-    assert sum(outcomes.values()) == 121
+    assert sum(outcomes.values()) == 122
 
 
 def test_requests_whose_turn_never_came_are_abandoned_and_forgotten(

@@ -201,6 +201,23 @@ def test_without_a_key_there_is_no_reload(server: ServerProcess, headers: dict[s
     assert "ANYTIME_ADMIN_KEY" in response.json()["detail"]
 
 
+def test_labels_of_answers_from_before_are_not_counted_with_the_new_bundles(
+    reloadable: ServerProcess, link: Path, next_bundle: Bundle, jpeg: bytes
+) -> None:
+    answer = reloadable.classify(jpeg, subnetwork="column-1").json()
+    point(link, next_bundle)
+    assert reload(reloadable).status_code == 200
+
+    label = {"request_id": answer["request_id"], "label": answer["label"]}
+    reply = reloadable.client.post("/feedback", json=label)
+
+    assert reply.status_code == 200
+    assert reply.json()["is_right"]
+    metrics = reloadable.metrics()
+    assert metrics['anytime_feedback_total{outcome="replaced"}'] == 1
+    assert metrics['anytime_labelled_total{subnetwork="column-1",verdict="right"}'] == 0
+
+
 def test_one_reload_at_a_time(start_server: StartServer, link: Path, next_bundle: Bundle) -> None:
     server = start_server(bundle_dir=link, admin_key=KEY, warm_up_s=0.2, max_batch=2)
     server.wait_for("ready")

@@ -120,6 +120,28 @@ def test_a_deadline_the_load_makes_impossible_is_refused_as_overloaded() -> None
     assert refusal.retry_after_s > 0
 
 
+def test_a_request_that_would_take_anothers_place_is_told_a_time() -> None:
+    core = scheduler()
+    for _ in range(30):
+        core.admit(request(0.03), 0.0)
+
+    refusal = core.admit(request(0.02, refuse=True), 0.0)
+
+    assert refusal is not None
+    assert refusal.reason == "overloaded"
+    assert refusal.limit < refusal.needed_s < 0.1
+
+
+def test_a_deadline_that_went_by_on_the_way_is_no_fault_of_an_idle_machine() -> None:
+    alone = scheduler().admit(request(0.02, refuse=True), 0.05, was_alone=True)
+    beside_others = scheduler().admit(request(0.02, refuse=True), 0.05)
+
+    assert alone is not None
+    assert (alone.reason, alone.needed_s) == ("impossible", pytest.approx(0.051))
+    assert beside_others is not None
+    assert beside_others.reason == "overloaded"
+
+
 def test_a_machine_that_refuses_everything_doubts_that_it_is_slow() -> None:
     latency = LatencyModel(PROFILE, reserve_s=0.0)
     core = Scheduler(SUBNETWORKS, latency)

@@ -1,0 +1,58 @@
+"""Bodies are read as far as one, and all together, may be."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+
+import pytest
+from starlette.requests import Request
+
+from service import bodies
+from service.bodies import Bodies
+from service.problems import BodyTooLarge, BodyTooSlow, Overloaded
+
+pytestmark = pytest.mark.anyio
+
+
+def request_of(*chunks: bytes) -> Request:
+    """A request whose body comes in chunks; after the last one, if that is empty, nothing comes any more."""
+
+    async def parts() -> AsyncIterator[dict[str, object]]:
+        for chunk in chunks:
+            if not chunk:
+                await asyncio.Event().wait()
+            more = chunk is not chunks[-1]
+            yield {"type": "http.request", "body": chunk, "more_body": more}
+
+    receive: Callable[[], Awaitable[dict[str, object]]] = parts().__anext__
+    return Request({"type": "http", "method": "POST", "headers": []}, receive)
+
+
+async def test_a_body_is_put_together() -> None:
+    assert await Bodies().read(request_of(b"an ", b"image"), {}, limit=8) == b"an image"
+
+
+async def test_a_body_without_a_length_is_refused_where_it_passes_the_limit() -> None:
+    with pytest.raises(BodyTooLarge, match="8 bytes of the body have come, the limit is 7"):
+        await Bodies().read(request_of(b"an ", b"image", b"more"), {}, limit=7)
+
+
+async def test_a_body_that_does_not_come_ends_its_connection(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(bodies, "PATIENCE_S", 0.01)
+
+    with pytest.raises(BodyTooSlow, match=r"3 bytes of the body have come in 0\.01 s") as raised:
+        await Bodies().read(request_of(b"an ", b""), {}, limit=8)
+
+    assert raised.value.headers["Connection"] == "close"
+
+
+async def test_all_bodies_together_have_a_limit_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bodies, "KEPT_BYTES", 12)
+    shared = Bodies()
+
+    with shared.kept(b"decoded"):
+        with pytest.raises(Overloaded, match="10 bytes of bodies are kept already"):
+            await shared.read(request_of(b"an ", b"image"), {}, limit=8)
+        assert await shared.read(request_of(b"image"), {}, limit=8) == b"image"
+    assert await shared.read(request_of(b"an ", b"image"), {}, limit=8) == b"an image"
