@@ -136,12 +136,8 @@ def _run(recipe: Recipe, data: DataSet, device: torch.device, rounds: int) -> Ru
     checkpoint = Checkpoint(
         recipe=replace(recipe, epochs=rounds + 1),
         seed=SEED,
-        epoch=0,
         dataset=data.name,
         dataset_sha256=data.sha256,
-        model={},
-        optimizer={},
-        history=[],
     )
     return Run(checkpoint, data, device=device, group=Group())
 

@@ -24,12 +24,9 @@ def untrained_bundle(recipe: Recipe, folder: Path) -> Bundle:
     checkpoint = Checkpoint(
         recipe=recipe,
         seed=0,
-        epoch=0,
         dataset=data.name,
         dataset_sha256=data.sha256,
         model=FractalNet(recipe.architecture_for(data)).state_dict(),
-        optimizer={},
-        history=[],
     )
     export_bundle(checkpoint, data, folder, name=recipe.name, precision="float16")
     return read_bundle(folder)

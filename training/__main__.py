@@ -3,22 +3,25 @@
 import argparse
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TypeVar, get_args
 
+import torch
+
 from model import cost
 from model.bundle import PRETRAINED_DIR, BundleError, Precision, read_bundle
 from model.drop_path import DropPath
-from training import TrainingError
+from training import TrainingError, first_line
 from training.anytime import evaluate_anytime
-from training.checkpoint import load_checkpoint
+from training.checkpoint import load_trained
 from training.compare import compare
 from training.config import RECIPES, Augmentation, Recipe
 from training.data import DataSet, Split, load_data
-from training.distributed import joined_group, own_device
+from training.distributed import Group, joined_group, own_device
 from training.evaluate import evaluate_checkpoint, reported_subnetworks
 from training.export import export_bundle
 from training.files import check_writable
@@ -39,8 +42,9 @@ From data to a served model:
 """
 
 
-MAX_SEED = 1 << 32
+SEEDS = range(1 << 32)  # small enough for what is derived from them
 LARGEST = 1_000_000  # of any number that is asked for
+IMAGE_SIZES = range(8, 1025)  # augmentation shifts by 4 pixels; the largest costs 1,024 of CIFAR's
 
 N = TypeVar("N", int, float)
 
@@ -57,11 +61,23 @@ def main(arguments: list[str] | None = None) -> int:
         where = error.filename or getattr(options, "out", "the data")
         print(f"error: {where}: {error.strerror or error}", file=sys.stderr)
         return 1
+    except (MemoryError, RuntimeError) as error:
+        if not _is_out_of_memory(error):
+            raise
+        what = f"out of memory; lower --batch-size or --image-size ({first_line(error)})"
+        print(f"error: {what}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         how = "continue with --resume" if options.command is _train else "run it again to go on"
         print(f"stopped; {how}", file=sys.stderr)
         return 130
     return 0
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    """Say whether memory ran out, on a GPU or not; of the latter torch has no error of its own."""
+    kinds = (MemoryError, torch.OutOfMemoryError)
+    return isinstance(error, kinds) or "can't allocate memory" in str(error)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -87,6 +103,12 @@ def _parser() -> argparse.ArgumentParser:
     fit.add_argument("--out", required=True, type=Path, help="folder of the run's checkpoint")
     _add_seed(fit)
     fit.add_argument("--epochs", type=_positive(int), help="instead of the recipe's")
+    fit.add_argument("--batch-size", type=_positive(int), help="instead of the recipe's")
+    fit.add_argument(
+        "--image-size",
+        type=_within(IMAGE_SIZES),
+        help="instead of the recipe's: height and width that the images of class folders are brought to",
+    )
     fit.add_argument(
         "--learning-rate",
         type=_positive(float),
@@ -202,18 +224,22 @@ def _add_run_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_seed(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--seed", type=_seed, default=0, help="of everything random (default: 0)")
+    command.add_argument(
+        "--seed", type=_within(SEEDS), default=0, help="of everything random (default: 0)"
+    )
 
 
-def _seed(text: str) -> int:
-    """Parse a seed, small enough for what is derived from it."""
-    seed = int(text)
-    if not 0 <= seed < MAX_SEED:
-        raise argparse.ArgumentTypeError(f"{text} is not from 0 to {MAX_SEED - 1}")
-    return seed
+def _within(numbers: range) -> Callable[[str], int]:
+    """Return a parser of whole numbers in a range."""
 
+    def parse(text: str) -> int:
+        value = int(text)
+        if value not in numbers:
+            raise argparse.ArgumentTypeError(f"{text} is not from {numbers[0]} to {numbers[-1]}")
+        return value
 
-_seed.__name__ = "int"  # argparse names it where the text is no number
+    parse.__name__ = "int"  # argparse names it where the text is no number
+    return parse
 
 
 def _positive(kind: type[N]) -> Callable[[str], N]:
@@ -225,27 +251,13 @@ def _positive(kind: type[N]) -> Callable[[str], N]:
             raise argparse.ArgumentTypeError(f"{text} is not a positive number up to {LARGEST:,}")
         return value
 
-    parse.__name__ = kind.__name__  # argparse names it where the text is no number
+    parse.__name__ = kind.__name__
     return parse
 
 
 def _recipes_help() -> str:
     """List the recipes with what tells them apart."""
-
-    def described(recipe: Recipe) -> str:
-        words = [
-            f"{recipe.epochs} epochs",
-            f"batch {recipe.batch_size}",
-            f"{recipe.schedule} schedule at {recipe.learning_rate:g}",
-            f"{'no' if recipe.drop_path == 'none' else recipe.drop_path} drop-path",
-            *([f"{recipe.augmentation!r} augmentation"] if recipe.augmentation != "none" else []),
-            *(["distillation"] if recipe.distillation else []),
-            *(["averaged weights"] if recipe.averaging else []),
-            *(["smoothed labels"] if recipe.label_smoothing else []),
-        ]
-        return ", ".join(words)
-
-    lines = [f"  {n:<24} {r.architecture.name:<14} {described(r)}" for n, r in RECIPES.items()]
+    lines = [f"  {n:<24} {r.architecture.name:<14} {r.description}" for n, r in RECIPES.items()]
     return (
         "Train a network; after each epoch its columns are scored and a checkpoint is written.\n"
         "Start several processes with: torchrun --nproc-per-node N -m training train ...\n\n"
@@ -258,24 +270,37 @@ def _load(source: str, recipe: Recipe, seed: int) -> DataSet:
     return load_data(source, seed=seed, image_size=recipe.architecture.image_size)
 
 
-def _train(options: argparse.Namespace) -> None:
-    """Train, or go on training."""
-    recipe = RECIPES[options.recipe]
-    own = {name: getattr(options, name) for name in ("epochs", "drop_path", "augmentation")}
-    recipe = replace(recipe, **{name: value for name, value in own.items() if value})
-    if recipe.architecture.is_plain and recipe.drop_path != "none":
-        raise TrainingError(
-            f"recipe {recipe.name} trains one column alone: it has no paths to drop"
-        )
-    if recipe.distillation and recipe.drop_path != "tied":
-        raise TrainingError(
-            f"recipe {recipe.name} distils within a mini-batch: drop-path {recipe.drop_path} has one pass in each, tied several"
-        )
-    if options.learning_rate:
-        recipe = recipe.at_rate(options.learning_rate)
+@contextmanager
+def _joined(load: Callable[[], DataSet]) -> Iterator[tuple[DataSet, torch.device, Group]]:
+    """Join the processes of a run for the block; give the data, loaded in each, its device, and the group."""
     with joined_group() as group:
         with group.together():
-            data, device = _load(options.data, recipe, options.seed), own_device()
+            data, device = load(), own_device()
+        yield data, device, group
+
+
+def _train(options: argparse.Namespace) -> None:
+    """Train, or go on training."""
+    changed = ("epochs", "batch_size", "drop_path", "augmentation")
+    own = {name: getattr(options, name) for name in changed}
+    recipe = replace(
+        RECIPES[options.recipe], **{name: value for name, value in own.items() if value}
+    )
+    if options.learning_rate:
+        recipe = recipe.at_rate(options.learning_rate)
+    if options.image_size:
+        recipe = recipe.at_size(options.image_size)
+    recipe.check()
+
+    def load() -> DataSet:
+        data = _load(options.data, recipe, options.seed)
+        if options.image_size not in (None, data.image_size):
+            raise TrainingError(
+                f"{data.name}: its images are {data.image_size}×{data.image_size} and stay so; leave out --image-size"
+            )
+        return data
+
+    with _joined(load) as (data, device, group):
         train(
             recipe,
             data,
@@ -291,7 +316,7 @@ def _train(options: argparse.Namespace) -> None:
 
 def _evaluate(options: argparse.Namespace) -> None:
     """Print what each column alone and the full network cost and are worth."""
-    checkpoint = load_checkpoint(options.run)
+    checkpoint = load_trained(options.run)
     data = _load(options.data, checkpoint.recipe, checkpoint.seed)
     split: Split = getattr(data, options.split)
     scores = evaluate_checkpoint(checkpoint, data, split, own_device())
@@ -310,9 +335,7 @@ def _evaluate(options: argparse.Namespace) -> None:
 
 def _reproduce(options: argparse.Namespace) -> None:
     """Train an experiment's networks and print its table."""
-    with joined_group() as group:
-        with group.together():
-            data, device = load_data(options.data, seed=options.seed), own_device()
+    with _joined(partial(load_data, options.data, seed=options.seed)) as (data, device, group):
         reproduce(
             options.experiment,
             data,
@@ -328,9 +351,7 @@ def _reproduce(options: argparse.Namespace) -> None:
 
 def _compare(options: argparse.Namespace) -> None:
     """Train in every way and print their table."""
-    with joined_group() as group:
-        with group.together():
-            data, device = load_data(options.data, seed=options.seed), own_device()
+    with _joined(partial(load_data, options.data, seed=options.seed)) as (data, device, group):
         compare(
             options.columns,
             data,
@@ -345,7 +366,7 @@ def _compare(options: argparse.Namespace) -> None:
 
 def _export(options: argparse.Namespace) -> None:
     """Write a bundle and print what it holds."""
-    checkpoint = load_checkpoint(options.run)
+    checkpoint = load_trained(options.run)
     check_writable(options.out.resolve().parent)
     data = _load(options.data, checkpoint.recipe, checkpoint.seed)
     name = options.name or options.out.resolve().name

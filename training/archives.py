@@ -9,7 +9,7 @@ import io
 import pickle
 import tarfile
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,8 @@ CIFAR_10_TRAIN = tuple(f"data_batch_{n}" for n in range(1, 6))
 CIFAR_10 = {*CIFAR_10_TRAIN, "test_batch", "batches.meta"}
 CIFAR_100 = {"train", "test", "meta"}
 SVHN = {"train_32x32.mat", "test_32x32.mat"}
+FILES = {"CIFAR-10": CIFAR_10, "CIFAR-100": CIFAR_100, "SVHN": SVHN}
+CIFAR_SUFFIX = "-python.tar.gz"
 SVHN_EXTRA = "extra_32x32.mat"  # the paper trains on train and extra
 
 
@@ -109,19 +111,38 @@ def read_archive(path: Path) -> Archive | None:
     """Read an official archive: a ``.tar.gz``, or a folder that holds it or its files; ``None`` if there is none.
 
     Raises:
-        TrainingError: a file of it is missing, damaged, or holds what a data set does not.
+        TrainingError: a file of it is missing, damaged, or holds what a data set does not; or there are several.
     """
-    archives = [path] if path.is_file() else sorted(path.glob("cifar-*-python.tar.gz"))
-    if archives:
-        return _cifar(path, _unpack(archives[0]))
-    for folder in (path, *sorted(path.glob("cifar-*-py*"))):
-        files = {p.name: p for p in folder.glob("*") if p.is_file()}
-        if files.keys() >= SVHN:
-            return _svhn(files)
-        if files.keys() & (CIFAR_10 | CIFAR_100):
-            wanted = files.keys() & (CIFAR_10 | CIFAR_100)
-            return _cifar(folder, {name: files[name].read_bytes() for name in wanted})
+    if path.is_file():
+        return _cifar(path, _unpack(path))
+    found = _found(path)
+    if len(found) > 1:
+        raise TrainingError(
+            f"{path}: holds {' and '.join(sorted(found))}; choose one by its own path with --data"
+        )
+    for name, place in found.items():
+        if place.is_file():
+            return _cifar(path, _unpack(place))
+        files = {p.name: p for p in place.glob("*") if p.is_file()}
+        if name == "SVHN":
+            return _svhn(place, files)
+        parts = files.keys() & FILES[name]
+        return _cifar(place, {part: files[part].read_bytes() for part in parts})
     return None
+
+
+def _found(path: Path) -> dict[str, Path]:
+    """Return the archive or the folder of each data set in a folder; of those in part only where none is whole."""
+    archives = sorted(path.glob(f"cifar-*{CIFAR_SUFFIX}"))
+    packed = {p.name.removesuffix(CIFAR_SUFFIX).upper(): p for p in archives}
+    folders = {
+        folder: {p.name for p in folder.glob("*") if p.is_file()}
+        for folder in (*sorted(path.glob("cifar-*-py*")), path)
+    }
+    pairs = [(name, folder) for folder in folders for name in FILES]
+    whole = {name: folder for name, folder in pairs if FILES[name] <= folders[folder]}
+    partial = {name: folder for name, folder in pairs if FILES[name] & folders[folder]}
+    return whole | packed or partial
 
 
 def _unpack(path: Path) -> dict[str, bytes]:
@@ -148,12 +169,8 @@ def _members(archive: tarfile.TarFile) -> Iterator[tuple[str, bytes]]:
 
 def _cifar(source: Path, files: Mapping[str, bytes]) -> Archive:
     """Read CIFAR-10 or CIFAR-100, whichever the files are."""
-    is_cifar_10 = "batches.meta" in files
-    missing = (CIFAR_10 if is_cifar_10 else CIFAR_100) - files.keys()
-    if missing:
-        raise TrainingError(
-            f"{source}: {', '.join(sorted(missing))} missing; fetch the archive again"
-        )
+    is_cifar_10 = not CIFAR_10.isdisjoint(files)
+    _check_whole(source, files, CIFAR_10 if is_cifar_10 else CIFAR_100)
     meta = "batches.meta" if is_cifar_10 else "meta"
     labels_key = "labels" if is_cifar_10 else "fine_labels"
     try:
@@ -175,6 +192,13 @@ def _cifar(source: Path, files: Mapping[str, bytes]) -> Archive:
         ) from error
 
 
+def _check_whole(source: Path, files: Collection[str], wanted: Collection[str]) -> None:
+    """See to it that every file is there."""
+    missing = sorted(set(wanted) - set(files))
+    if missing:
+        raise TrainingError(f"{source}: {', '.join(missing)} missing; fetch the archive again")
+
+
 def _pickled_images(content: bytes, labels_key: str) -> Labelled:
     """Read one pickled batch: rows of 3,072 bytes, channel by channel."""
     batch = _unpickle(content)
@@ -185,8 +209,9 @@ def _pickled_images(content: bytes, labels_key: str) -> Labelled:
     return Labelled(np.ascontiguousarray(images), labels)
 
 
-def _svhn(files: Mapping[str, Path]) -> Archive:
+def _svhn(source: Path, files: Mapping[str, Path]) -> Archive:
     """Read SVHN's cropped digits; "extra" is trained on where it is there."""
+    _check_whole(source, files, SVHN)
 
     def read(path: Path) -> Labelled:
         try:

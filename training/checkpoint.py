@@ -20,15 +20,15 @@ CHECKPOINT_FILE = "checkpoint.pt"
 
 @dataclass(slots=True, kw_only=True)
 class Checkpoint:
-    """A training run after an epoch, with all that is needed to go on or to export.
+    """A training run before or after an epoch, with all that is needed to go on or to export.
 
     Attributes:
         recipe: as it was run; ``architecture_for`` fits its network to the data.
         seed: of initialisation, split, order, augmentation and paths.
-        epoch: epochs done.
         dataset: name of the data.
         dataset_sha256: hash of its images and labels.
-        model: the network's state.
+        epoch: epochs done.
+        model: the network's state; before the first epoch the weights to begin with, which may lack some of it.
         optimizer: the optimiser's state.
         history: one record an epoch, see ``trainer``.
         averaged: state of the average of the weights, where the recipe keeps one.
@@ -37,12 +37,12 @@ class Checkpoint:
 
     recipe: Recipe
     seed: int
-    epoch: int
     dataset: str
     dataset_sha256: str
-    model: dict[str, Any]
-    optimizer: dict[str, Any]
-    history: list[dict[str, float]]
+    epoch: int = 0
+    model: dict[str, Any] = field(default_factory=dict)
+    optimizer: dict[str, Any] = field(default_factory=dict)
+    history: list[dict[str, float]] = field(default_factory=list)
     averaged: dict[str, Any] = field(default_factory=dict)
     origin: str = ""
 
@@ -52,7 +52,7 @@ class Checkpoint:
         return described(self.recipe.name, self.epoch, self.seed, self.origin)
 
     @property
-    def best_weights(self) -> dict[str, Any]:
+    def scored_weights(self) -> dict[str, Any]:
         """The network's state to score and export: the averaged one, where there is one."""
         prefix = "module."
         averaged = {k: v for k, v in self.averaged.items() if k.startswith(prefix)}
@@ -84,6 +84,7 @@ def load_checkpoint(folder: Path) -> Checkpoint:
 
     Raises:
         TrainingError: there is none, or it is damaged.
+        OSError: it cannot be read.
     """
     path = folder / CHECKPOINT_FILE
     if not path.is_file():
@@ -96,10 +97,25 @@ def load_checkpoint(folder: Path) -> Checkpoint:
         fields = torch.load(path, map_location="cpu", weights_only=True)
         recipe = TypeAdapter(Recipe).validate_python(fields.pop("recipe"))
         return Checkpoint(recipe=recipe, **fields)
+    except (OSError, MemoryError):
+        raise
     except Exception as error:  # a damaged file can fail anywhere in unpickling
         raise TrainingError(
             f"{path}: not a readable checkpoint: damaged, or not written by this program"
         ) from error
+
+
+def load_trained(folder: Path) -> Checkpoint:
+    """Read the checkpoint of a run that has ended an epoch.
+
+    Raises:
+        TrainingError: it has not, or there is no checkpoint, or it is damaged.
+        OSError: it cannot be read.
+    """
+    checkpoint = load_checkpoint(folder)
+    if not checkpoint.epoch:
+        raise TrainingError(f"{folder}: stopped in its first epoch; go on with --resume")
+    return checkpoint
 
 
 def restore_network(checkpoint: Checkpoint, data: DataSet) -> FractalNet:
@@ -114,7 +130,7 @@ def restore_network(checkpoint: Checkpoint, data: DataSet) -> FractalNet:
             f"{checkpoint.dataset_sha256[:12]}… ({checkpoint.dataset}); pass that with --data"
         )
     network = FractalNet(checkpoint.recipe.architecture_for(data))
-    load_weights(network, checkpoint.best_weights)
+    load_weights(network, checkpoint.scored_weights)
     return network
 
 

@@ -49,10 +49,47 @@ class Recipe:
     distillation: float = 0.0
     averaging: float = 0.0
 
+    @property
+    def description(self) -> str:
+        """What tells it apart, in a few words."""
+        words = [
+            f"{self.epochs} epochs",
+            f"batch {self.batch_size}",
+            f"{self.schedule} schedule at {self.learning_rate:g}",
+            f"{'no' if self.drop_path == 'none' else self.drop_path} drop-path",
+            *([f"{self.augmentation!r} augmentation"] if self.augmentation != "none" else []),
+            *(["distillation"] if self.distillation else []),
+            *(["averaged weights"] if self.averaging else []),
+            *(["smoothed labels"] if self.label_smoothing else []),
+        ]
+        return ", ".join(words)
+
     def at_rate(self, learning_rate: float) -> Self:
         """Return the recipe with this highest learning rate, and Muon's in proportion."""
         muon_rate = self.muon_rate * learning_rate / self.learning_rate
         return replace(self, learning_rate=learning_rate, muon_rate=muon_rate)
+
+    def at_size(self, image_size: int) -> Self:
+        """Return the recipe for images of this height and width, with as many blocks as they are large enough for."""
+        classes = self.architecture.classes
+        architecture = self.architecture.for_data(classes=classes, image_size=image_size)
+        return replace(self, architecture=architecture)
+
+    def check(self) -> None:
+        """See to it that the recipe's parts fit together.
+
+        Raises:
+            TrainingError: they do not.
+        """
+        if self.architecture.is_plain and self.drop_path != "none":
+            raise TrainingError(
+                f"recipe {self.name} trains one column alone: it has no paths to drop"
+            )
+        if self.distillation and self.drop_path != "tied":
+            raise TrainingError(
+                f"recipe {self.name} distils within a mini-batch: drop-path {self.drop_path} has one pass in each, "
+                "tied several"
+            )
 
     def architecture_for(self, data: DataSet) -> Architecture:
         """Return the network fitted to the classes and the image size of the data.

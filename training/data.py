@@ -5,7 +5,8 @@ A data set is named by a path, or by a name that needs none:
 - ``digits``: scikit-learn's 1,797 handwritten digits, 8×8, part of the library;
 - ``cifar10``, ``cifar100``, ``svhn``: the official archives, fetched once and verified;
 - CIFAR's ``.tar.gz``, or a folder with it or with the files of CIFAR or SVHN;
-- a folder with ``train/<class>/*`` and ``test/<class>/*`` (or ``val/``): JPEG, PNG or WebP images of any size.
+- a folder with ``train/<class>/*`` and ``test/<class>/*``: JPEG, PNG or WebP images of any size. ``val/<class>/*`` are
+  the validation images, or those of the test where there are no others.
 
 Sets of CIFAR's size are one tensor in memory; larger ones stay on disk and are decoded while the network trains.
 """
@@ -35,6 +36,7 @@ from training.archives import DOWNLOADS, Labelled, download, read_archive
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp"}
 VALIDATION_FRACTION = 0.1  # CIFAR-10: 45,000 to train on, 5,000 to select on
 MAX_TENSOR_BYTES = 2 << 30  # of the training images; SVHN with its extra images still fits
+HEADERS_AHEAD = 10_000  # files of a large set that wait to be opened; each takes a kilobyte
 BATCHES_AHEAD = 2  # decoded while the network works on another
 
 
@@ -139,7 +141,18 @@ class FileSplit:
 
 @dataclass(frozen=True, slots=True)
 class DataSet:
-    """A labelled data set; ``train`` and ``validation`` are the official training images, split by a seed."""
+    """A labelled data set.
+
+    Attributes:
+        name: that of its folder, or the one it was asked for by.
+        classes: their names, by label.
+        image_size: height and width.
+        train: images to learn from.
+        validation: images to choose by.
+        test: images to publish figures of.
+        sha256: hash of the images and labels, however a seed splits them.
+        is_split_by_seed: ``train`` and ``validation`` are the official training images, split by a seed.
+    """
 
     name: str
     classes: tuple[str, ...]
@@ -148,12 +161,13 @@ class DataSet:
     validation: Split
     test: Split
     sha256: str
+    is_split_by_seed: bool = True
 
 
 def load_data(
     source: str, *, seed: int, image_size: int = 32, max_tensor_bytes: int = MAX_TENSOR_BYTES
 ) -> DataSet:
-    """Load a data set and split its training images 9:1 into train and validation.
+    """Load a data set and split its training images 9:1 into train and validation, where it has none to validate with.
 
     Args:
         source: a name or a path, see above.
@@ -166,6 +180,7 @@ def load_data(
     """
     train: Split
     test: Split
+    validation: Split | None = None
     if source == "digits":
         classes, train, test = _digits()
         image_size = 8
@@ -180,27 +195,28 @@ def load_data(
             classes, train, test = archive.classes, _split(archive.train), _split(archive.test)
             image_size = 32
         else:
-            classes, train, test = _class_folders(path, image_size, max_tensor_bytes)
+            classes, train, validation, test = _class_folders(path, image_size, max_tensor_bytes)
     _check_classes(source, classes)
     for kind, split in (("training", train), ("test", test)):
         if not len(split):
             raise TrainingError(f"{source}: holds no {kind} images")
     digest = hashlib.sha256()
-    for split in (train, test):
+    for split in filter(None, (train, validation, test)):
         for part in split.content():
             digest.update(part)
     order = torch.randperm(len(train), generator=torch.Generator().manual_seed(seed))
-    n_validation = int(len(train) * VALIDATION_FRACTION)
-    if n_validation == 0:
+    n_validation = 0 if validation else int(len(train) * VALIDATION_FRACTION)
+    if len(train) * VALIDATION_FRACTION < 1:
         raise TrainingError(f"{source}: holds {len(train)} training images; at least 10 are needed")
     return DataSet(
         name=Path(source).resolve().name,
         classes=classes,
         image_size=image_size,
         train=train.take(order[n_validation:]),
-        validation=train.take(order[:n_validation]),
+        validation=validation or train.take(order[:n_validation]),
         test=test,
         sha256=digest.hexdigest(),
+        is_split_by_seed=validation is None,
     )
 
 
@@ -239,25 +255,34 @@ def _split(part: Labelled) -> TensorSplit:
 
 def _class_folders(
     root: Path, image_size: int, max_tensor_bytes: int
-) -> tuple[tuple[str, ...], Split, Split]:
-    """Read ``train/<class>/*`` and ``test/<class>/*``, or ``val/<class>/*`` as ImageNet has it."""
+) -> tuple[tuple[str, ...], Split, Split | None, Split]:
+    """Read the images to train on, to validate with where there are any, and to test with."""
     classes = _classes(root / "train")
     if len(classes) < 2:
         raise TrainingError(
             f"{root}: no data set, {len(classes)} classes in train; expected {_choices()} with at least 2 classes"
         )
-    # ImageNet's test images have no labels, and no class folders.
-    scored = next((root / part for part in ("test", "val") if _classes(root / part)), root / "test")
-    differing = set(classes) ^ set(_classes(scored))
-    if differing:
+    # ImageNet's test images have no labels, and no class folders: val is the test.
+    scored = [root / part for part in ("val", "test") if _classes(root / part)]
+    if not scored:
         raise TrainingError(
-            f"{scored}: its class folders differ from those of train: {', '.join(sorted(differing)[:5])}"
+            f"{root}: neither test nor val holds class folders; sort the images of one into folders named as those of train"
         )
-    train, test = (_files(part, classes, image_size) for part in (root / "train", scored))
-    if len(train) * image_size**2 * 3 > max_tensor_bytes:
-        _check_headers(test)
-        return classes, train, test
-    return classes, _in_memory(train), _in_memory(test)
+    for folder in scored:
+        differing = set(classes) ^ set(_classes(folder))
+        if differing:
+            raise TrainingError(
+                f"{folder}: its class folders differ from those of train: {', '.join(sorted(differing)[:5])}"
+            )
+    files = [_files(part, classes, image_size) for part in (root / "train", *scored)]
+    splits: list[Split] = [*files]
+    if len(files[0]) * image_size**2 * 3 > max_tensor_bytes:
+        for split in files:
+            _check_headers(split)
+    else:
+        splits = [_in_memory(split) for split in files]
+    train, *validation, test = splits
+    return classes, train, validation[0] if validation else None, test
 
 
 def _classes(folder: Path) -> tuple[str, ...]:
@@ -287,10 +312,11 @@ def _files(folder: Path, classes: Iterable[str], image_size: int) -> FileSplit:
 
 
 def _check_headers(split: FileSplit) -> None:
-    """Open every file of a split that is read last of all, when training has ended."""
+    """Open every file of a split, which might else be met when training has gone on for days."""
     with ThreadPoolExecutor() as pool:
-        for _ in pool.map(_check_header, split.paths):
-            pass
+        for chunk in np.array_split(split.paths, len(split) // HEADERS_AHEAD + 1):
+            for _ in pool.map(_check_header, chunk):
+                pass
 
 
 def _check_header(path: Path) -> None:
@@ -316,6 +342,8 @@ def _opened(path: Path) -> Iterator[Image.Image]:
     try:
         with Image.open(path, formats=FORMATS) as image:
             yield image
+    except MemoryError:
+        raise
     except Exception as error:  # Pillow's readers raise nearly anything on damaged files
         raise TrainingError(
             f"{path}: not a readable image ({error}); replace it before you train: a set without it is another"

@@ -1,7 +1,7 @@
 """What subnetworks are worth: accuracy, loss and calibration, with the batch-norm statistics that each needs."""
 
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -45,17 +45,26 @@ def in_order(split: Split) -> tuple[Tensor, ...]:
     return torch.tensor_split(torch.arange(len(split)), n_chunks)
 
 
-@torch.no_grad()
-def predict(
-    network: FractalNet, split: Split, normalise: Normalisation, path: Path | None = None
-) -> Tensor:
+def predict(network: FractalNet, split: Split, normalise: Normalisation) -> Tensor:
     """Return the logits (N, classes) of a split's images, in evaluation mode."""
+    (logits,) = predict_each(network, split, normalise, [None])
+    return logits
+
+
+@torch.no_grad()
+def predict_each(
+    network: FractalNet, split: Split, normalise: Normalisation, paths: Sequence[Path | None]
+) -> list[Tensor]:
+    """Return the logits (N, classes) of a split's images on each path; every image is read once."""
     was_training = network.training
     network.eval()
-    batches = split.batches(in_order(split))
-    logits = torch.cat([network(normalise(images), path).float() for images, _ in batches])
+    logits: list[list[Tensor]] = [[] for _ in paths]
+    for images, _ in split.batches(in_order(split)):
+        x = normalise(images)
+        for path, own in zip(paths, logits, strict=True):
+            own.append(network(x, path).float())
     network.train(was_training)
-    return logits
+    return [torch.cat(own) for own in logits]
 
 
 def score(logits: Tensor, labels: Tensor) -> Score:

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from model.bundle import MANIFEST_FILE, Bundle, BundleError, read_bundle
 from training import TrainingError
-from training.checkpoint import CHECKPOINT_FILE, described, load_checkpoint
+from training.checkpoint import CHECKPOINT_FILE, Checkpoint, described, load_trained
+from training.data import DataSet
 from training.export import HALF_SUFFIX, NETWORK_PREFIX
 
 
@@ -23,18 +24,54 @@ class Origin:
     Attributes:
         weights: a network's state; a bundle keeps not all statistics of batch norm.
         description: recipe, epochs and seed of the run, after those of the ones before it.
-        dataset_sha256: hash of the data that it was trained on.
+        dataset: name of the data that it was trained on.
+        dataset_sha256: hash of its images and labels.
         seed: which chose its validation images.
     """
 
     weights: Mapping[str, Any]
     description: str
+    dataset: str
     dataset_sha256: str
     seed: int
 
 
-def is_origin(folder: Path) -> bool:
-    """Say whether there is something to begin with."""
+def begin_from(folder: Path, checkpoint: Checkpoint, data: DataSet) -> str:
+    """Give a run not begun the weights of another or of a bundle; see to it that one that is resumed had them.
+
+    Returns:
+        A warning where those weights may have been trained on images that this run validates with, else nothing.
+
+    Raises:
+        TrainingError: it had others, they were trained on images that this run validates with, or cannot be read.
+    """
+    is_begun = bool(checkpoint.epoch or checkpoint.origin)
+    if is_begun and not _is_origin(folder):
+        return ""
+    source = read_origin(folder)
+    if is_begun and source.description != checkpoint.origin:
+        raise TrainingError(
+            f"{folder}: the checkpoint to resume began with {checkpoint.origin or 'drawn weights'}, not with "
+            f"{source.description}; resume without --begin-with, or choose another --out"
+        )
+    if is_begun:
+        return ""
+    is_same_data = source.dataset_sha256 == data.sha256
+    if is_same_data and data.is_split_by_seed and source.seed != checkpoint.seed:
+        raise TrainingError(
+            f"{folder}: was trained with seed {source.seed}, which chose other validation images than {checkpoint.seed}; "
+            f"begin with --seed {source.seed}, so that none was trained on"
+        )
+    checkpoint.model, checkpoint.origin = dict(source.weights), source.description
+    if is_same_data:
+        return ""
+    return (
+        f"that was trained on other data ({source.dataset}), perhaps on images that validate here: "
+        "validation accuracy may flatter"
+    )
+
+
+def _is_origin(folder: Path) -> bool:
     return any((folder / name).exists() for name in (CHECKPOINT_FILE, MANIFEST_FILE))
 
 
@@ -44,15 +81,18 @@ def read_origin(folder: Path) -> Origin:
     Raises:
         TrainingError: there are none, or they are damaged.
     """
+    if not _is_origin(folder):
+        raise TrainingError(f"{folder}: neither a run nor a bundle is there to begin with")
     if (folder / MANIFEST_FILE).exists():
         try:
             return _of_bundle(read_bundle(folder))
         except BundleError as error:
             raise TrainingError(str(error)) from error
-    checkpoint = load_checkpoint(folder)
+    checkpoint = load_trained(folder)
     return Origin(
-        weights=checkpoint.best_weights,
+        weights=checkpoint.scored_weights,
         description=checkpoint.description,
+        dataset=checkpoint.dataset,
         dataset_sha256=checkpoint.dataset_sha256,
         seed=checkpoint.seed,
     )
@@ -67,11 +107,15 @@ def completed(weights: Mapping[str, Any], network: nn.Module) -> dict[str, Any]:
     own = network.state_dict()
     parameters = {name for name, _ in network.named_parameters()}
     brought = dict(weights)
-    bias = brought.get("classifier.bias")
-    if bias is not None and bias.shape != own["classifier.bias"].shape:
+    if is_for_other_classes(weights, len(own["classifier.bias"])):
         parameters -= {"classifier.weight", "classifier.bias"}
         del brought["classifier.weight"], brought["classifier.bias"]
     return {name: values for name, values in own.items() if name not in parameters} | brought
+
+
+def is_for_other_classes(weights: Mapping[str, Any], classes: int) -> bool:
+    """Say whether weights have a classifier, and for another number of classes."""
+    return "classifier.bias" in weights and len(weights["classifier.bias"]) != classes
 
 
 def _of_bundle(bundle: Bundle) -> Origin:
@@ -89,6 +133,7 @@ def _of_bundle(bundle: Bundle) -> Origin:
         description=described(
             provenance.recipe, provenance.epochs, provenance.seed, provenance.began_with
         ),
+        dataset=provenance.dataset,
         dataset_sha256=provenance.dataset_sha256,
         seed=provenance.seed,
     )

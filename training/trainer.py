@@ -30,11 +30,12 @@ from training.checkpoint import (
 from training.config import Recipe
 from training.data import DataSet
 from training.distributed import Group
-from training.evaluate import predict, reported_subnetworks, score
+from training.evaluate import predict_each, reported_subnetworks, score
 from training.files import written_by_one
 from training.optim import Optimizer, averaged, rate_factor
-from training.origin import completed, is_origin, read_origin
+from training.origin import begin_from, completed, is_for_other_classes
 
+IDENTITY_DIGITS = 10  # hexadecimal, of a sha256: their sum over 8,192 processes is exact in float64
 LOOK_EVERY = 20  # steps; looking at the loss waits for the device
 
 
@@ -55,29 +56,26 @@ def train(
     Each epoch draws its order, augmentation and paths from the seed and the epoch's number alone, so a resumed run
     ends as an uninterrupted one would; one that was stopped in its first epoch begins again. ``begin_with`` is the
     folder of a run or a bundle whose weights to begin with, instead of drawn ones; its optimiser and epochs stay its
-    own, and so does its classifier where that is for another number of classes. A resumed run must have begun with it,
-    if it is still there.
-    ``report`` gets a line that says what is trained, and one after each epoch.
+    own, and so does its classifier where that is for another number of classes. They are saved before the first epoch:
+    a resumed run needs the folder no more, but must have begun with it where it is named and still there.
+    ``report`` gets a line that says what is trained and how it begins, and one after each epoch.
 
     Raises:
         TrainingError: the loss is not finite, the checkpoint cannot be written, does not belong to this run, or is
-            another's that is still running.
+            another's that is still running; the processes have different data, or too few images for all of them.
     """
     with _alone_in(folder, group):
         with group.together():
             checkpoint = _start(recipe, data, folder, seed=seed, resume=resume)
-            if begin_with:
-                _begin_with(begin_with, checkpoint)
-        (epochs,) = group.sum([checkpoint.epoch])
-        with group.together():
-            if epochs != checkpoint.epoch * group.size:
-                raise TrainingError(
-                    f"{folder}: holds epoch {checkpoint.epoch} here and another for other processes; "
-                    "--out must be one folder that all of them see"
-                )
+            warning = begin_from(begin_with, checkpoint, data) if begin_with else ""
+        _check_alike(checkpoint, folder, data, group)
         run = Run(checkpoint, data, device=device, group=group)
-        if group.rank == 0:
-            report(run.description)
+        with group.together():
+            if group.rank == 0:
+                if checkpoint.origin and not checkpoint.epoch:
+                    save_checkpoint(checkpoint, folder)
+                words = (run.description, _beginning(checkpoint, data), warning)
+                report("; ".join(filter(None, words)))
         for epoch in range(checkpoint.epoch, recipe.epochs):
             started_at = time.perf_counter()
             train_loss = run.train_epoch(epoch)
@@ -158,7 +156,7 @@ class Run:
         precision = "bf16" if _has_bf16(self.device) else "float32"
         return (
             f"training {architecture.name} ({n_parameters / 1e6:.1f}M parameters) on {len(self.data.train)} images "
-            f"of {self.data.name}, device: {where} ({precision}{threads}), processes: {self.group.size}"
+            f"of {self.data.name} in {len(self.data.classes)} classes, device: {where} ({precision}{threads}), processes: {self.group.size}"
         )
 
     def train_epoch(self, epoch: int) -> float:
@@ -226,9 +224,11 @@ class Run:
         network = self.averaged.module if self.averaged else self.network
         assert isinstance(network, FractalNet)
         record: dict[str, float] = {}
-        for name, active in reported_subnetworks(network.architecture).items():
-            with mixed_precision(self.device):
-                logits = predict(network, self.validation, self.normalise, network.path_of(active))
+        columns = reported_subnetworks(network.architecture)
+        paths = [network.path_of(active) for active in columns.values()]
+        with mixed_precision(self.device):
+            answers = predict_each(network, self.validation, self.normalise, paths)
+        for name, logits in zip(columns, answers, strict=True):
             own = score(logits, self.validation.labels)
             correct, loss, n = self.group.sum([own.accuracy * own.n, own.loss * own.n, own.n])
             record |= {f"{name}/accuracy": correct / n, f"{name}/loss": loss / n}
@@ -281,16 +281,7 @@ def _start(recipe: Recipe, data: DataSet, folder: Path, *, seed: int, resume: bo
             f"{folder}: holds a checkpoint already; continue it with --resume or choose another --out"
         )
     if not exists:
-        return Checkpoint(
-            recipe=recipe,
-            seed=seed,
-            epoch=0,
-            dataset=data.name,
-            dataset_sha256=data.sha256,
-            model={},
-            optimizer={},
-            history=[],
-        )
+        return Checkpoint(recipe=recipe, seed=seed, dataset=data.name, dataset_sha256=data.sha256)
     checkpoint = load_checkpoint(folder)
     for what, theirs, ours in (
         *_fields(checkpoint.recipe, recipe),
@@ -305,28 +296,43 @@ def _start(recipe: Recipe, data: DataSet, folder: Path, *, seed: int, resume: bo
     return checkpoint
 
 
-def _begin_with(folder: Path, checkpoint: Checkpoint) -> None:
-    """Give a run not begun the weights of another or of a bundle; see to it that one that is resumed had them.
+def _check_alike(checkpoint: Checkpoint, folder: Path, data: DataSet, group: Group) -> None:
+    """See to it that all processes see one checkpoint, have the same data, and a share of every mini-batch.
 
     Raises:
-        TrainingError: it had others, they were trained on images that this run validates with, or cannot be read.
+        TrainingError: they do not.
     """
-    if checkpoint.epoch and not is_origin(folder):
-        return
-    source = read_origin(folder)
-    if checkpoint.epoch:
-        if source.description != checkpoint.origin:
+    identity = int(data.sha256[:IDENTITY_DIGITS], 16)
+    stage = (checkpoint.epoch, bool(checkpoint.origin))
+    *stages, identities = group.sum([*stage, identity])
+    with group.together():
+        if stages != [part * group.size for part in stage]:
             raise TrainingError(
-                f"{folder}: the checkpoint to resume began with {checkpoint.origin or 'drawn weights'}, not with "
-                f"{source.description}; resume without --begin-with, or choose another --out"
+                f"{folder}: holds the checkpoint of epoch {checkpoint.epoch} here and another for other processes; "
+                "--out must be one folder that all of them see"
             )
-        return
-    if source.dataset_sha256 == checkpoint.dataset_sha256 and source.seed != checkpoint.seed:
-        raise TrainingError(
-            f"{folder}: was trained with seed {source.seed}, which chose other validation images than {checkpoint.seed}; "
-            f"begin with --seed {source.seed}, so that none was trained on"
-        )
-    checkpoint.model, checkpoint.origin = dict(source.weights), source.description
+        if identities != identity * group.size:
+            raise TrainingError(
+                f"{data.name}: its sha256 is {data.sha256[:12]}… here and another for other processes; "
+                "--data must hold the same images for all of them"
+            )
+        if checkpoint.recipe.batch_size < group.size:
+            raise TrainingError(
+                f"a mini-batch of {checkpoint.recipe.batch_size} has no image for each of {group.size} processes; "
+                "start fewer, or raise --batch-size"
+            )
+
+
+def _beginning(checkpoint: Checkpoint, data: DataSet) -> str:
+    """Say what a run begins with, or where it goes on."""
+    if checkpoint.epoch:
+        return f"goes on after epoch {checkpoint.epoch}"
+    if not checkpoint.origin:
+        return "begins anew, with drawn weights"
+    n = len(data.classes)
+    is_drawn = is_for_other_classes(checkpoint.model, n)
+    drawn = f", its classifier drawn anew for {n} classes" if is_drawn else ""
+    return f"begins with {checkpoint.origin}{drawn}"
 
 
 def _fields(theirs: Recipe, ours: Recipe) -> Iterator[tuple[str, object, object]]:

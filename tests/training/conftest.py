@@ -135,6 +135,7 @@ def train_small(
         seed: int = 0,
         resume: bool = False,
         begin_with: Path | None = None,
+        report: Callable[[str], None] = lambda line: None,
         **changes: object,
     ) -> Checkpoint:
         recipe = replace(small_recipe, **{"epochs": 2, "batch_size": 32, **changes})  # type: ignore[arg-type]
@@ -147,6 +148,7 @@ def train_small(
             resume=resume,
             group=Group(),
             begin_with=begin_with,
+            report=report,
         )
 
     return run

@@ -98,6 +98,38 @@ def test_svhn_trains_on_its_extra_images_and_calls_the_zero_0(tmp_path: Path) ->
     assert set(archive.train.labels.tolist()) == {0}
 
 
+@pytest.mark.parametrize("name", ["train", "test"])
+def test_a_missing_file_of_svhn_is_named(tmp_path: Path, name: str) -> None:
+    (tmp_path / f"{name}_32x32.mat").write_bytes(b"one of two")
+    (missing,) = {"train", "test"} - {name}
+
+    with pytest.raises(TrainingError, match=rf"{missing}_32x32\.mat missing; fetch the archive"):
+        read_archive(tmp_path)
+
+
+def test_one_of_several_data_sets_in_a_folder_is_chosen_by_its_path(tmp_path: Path) -> None:
+    write_cifar10(tmp_path / "cifar-10-batches-py")
+    for name in ("cifar-10-python.tar.gz", "cifar-100-python.tar.gz"):
+        pack(tmp_path / "cifar-10-batches-py", tmp_path / name)
+
+    with pytest.raises(
+        TrainingError, match="holds CIFAR-10 and CIFAR-100; choose one by its own path"
+    ):
+        read_archive(tmp_path)
+    assert read_archive(tmp_path / "cifar-10-batches-py") is not None
+
+
+def test_files_that_are_part_of_another_data_set_are_not_looked_at(tmp_path: Path) -> None:
+    write_cifar10(tmp_path / "cifar-10-batches-py")
+    pack(tmp_path / "cifar-10-batches-py", tmp_path / "cifar-10-python.tar.gz")
+    (tmp_path / "meta").write_bytes(b"of something else")
+
+    archive = read_archive(tmp_path)
+
+    assert archive is not None
+    assert len(archive.classes) == 10
+
+
 def test_a_folder_without_an_archive_is_none(class_folders: Path) -> None:
     assert read_archive(class_folders) is None
 

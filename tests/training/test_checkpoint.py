@@ -104,6 +104,20 @@ def test_a_checkpoint_with_one_wrong_byte_is_refused(tmp_path: Path, trained: Tr
         load_checkpoint(tmp_path)
 
 
+def test_a_checkpoint_that_may_not_be_read_is_not_called_damaged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "checkpoint.pt").write_bytes(b"of another user")
+
+    def refuse(path: Path) -> None:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr("training.checkpoint.ZipFile", refuse)
+
+    with pytest.raises(PermissionError):
+        load_checkpoint(tmp_path)
+
+
 def test_weights_of_other_code_are_one_clear_line(trained: TrainedRun) -> None:
     weights = {k: v for k, v in trained.checkpoint.model.items() if "classifier" not in k}
 

@@ -5,9 +5,12 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 
 from model.bundle import read_bundle
 from tests.training.conftest import TrainedRun
@@ -46,6 +49,9 @@ def test_help_of_train_lists_every_recipe_and_every_kind_of_data(
         ["train", "--recipe", "unknown", "--out", "x"],
         ["train", "--recipe", "tiny"],
         ["train", "--recipe", "tiny", "--out", "x", "--epochs", "0"],
+        ["train", "--recipe", "tiny", "--out", "x", "--batch-size", "0"],
+        ["train", "--recipe", "tiny", "--out", "x", "--image-size", "7"],
+        ["train", "--recipe", "tiny", "--out", "x", "--image-size", "1025"],
         ["train", "--recipe", "tiny", "--out", "x", "--learning-rate", "nan"],
         ["train", "--recipe", "tiny", "--out", "x", "--learning-rate", "1e300"],
         ["train", "--recipe", "tiny", "--out", "x", "--seed", "4294967296"],
@@ -69,6 +75,10 @@ def test_wrong_usage_exits_with_2(arguments: list[str], capsys: pytest.CaptureFi
             "no such data",
         ),
         (["export", "--run", "{tmp}/run", "--out", "{tmp}/bundle"], "no such checkpoint"),
+        (
+            ["train", "--recipe", "tiny", "--out", "{tmp}/run", "--image-size", "32"],
+            "digits: its images are 8×8 and stay so; leave out --image-size",
+        ),
         (
             ["train", "--recipe", "tiny", "--out", "/dev/null/run"],
             "/dev/null/run: cannot be written to (Not a directory); choose another --out",
@@ -113,6 +123,42 @@ def test_a_recipes_paths_and_augmentation_can_be_changed(tmp_path: Path) -> None
 
     recipe = load_checkpoint(tmp_path).recipe
     assert (recipe.drop_path, recipe.augmentation) == ("local", "+")
+
+
+def test_images_and_mini_batches_have_the_size_that_is_asked_for(
+    class_folders: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, data = str(tmp_path / "run"), str(class_folders)
+    changes = ["--epochs", "1", "--image-size", "20", "--batch-size", "8"]
+    assert main(["train", "--recipe", "tiny", "--data", data, "--out", run, *changes]) == 0
+
+    recipe = load_checkpoint(tmp_path / "run").recipe
+    assert (recipe.architecture.image_size, recipe.batch_size) == (20, 8)
+    assert main(["evaluate", "--run", run, "--data", data]) == 0
+    assert not capsys.readouterr().err
+
+
+def fill_the_gpu() -> None:
+    raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+
+@pytest.mark.parametrize(
+    "fill_memory",
+    [fill_the_gpu, lambda: torch.empty(1 << 55), lambda: np.empty(1 << 55)],
+    ids=["of a GPU", "by torch", "by NumPy"],
+)
+def test_no_memory_left_is_one_line_that_says_what_to_lower(
+    fill_memory: Callable[[], object],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr("training.__main__.train", lambda *_, **__: fill_memory())
+
+    assert main(["train", "--recipe", "tiny", "--out", str(tmp_path)]) == 1
+
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: out of memory; lower --batch-size or --image-size (")
 
 
 def test_a_plain_network_has_no_paths_to_drop(

@@ -1,9 +1,10 @@
 """Data sets are split by a seed, read whatever their form, and refused in one line where they are wrong."""
 
 import os
+import time
 from functools import partial
 from pathlib import Path
-from shutil import rmtree
+from shutil import copytree, rmtree
 
 import numpy as np
 import pytest
@@ -110,7 +111,9 @@ async def test_training_sees_the_pixels_that_the_server_sees(
 
     data = load_data(str(class_folders), seed=0, image_size=16)
 
-    served = ImageDecoder(size=16, max_pixels=10**6, max_waiting=1)
+    served = ImageDecoder(
+        size=16, max_pixels=10**6, max_waiting=1, clock=time.monotonic, on_wake=lambda now: None
+    )
     assert np.array_equal(images_of(data.test)[0], await served.decode(file.read_bytes()))
 
 
@@ -129,8 +132,34 @@ def test_test_images_without_classes_leave_val_to_be_scored(class_folders: Path)
     assert len(load_data(str(class_folders), seed=0, image_size=16).test) == 8
 
 
-def test_a_test_image_of_a_large_set_is_looked_at_before_training(class_folders: Path) -> None:
-    (class_folders / "test" / "dark" / "000.jpg").write_bytes(b"no image")
+@pytest.mark.parametrize("max_tensor_bytes", [1000, 1 << 20])
+def test_images_in_val_validate_where_others_test(
+    class_folders: Path, max_tensor_bytes: int
+) -> None:
+    before = load_data(str(class_folders), seed=0, image_size=16)
+    copytree(class_folders / "test", class_folders / "val")
+    (class_folders / "val" / "dark" / "000.jpg").unlink()
+
+    data, other = (
+        load_data(str(class_folders), seed=n, image_size=16, max_tensor_bytes=max_tensor_bytes)
+        for n in (0, 1)
+    )
+
+    assert [len(split) for split in (data.train, data.validation, data.test)] == [40, 7, 8]
+    assert torch.equal(images_of(data.test), images_of(before.test))
+    assert torch.equal(images_of(data.validation), images_of(other.validation))
+    assert before.is_split_by_seed
+    assert not data.is_split_by_seed
+    assert data.sha256 == other.sha256 != before.sha256
+    assert 0 < data.train.labels[:20].sum() < 20  # in no order of classes
+
+
+@pytest.mark.parametrize("part", ["train", "val", "test"])
+def test_every_image_of_a_large_set_is_looked_at_before_training(
+    class_folders: Path, part: str
+) -> None:
+    copytree(class_folders / "test", class_folders / "val")
+    (class_folders / part / "dark" / "000.jpg").write_bytes(b"no image")
 
     with pytest.raises(TrainingError, match=r"000\.jpg: not a readable image"):
         load_data(str(class_folders), seed=0, image_size=16, max_tensor_bytes=1000)
@@ -149,6 +178,13 @@ def test_names_of_any_bytes_are_files_but_no_classes(class_folders: Path) -> Non
 
 def lose_test(root: Path) -> None:
     rmtree(root / "test")
+
+
+def flatten_val(root: Path) -> None:
+    """ImageNet's, as it is published."""
+    rmtree(root / "test")
+    (root / "val").mkdir()
+    Image.new("RGB", (8, 8)).save(root / "val" / "ILSVRC2012_val_00000001.JPEG")
 
 
 def lose_a_class(root: Path) -> None:
@@ -192,7 +228,8 @@ def keep_few_images(root: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "fault"),
     [
-        (lose_test, "test: its class folders differ from those of train: dark, light"),
+        (lose_test, "neither test nor val holds class folders; sort the images of one into"),
+        (flatten_val, "neither test nor val holds class folders; sort the images of one into"),
         (lose_a_class, "test: its class folders differ from those of train: dark"),
         (add_a_class, "test: its class folders differ from those of train: grey"),
         (empty_the_test, "dark: holds no images"),

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from socket import socket
@@ -69,11 +70,11 @@ def few() -> DataSet:
     )
 
 
-def train_in_float32(folder: Path, group: Group) -> Checkpoint:
+def train_in_float32(folder: Path, group: Group, data: DataSet | None = None) -> Checkpoint:
     """Train without bf16, whose rounding would hide every other difference."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
-        return train(recipe(), few(), folder, seed=0, device=CPU, resume=True, group=group)
+        return train(recipe(), data or few(), folder, seed=0, device=CPU, resume=True, group=group)
 
 
 def train_in_two_processes(folder: Path) -> Checkpoint:
@@ -109,6 +110,10 @@ STOPPED = {
         "train_in_float32(folder / str(group.rank), group)",
         "here and another for other processes; --out must be one folder that all of them see",
     ),
+    "data that is not the same": (
+        "train_in_float32(folder / 'run', group, replace(few(), sha256='ab'[group.rank] * 64))",
+        "here and another for other processes; --data must hold the same images for all of them",
+    ),
     "an error that one alone has": (
         "if group.rank:\n        raise TrainingError('image 7 is damaged')\n    group.sum([1.0])",
         "image 7 is damaged",
@@ -117,9 +122,10 @@ STOPPED = {
 STOPPED_WORKER = """
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 
-from tests.training.test_distributed import train_in_float32
+from tests.training.test_distributed import few, train_in_float32
 from training import TrainingError
 from training.distributed import joined_group
 
@@ -188,6 +194,20 @@ def test_processes_that_cannot_join_end_in_one_line(monkeypatch: pytest.MonkeyPa
             pass
 
     assert "\n" not in str(raised.value)
+
+
+class AlikeGroup(Group):
+    """Processes that all have the same to say."""
+
+    def sum(self, values: Sequence[float]) -> list[float]:
+        return [value * self.size for value in values]
+
+
+def test_every_process_has_a_share_of_every_mini_batch(tmp_path: Path) -> None:
+    one = replace(recipe(), batch_size=1)
+
+    with pytest.raises(TrainingError, match="a mini-batch of 1 has no image for each of 2"):
+        train(one, few(), tmp_path, seed=0, device=CPU, resume=False, group=AlikeGroup(size=2))
 
 
 def test_a_process_alone_shares_with_nobody() -> None:

@@ -1,7 +1,7 @@
 """Scores, re-estimated batch norm, and calibration."""
 
 import math
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
@@ -10,7 +10,7 @@ from torch.testing import assert_close
 
 from model.fractal import FractalNet
 from tests.training.conftest import TrainedRun
-from training.augment import channel_statistics
+from training.augment import Normalisation, channel_statistics
 from training.checkpoint import restore_network
 from training.data import DataSet, TensorSplit
 from training.distributed import Group
@@ -22,6 +22,7 @@ from training.evaluate import (
     extract_for_serving,
     fit_temperature,
     predict,
+    predict_each,
     score,
 )
 from training.trainer import train
@@ -55,6 +56,33 @@ def test_prediction_leaves_the_network_training(digits: DataSet, trained: Traine
 
     assert network.training
     assert all(torch.equal(before[name], value) for name, value in network.state_dict().items())
+
+
+@dataclass(frozen=True)
+class CountedNormalisation(Normalisation):
+    """Notes how many images it was given."""
+
+    seen: list[int]
+
+    def __call__(self, images: torch.Tensor) -> torch.Tensor:
+        self.seen.append(len(images))
+        return super().__call__(images)
+
+
+def test_images_are_read_once_however_many_paths_classify_them(
+    digits: DataSet, trained: TrainedRun
+) -> None:
+    network = restore_network(trained.checkpoint, digits)
+    plain = channel_statistics(digits.train)
+    normalise = CountedNormalisation(plain.mean, plain.std, seen=[])
+    paths = [network.path_of(active) for active in ((1,), (2,), (1, 2))]
+
+    together = predict_each(network, digits.test, normalise, paths)
+
+    assert sum(normalise.seen) == len(digits.test)
+    for path, logits in zip(paths, together, strict=True):
+        (alone,) = predict_each(network, digits.test, plain, [path])
+        assert torch.equal(logits, alone)
 
 
 @pytest.mark.parametrize(("active", "mode"), [((1,), "alone"), ((1, 2), "joint")])

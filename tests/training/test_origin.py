@@ -13,7 +13,8 @@ from model.bundle import PRETRAINED_DIR, Precision, read_bundle
 from model.fractal import FractalNet
 from tests.training.conftest import TrainedRun
 from training import TrainingError
-from training.checkpoint import Checkpoint, load_weights
+from training.checkpoint import CHECKPOINT_FILE, Checkpoint, load_trained, load_weights
+from training.config import Recipe
 from training.data import DataSet
 from training.origin import completed, read_origin
 
@@ -65,24 +66,102 @@ def test_a_run_begins_with_a_bundle_and_goes_on_without_it(
     assert train_small(begin_with=bundle, resume=True, **BARELY).epoch == 1
 
 
-def test_other_classes_get_a_classifier_of_their_own(
-    bundle_folder: Path, few_digits: DataSet, train_small: TrainSmall
-) -> None:
-    odd = replace(
+@pytest.fixture
+def odd(few_digits: DataSet) -> DataSet:
+    """The digits in two classes: other data."""
+    return replace(
         few_digits,
+        name="odd",
         classes=("even", "odd"),
+        sha256="0" * 64,
         **{
             part: replace(split, labels=split.labels % 2)
             for part in ("train", "validation", "test")
             for split in [getattr(few_digits, part)]
         },
     )
+
+
+def test_other_classes_get_a_classifier_of_their_own(
+    bundle_folder: Path, odd: DataSet, train_small: TrainSmall
+) -> None:
     weights = read_origin(bundle_folder).weights
+    lines: list[str] = []
 
-    barely = train_small(data=odd, begin_with=bundle_folder, **BARELY)
+    barely = train_small(data=odd, begin_with=bundle_folder, report=lines.append, **BARELY)
 
+    assert (
+        "; begins with small, 3 epochs, seed 0, its classifier drawn anew for 2 classes; "
+        "that was trained on other data (digits), perhaps on images that validate here" in lines[0]
+    )
     assert barely.model["classifier.weight"].shape == (2, 16)
     assert_close(barely.model["blocks.0.conv.conv.weight"], weights["blocks.0.conv.conv.weight"])
+
+
+def test_a_run_on_the_data_of_its_origin_has_nothing_to_warn_of(
+    bundle_folder: Path, train_small: TrainSmall
+) -> None:
+    lines: list[str] = []
+
+    train_small(begin_with=bundle_folder, report=lines.append, **BARELY)
+
+    assert lines[0].endswith("; begins with small, 3 epochs, seed 0")
+
+
+def test_a_run_stopped_in_its_first_epoch_begins_again_with_the_same_weights(
+    bundle_folder: Path, odd: DataSet, tmp_path: Path, train_small: TrainSmall
+) -> None:
+    def stop(line: str) -> None:
+        raise KeyboardInterrupt
+
+    lines: list[str] = []
+    whole = train_small(tmp_path / "whole", data=odd, begin_with=bundle_folder, epochs=1)
+    with pytest.raises(KeyboardInterrupt):
+        train_small(tmp_path / "parts", data=odd, begin_with=bundle_folder, epochs=1, report=stop)
+    with pytest.raises(TrainingError, match="stopped in its first epoch; go on with --resume"):
+        load_trained(tmp_path / "parts")
+    with pytest.raises(
+        TrainingError, match=r"began with small, 3 epochs, seed 0, not with .*; small, 1"
+    ):
+        train_small(
+            tmp_path / "parts", data=odd, epochs=1, resume=True, begin_with=tmp_path / "whole"
+        )
+    resumed = train_small(tmp_path / "parts", data=odd, epochs=1, resume=True, report=lines.append)
+
+    assert "begins with small, 3 epochs, seed 0, its classifier drawn anew" in lines[0]
+    assert resumed.origin == whole.origin
+    assert all(torch.equal(whole.model[name], v) for name, v in resumed.model.items())
+
+
+def test_weights_that_do_not_fit_leave_no_run_behind(
+    bundle_folder: Path, tmp_path: Path, train_small: TrainSmall, small_recipe: Recipe
+) -> None:
+    wider = replace(small_recipe.architecture, channels=(8, 24))
+
+    with pytest.raises(TrainingError, match="choose a run of the same network"):
+        train_small(tmp_path / "run", begin_with=bundle_folder, architecture=wider)
+
+    assert not (tmp_path / "run" / CHECKPOINT_FILE).exists()
+
+
+def test_where_no_seed_chose_the_validation_images_any_seed_may_follow(
+    few_digits: DataSet, tmp_path: Path, train_small: TrainSmall
+) -> None:
+    data = replace(few_digits, is_split_by_seed=False)
+    train_small(tmp_path / "first", data=data, epochs=1)
+
+    second = train_small(
+        tmp_path / "second", data=data, seed=1, begin_with=tmp_path / "first", **BARELY
+    )
+
+    assert second.origin == "small, 1 epochs, seed 0"
+
+
+def test_a_folder_of_neither_a_run_nor_a_bundle_is_one_clear_line(
+    tmp_path: Path, train_small: TrainSmall
+) -> None:
+    with pytest.raises(TrainingError, match="typo: neither a run nor a bundle is there"):
+        train_small(begin_with=tmp_path / "typo")
 
 
 def test_a_damaged_bundle_to_begin_with_is_one_clear_line(

@@ -42,7 +42,8 @@ def test_training_says_what_is_trained_where_and_scores_every_epoch(trained: Tra
     first, *epochs = trained.lines
 
     assert "training small" in first
-    assert "1294 images of digits" in first
+    assert "1294 images of digits in 10 classes" in first
+    assert first.endswith("; begins anew, with drawn weights")
     assert "device: CPU" in first
     assert len(epochs) == trained.checkpoint.recipe.epochs
     assert all(
@@ -120,6 +121,16 @@ def test_a_run_stopped_in_its_first_epoch_begins_again(
     tmp_path: Path, train_small: TrainSmall
 ) -> None:
     assert train_small(tmp_path, resume=True, epochs=1).epoch == 1
+
+
+def test_a_resumed_run_says_where_it_goes_on(tmp_path: Path, train_small: TrainSmall) -> None:
+    train_small(tmp_path, epochs=1)
+    lines: list[str] = []
+
+    train_small(tmp_path, epochs=1, resume=True, report=lines.append)
+
+    (line,) = lines
+    assert line.endswith("; goes on after epoch 1")
 
 
 def test_a_run_begins_with_the_weights_of_another(tmp_path: Path, train_small: TrainSmall) -> None:
@@ -266,12 +277,8 @@ def run_of(recipe: Recipe, data: DataSet) -> Run:
     checkpoint = Checkpoint(
         recipe=recipe,
         seed=0,
-        epoch=0,
         dataset="digits",
         dataset_sha256="",
-        model={},
-        optimizer={},
-        history=[],
     )
     return Run(checkpoint, data, device=CPU, group=Group())
 
@@ -298,9 +305,9 @@ def test_averaged_weights_are_what_is_scored_and_exported(train_small: TrainSmal
     checkpoint = train_small(averaging=0.9)
 
     name = "classifier.weight"
-    assert not torch.equal(checkpoint.best_weights[name], checkpoint.model[name])
-    assert torch.equal(checkpoint.best_weights[name], checkpoint.averaged[f"module.{name}"])
-    assert checkpoint.best_weights.keys() == checkpoint.model.keys()
+    assert not torch.equal(checkpoint.scored_weights[name], checkpoint.model[name])
+    assert torch.equal(checkpoint.scored_weights[name], checkpoint.averaged[f"module.{name}"])
+    assert checkpoint.scored_weights.keys() == checkpoint.model.keys()
 
 
 def test_images_on_disk_train_the_same_network_as_in_memory(
