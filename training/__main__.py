@@ -1,7 +1,6 @@
 """The command line of training: ``python -m training {train,evaluate,reproduce,compare,anytime,export}``."""
 
 import argparse
-import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -26,6 +25,7 @@ from training.evaluate import evaluate_checkpoint, reported_subnetworks
 from training.export import export_bundle
 from training.files import check_writable
 from training.reproduce import EXPERIMENTS, reproduce
+from training.stopping import end_on_signals
 from training.trainer import train
 
 DATA_HELP = (
@@ -406,6 +406,5 @@ def _anytime(options: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    # Told to end, it clears up as after Ctrl-C.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    end_on_signals()
     sys.exit(main())

@@ -253,6 +253,37 @@ def test_a_full_disk_at_export_names_the_bundle(
     assert not list(out.parent.iterdir())
 
 
+SWALLOWED = """
+import signal
+import weakref
+
+from training.stopping import end_on_signals
+
+end_on_signals()
+
+
+class Thing: ...
+
+
+thing = Thing()
+callback = weakref.ref(thing, lambda _: signal.raise_signal(signal.SIGTERM))
+try:
+    del thing
+    while True:
+        pass
+except KeyboardInterrupt:
+    print("ended")
+"""
+
+
+def test_a_signal_is_not_lost_in_a_callback_that_raises_for_nobody() -> None:
+    run = subprocess.run(
+        [sys.executable, "-c", SWALLOWED], capture_output=True, text=True, timeout=60, check=False
+    )
+
+    assert (run.stdout, run.stderr) == ("ended\n", "")
+
+
 def test_an_export_told_to_end_leaves_nothing_behind(trained: TrainedRun, tmp_path: Path) -> None:
     out = tmp_path / "bundles" / "digits"
     command = [
