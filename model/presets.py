@@ -10,6 +10,7 @@ from typing import Literal
 from model.path import Path, column_path
 
 NARROW_CHANNELS = (16, 32, 64, 128, 128)  # Tables 3 and 4 of the paper
+MEDIUM_CHANNELS = (32, 64, 128, 256, 256)  # between the two
 WIDE_CHANNELS = (64, 128, 256, 512, 512)  # Table 1
 PAPER_DROPOUT = (0.0, 0.1, 0.2, 0.3, 0.4)  # §4.1
 
@@ -184,6 +185,7 @@ PRESETS = {
             Architecture(f"wide-c{columns}", columns=columns, channels=WIDE_CHANNELS, classes=10)
             for columns in range(1, 5)
         ),
+        Architecture("medium-c3", columns=3, channels=MEDIUM_CHANNELS, classes=10),
         Architecture(
             "thinning-c4",  # the 40 layers of Table 1, and its 22.9M parameters within 1 %
             columns=4,

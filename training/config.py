@@ -196,6 +196,15 @@ RECIPES = {
             learning_rate=0.005,
             muon_rate=0.02,
         ),
+        # Half as wide: for a GPU too, and trained on two cores.
+        replace(
+            _MUON,
+            name="medium-c3",
+            architecture=PRESETS["medium-c3"],
+            epochs=22,
+            batch_size=128,
+            learning_rate=0.02,
+        ),
         # Seconds on the bundled digits: to try the whole path, and for the tests.
         Recipe(
             name="tiny",

@@ -18,6 +18,7 @@ PARAMETERS = {  # K = 10, 32×32
     "wide-c2": 13_325_322,
     "wide-c3": 33_724_618,
     "wide-c4": 76_106_634,
+    "medium-c3": 8_438_890,
     "narrow-c1": 246_682,
     "narrow-c2": 836_106,
     "narrow-c3": 2_113_594,
@@ -146,6 +147,7 @@ def test_the_thinning_network_has_the_published_22_9_million_parameters() -> Non
     [
         *((f"narrow-c{c}", 5 * 2 ** (c - 1)) for c in range(1, 7)),
         ("wide-c3", 20),
+        ("medium-c3", 20),
         ("plain-40", 40),
         ("thinning-c4", 40),
         ("fractalnet-34", 33),  # the classifier is the 34th
