@@ -324,9 +324,10 @@ def _check_alike(checkpoint: Checkpoint, folder: Path, data: DataSet, group: Gro
 
 
 def _beginning(checkpoint: Checkpoint, data: DataSet) -> str:
-    """Say what a run begins with, or where it goes on."""
+    """Say what a run begins with, or where it goes on, if it does."""
     if checkpoint.epoch:
-        return f"goes on after epoch {checkpoint.epoch}"
+        has_ended = checkpoint.epoch >= checkpoint.recipe.epochs
+        return "has ended" if has_ended else f"goes on after epoch {checkpoint.epoch}"
     if not checkpoint.origin:
         return "begins anew, with drawn weights"
     n = len(data.classes)

@@ -124,13 +124,20 @@ def test_a_run_stopped_in_its_first_epoch_begins_again(
 
 
 def test_a_resumed_run_says_where_it_goes_on(tmp_path: Path, train_small: TrainSmall) -> None:
-    train_small(tmp_path, epochs=1)
+    def stop(line: str) -> None:
+        if line.startswith("epoch 1"):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train_small(tmp_path, report=stop)
     lines: list[str] = []
 
-    train_small(tmp_path, epochs=1, resume=True, report=lines.append)
+    train_small(tmp_path, resume=True, report=lines.append)
+    train_small(tmp_path, resume=True, report=lines.append)
 
-    (line,) = lines
-    assert line.endswith("; goes on after epoch 1")
+    first, _, last = lines
+    assert first.endswith("; goes on after epoch 1")
+    assert last.endswith("; has ended")
 
 
 def test_a_run_begins_with_the_weights_of_another(tmp_path: Path, train_small: TrainSmall) -> None:
