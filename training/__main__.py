@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TypeVar, get_args
+from typing import get_args
 
 import torch
 
@@ -16,6 +16,7 @@ from model.bundle import PRETRAINED_DIR, BundleError, Precision, read_bundle
 from model.drop_path import DropPath
 from training import TrainingError, first_line
 from training.anytime import evaluate_anytime
+from training.arguments import positive, within
 from training.checkpoint import load_trained
 from training.compare import compare
 from training.config import RECIPES, Augmentation, Recipe
@@ -43,10 +44,7 @@ From data to a served model:
 
 
 SEEDS = range(1 << 32)  # small enough for what is derived from them
-LARGEST = 1_000_000  # of any number that is asked for
 IMAGE_SIZES = range(8, 1025)  # augmentation shifts by 4 pixels; the largest costs 1,024 of CIFAR's
-
-N = TypeVar("N", int, float)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -64,8 +62,8 @@ def main(arguments: list[str] | None = None) -> int:
     except (MemoryError, RuntimeError) as error:
         if not _is_out_of_memory(error):
             raise
-        what = f"out of memory; lower --batch-size or --image-size ({first_line(error)})"
-        print(f"error: {what}", file=sys.stderr)
+        how = "; lower --batch-size or --image-size" if options.command is _train else ""
+        print(f"error: out of memory{how} ({first_line(error)})", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         how = "continue with --resume" if options.command is _train else "run it again to go on"
@@ -102,16 +100,16 @@ def _parser() -> argparse.ArgumentParser:
     fit.add_argument("--data", default="digits", help=DATA_HELP + " (default: %(default)s)")
     fit.add_argument("--out", required=True, type=Path, help="folder of the run's checkpoint")
     _add_seed(fit)
-    fit.add_argument("--epochs", type=_positive(int), help="instead of the recipe's")
-    fit.add_argument("--batch-size", type=_positive(int), help="instead of the recipe's")
+    fit.add_argument("--epochs", type=positive(int), help="instead of the recipe's")
+    fit.add_argument("--batch-size", type=positive(int), help="instead of the recipe's")
     fit.add_argument(
         "--image-size",
-        type=_within(IMAGE_SIZES),
+        type=within(IMAGE_SIZES),
         help="instead of the recipe's: height and width that the images of class folders are brought to",
     )
     fit.add_argument(
         "--learning-rate",
-        type=_positive(float),
+        type=positive(float),
         help="instead of the recipe's; Muon's changes in proportion",
     )
     fit.add_argument(
@@ -151,7 +149,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     claims.add_argument("experiment", choices=EXPERIMENTS, help="what to train and compare")
     claims.add_argument("--data", required=True, help=DATA_HELP)
-    claims.add_argument("--epochs", type=_positive(int), default=400, help="(default: 400)")
+    claims.add_argument("--epochs", type=positive(int), default=400, help="(default: 400)")
     claims.add_argument(
         "--short",
         action="store_true",
@@ -174,7 +172,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     ways.add_argument(
         "--epochs",
-        type=_positive(int),
+        type=positive(int),
         default=20,
         help="of mixed drop-path; the others get what costs the same (default: %(default)s)",
     )
@@ -225,34 +223,8 @@ def _add_run_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _add_seed(command: argparse.ArgumentParser) -> None:
     command.add_argument(
-        "--seed", type=_within(SEEDS), default=0, help="of everything random (default: 0)"
+        "--seed", type=within(SEEDS), default=0, help="of everything random (default: 0)"
     )
-
-
-def _within(numbers: range) -> Callable[[str], int]:
-    """Return a parser of whole numbers in a range."""
-
-    def parse(text: str) -> int:
-        value = int(text)
-        if value not in numbers:
-            raise argparse.ArgumentTypeError(f"{text} is not from {numbers[0]} to {numbers[-1]}")
-        return value
-
-    parse.__name__ = "int"  # argparse names it where the text is no number
-    return parse
-
-
-def _positive(kind: type[N]) -> Callable[[str], N]:
-    """Return a parser of positive numbers."""
-
-    def parse(text: str) -> N:
-        value = kind(text)
-        if not 0 < value <= LARGEST:
-            raise argparse.ArgumentTypeError(f"{text} is not a positive number up to {LARGEST:,}")
-        return value
-
-    parse.__name__ = kind.__name__
-    return parse
 
 
 def _recipes_help() -> str:
