@@ -50,7 +50,7 @@ if TYPE_CHECKING:
 RELOAD_SHARE = 0.1
 
 SANE_REQUEST_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
-FLOOD = Overloaded(
+TURNED_AWAY = Overloaded(
     "more requests are waiting to be read than can be answered in time",
     headers={"Retry-After": "1"},
 )
@@ -127,16 +127,15 @@ class Service:
             return None
         now, scheduler = self.clock(), self.serving.scheduler
         unread = self.arrivals.waiting
-        patience_s = FLOODED * deadline_s
-        is_late = refuses and now + scheduler.backlog_s(unread, now) > arrived_at + patience_s
+        backlog_s = scheduler.backlog_s(unread, now)
+        is_late = refuses and now + backlog_s > arrived_at + FLOODED * deadline_s
         is_full = unread + len(scheduler) >= self.settings.max_queue
         if not is_late and not is_full:
             return None
         scheduler.turned_away(now, deadline_s)
         if is_full:
-            retry_s = scheduler.backlog_s(unread, now)
-            return problem_of(Refusal("queue_full", 0.0, self.settings.max_queue, retry_s))
-        return FLOOD
+            return problem_of(Refusal("queue_full", 0.0, self.settings.max_queue, backlog_s))
+        return TURNED_AWAY
 
     async def start(self, bundle: Bundle) -> None:
         """Warm the bundle up and become ready.
@@ -244,8 +243,8 @@ class Service:
             return
         read = memory_reader(gpu)
         if read is not None:
-            self.metrics.gpu_memory.labels("used").set_function(lambda: read()[0])
-            self.metrics.gpu_memory.labels("total").set_function(lambda: read()[1])
+            self.metrics.gpu_memory.labels("used").set_function(lambda: read().used)
+            self.metrics.gpu_memory.labels("total").set_function(lambda: read().total)
 
     async def _rest(self, run_s: float) -> None:
         """Leave the device to requests after a run of the warm-up."""

@@ -1,6 +1,7 @@
 """The GPU's memory, as its driver sees it."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from math import nan
 
 from cuda.bindings.runtime import cudaDeviceGetPCIBusId
@@ -14,10 +15,21 @@ from pynvml import (
 BUS_ID_CHARACTERS = 32
 
 
-def memory_reader(index: int) -> Callable[[], tuple[float, float]] | None:
-    """Return what reads a GPU's memory: bytes in use, by every process on it, and in all; None where the driver does not tell.
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """Bytes of a GPU's memory; ``used`` counts every process on it."""
 
-    What it returns gives nan when the driver has stopped telling, so that a GPU that is lost takes no other metric along.
+    used: float
+    total: float
+
+
+UNKNOWN = Memory(nan, nan)
+
+
+def memory_reader(index: int) -> Callable[[], Memory] | None:
+    """Return what reads the memory of a GPU; None where the driver does not tell.
+
+    It gives ``UNKNOWN`` once the driver tells no more, so that a GPU that is lost takes no other metric along.
 
     Args:
         index: CUDA's, which counts the visible GPUs; the driver counts all, so that it is asked by the place on the bus.
@@ -32,11 +44,11 @@ def memory_reader(index: int) -> Callable[[], tuple[float, float]] | None:
     except NVMLError:
         return None
 
-    def read() -> tuple[float, float]:
+    def read() -> Memory:
         try:
             info = nvmlDeviceGetMemoryInfo(handle)
         except NVMLError:
-            return nan, nan
-        return float(info.used), float(info.total)
+            return UNKNOWN
+        return Memory(float(info.used), float(info.total))
 
     return read
