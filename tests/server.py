@@ -2,7 +2,9 @@
 
 import json
 import os
+import re
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -90,3 +92,15 @@ def started(settings: dict[str, object]) -> Iterator[ServerProcess]:
         yield server
     finally:
         server.close()
+
+
+def read_reply(connection: socket.socket) -> tuple[bytes, bytes]:
+    """Return head and body of one reply."""
+    data = b""
+    while b"\r\n\r\n" not in data:
+        data += connection.recv(65536)
+    head, _, body = data.partition(b"\r\n\r\n")
+    length = int(re.search(rb"(?i)content-length: (\d+)", head)[1])  # type: ignore[index]
+    while len(body) < length:
+        body += connection.recv(65536)
+    return head, body

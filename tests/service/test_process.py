@@ -8,7 +8,6 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import onnxruntime as ort
@@ -16,7 +15,7 @@ import pytest
 
 from model.bundle import MANIFEST_FILE, Bundle
 from service.settings import Settings, variable_name
-from tests.server import ROOT, ServerProcess
+from tests.server import ROOT, ServerProcess, read_reply
 from tests.service.bundles import amend_manifest, break_graph
 
 StartServer = Callable[..., ServerProcess]
@@ -259,113 +258,6 @@ def test_sigterm_closes_idle_connections_and_stops_listening(start_server: Start
         socket.create_connection(server.address, timeout=60)
 
 
-def test_clients_that_leave_are_taken_out_of_the_queue(
-    start_server: StartServer, jpeg: bytes
-) -> None:
-    server = start_server(max_batch=1)
-    server.wait_for("ready")
-    request = (
-        b"POST /classify?subnetwork=full&deadline_ms=60000 HTTP/1.1\r\nHost: here\r\n"
-        b"Content-Length: %d\r\n\r\n%b" % (len(jpeg), jpeg)
-    )
-
-    connections = [socket.create_connection(server.address, timeout=60) for _ in range(200)]
-    for connection in connections:
-        connection.sendall(request)
-    for connection in connections:
-        connection.close()
-
-    counts = server.requests_by_outcome()
-    while sum(counts.values()) < 200:
-        counts = server.requests_by_outcome()
-    assert {outcome for outcome, count in counts.items() if count} <= {"abandoned", "in_time"}
-    assert counts["abandoned"] > 0
-    metrics = server.metrics()
-    assert metrics['anytime_run_latency_seconds_count{subnetwork="full"}'] < 200
-    assert metrics["anytime_queue_depth"] == 0
-    assert server.classify(jpeg, deadline_ms=60_000).json()["in_time"]
-
-
-def test_a_flood_is_answered_or_refused_to_the_last(start_server: StartServer, jpeg: bytes) -> None:
-    server = start_server(max_queue=4)
-    server.wait_for("ready")
-
-    def ask(_: int) -> int:
-        return server.classify(jpeg, deadline_ms=60_000).status_code
-
-    with ThreadPoolExecutor(32) as clients:
-        statuses = list(clients.map(ask, range(200)))
-
-    assert set(statuses) == {200, 503}
-    counts = server.requests_by_outcome()
-    assert counts["refused"] == statuses.count(503)
-    assert counts["in_time"] + counts.get("late", 0) == statuses.count(200)
-
-
-def test_a_flood_that_came_while_the_server_stood_still_is_refused_at_once(
-    start_server: StartServer, jpeg: bytes
-) -> None:
-    server = start_server(log_sample=1)
-    server.wait_for("ready")
-    request = b"POST /classify?deadline_ms=%d&on_miss=refuse HTTP/1.1\r\nHost: here\r\nContent-Length: %d\r\n\r\n%b"
-    connections = [socket.create_connection(server.address, timeout=60) for _ in range(60)]
-    patient = socket.create_connection(server.address, timeout=60)
-    assert server.classify(jpeg, deadline_ms=60_000).status_code == 200
-
-    server.process.send_signal(signal.SIGSTOP)
-    for connection in connections:
-        connection.sendall(request % (1, len(jpeg), jpeg))
-    patient.sendall((request % (6, len(jpeg), jpeg)).replace(b"=6&", b"=6e4&"))
-    server.process.send_signal(signal.SIGCONT)
-
-    counts: dict[int, int] = {}
-    for connection in connections:
-        head, body = read_reply(connection)
-        status = int(head.split()[1])
-        counts[status] = counts.get(status, 0) + 1
-        if status == 503:
-            assert b"application/problem+json" in head
-            assert b"retry-after: " in head.lower()
-            assert json.loads(body)["status"] == 503
-        connection.sendall(request % (60_000, len(jpeg), jpeg))  # the connection is still of use
-        assert read_reply(connection)[0].startswith(b"HTTP/1.1 200 ")
-        connection.close()
-
-    assert counts[503] > 30
-    assert read_reply(patient)[0].startswith(b"HTTP/1.1 200 ")
-    patient.close()
-    outcomes = server.requests_by_outcome()
-    assert outcomes["refused"] + outcomes.get("expired", 0) == counts[503]
-    lines = [server.wait_for("request") for _ in range(122)]
-    assert sum(line["outcome"] in ("refused", "expired") for line in lines) == counts[503]
-    assert sum(outcomes.values()) == 122
-
-
-def test_requests_whose_turn_never_came_are_abandoned_and_forgotten(
-    start_server: StartServer, jpeg: bytes
-) -> None:
-    server = start_server(max_queue=8, log_sample=1)
-    server.wait_for("ready")
-    request = (
-        b"POST /classify?deadline_ms=60000 HTTP/1.1\r\nHost: here\r\nX-Request-ID: mine\r\n"
-        b"Content-Length: %d\r\n\r\n%b" % (len(jpeg), jpeg)
-    )
-
-    with socket.create_connection(server.address, timeout=60) as connection:
-        server.process.send_signal(signal.SIGSTOP)
-        connection.sendall(20 * request)
-    server.process.send_signal(signal.SIGCONT)
-
-    counts = server.requests_by_outcome()
-    while sum(counts.values()) < 20:
-        counts = server.requests_by_outcome()
-    assert {outcome for outcome, count in counts.items() if count} <= {"abandoned", "in_time"}
-    assert counts["abandoned"] > 8
-    assert server.wait_for("request")["request_id"] == "mine"
-    answer = server.classify(jpeg, deadline_ms=60_000, on_miss="refuse")
-    assert answer.status_code == 200
-
-
 @pytest.mark.parametrize(
     "request_",
     [
@@ -402,18 +294,6 @@ def test_a_client_that_asks_for_http_2_is_answered_without_it(
     response = server.client.post("/classify", content=jpeg, headers=upgrade)
 
     assert response.status_code == 200
-
-
-def read_reply(connection: socket.socket) -> tuple[bytes, bytes]:
-    """Return head and body of one reply."""
-    data = b""
-    while b"\r\n\r\n" not in data:
-        data += connection.recv(65536)
-    head, _, body = data.partition(b"\r\n\r\n")
-    length = int(re.search(rb"(?i)content-length: (\d+)", head)[1])  # type: ignore[index]
-    while len(body) < length:
-        body += connection.recv(65536)
-    return head, body
 
 
 def test_one_log_line_a_request_if_all_are_sampled(start_server: StartServer, jpeg: bytes) -> None:

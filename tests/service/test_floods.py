@@ -1,0 +1,118 @@
+"""More requests than can be answered, and clients that leave them behind: none is lost, and none is waited for."""
+
+import json
+import signal
+import socket
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+from tests.server import ServerProcess, read_reply
+
+StartServer = Callable[..., ServerProcess]
+
+
+def test_clients_that_leave_are_taken_out_of_the_queue(
+    start_server: StartServer, jpeg: bytes
+) -> None:
+    server = start_server(max_batch=1)
+    server.wait_for("ready")
+    request = (
+        b"POST /classify?subnetwork=full&deadline_ms=60000 HTTP/1.1\r\nHost: here\r\n"
+        b"Content-Length: %d\r\n\r\n%b" % (len(jpeg), jpeg)
+    )
+
+    connections = [socket.create_connection(server.address, timeout=60) for _ in range(200)]
+    for connection in connections:
+        connection.sendall(request)
+    for connection in connections:
+        connection.close()
+
+    counts = server.requests_by_outcome()
+    while sum(counts.values()) < 200:
+        counts = server.requests_by_outcome()
+    assert {outcome for outcome, count in counts.items() if count} <= {"abandoned", "in_time"}
+    assert counts["abandoned"] > 0
+    metrics = server.metrics()
+    assert metrics['anytime_run_latency_seconds_count{subnetwork="full"}'] < 200
+    assert metrics["anytime_queue_depth"] == 0
+    assert server.classify(jpeg, deadline_ms=60_000).json()["in_time"]
+
+
+def test_a_flood_is_answered_or_refused_to_the_last(start_server: StartServer, jpeg: bytes) -> None:
+    server = start_server(max_queue=4)
+    server.wait_for("ready")
+
+    def ask(_: int) -> int:
+        return server.classify(jpeg, deadline_ms=60_000).status_code
+
+    with ThreadPoolExecutor(32) as clients:
+        statuses = list(clients.map(ask, range(200)))
+
+    assert set(statuses) == {200, 503}
+    counts = server.requests_by_outcome()
+    assert counts["refused"] == statuses.count(503)
+    assert counts["in_time"] + counts.get("late", 0) == statuses.count(200)
+
+
+def test_a_flood_that_came_while_the_server_stood_still_is_refused_at_once(
+    start_server: StartServer, jpeg: bytes
+) -> None:
+    server = start_server(log_sample=1)
+    server.wait_for("ready")
+    request = b"POST /classify?deadline_ms=%d&on_miss=refuse HTTP/1.1\r\nHost: here\r\nContent-Length: %d\r\n\r\n%b"
+    connections = [socket.create_connection(server.address, timeout=60) for _ in range(60)]
+    patient = socket.create_connection(server.address, timeout=60)
+    assert server.classify(jpeg, deadline_ms=60_000).status_code == 200
+
+    server.process.send_signal(signal.SIGSTOP)
+    for connection in connections:
+        connection.sendall(request % (1, len(jpeg), jpeg))
+    patient.sendall((request % (6, len(jpeg), jpeg)).replace(b"=6&", b"=6e4&"))
+    server.process.send_signal(signal.SIGCONT)
+
+    counts: dict[int, int] = {}
+    for connection in connections:
+        head, body = read_reply(connection)
+        status = int(head.split()[1])
+        counts[status] = counts.get(status, 0) + 1
+        if status == 503:
+            assert b"application/problem+json" in head
+            assert b"retry-after: " in head.lower()
+            assert json.loads(body)["status"] == 503
+        connection.sendall(request % (60_000, len(jpeg), jpeg))  # the connection is still of use
+        assert read_reply(connection)[0].startswith(b"HTTP/1.1 200 ")
+        connection.close()
+
+    assert counts[503] > 30
+    assert read_reply(patient)[0].startswith(b"HTTP/1.1 200 ")
+    patient.close()
+    outcomes = server.requests_by_outcome()
+    assert outcomes["refused"] + outcomes.get("expired", 0) == counts[503]
+    lines = [server.wait_for("request") for _ in range(122)]
+    assert sum(line["outcome"] in ("refused", "expired") for line in lines) == counts[503]
+    assert sum(outcomes.values()) == 122
+
+
+def test_requests_whose_turn_never_came_are_abandoned_and_forgotten(
+    start_server: StartServer, jpeg: bytes
+) -> None:
+    server = start_server(max_queue=8, log_sample=1)
+    server.wait_for("ready")
+    request = (
+        b"POST /classify?deadline_ms=60000 HTTP/1.1\r\nHost: here\r\nX-Request-ID: mine\r\n"
+        b"Content-Length: %d\r\n\r\n%b" % (len(jpeg), jpeg)
+    )
+
+    with socket.create_connection(server.address, timeout=60) as connection:
+        server.process.send_signal(signal.SIGSTOP)
+        connection.sendall(20 * request)
+    server.process.send_signal(signal.SIGCONT)
+
+    counts = server.requests_by_outcome()
+    while sum(counts.values()) < 20:
+        counts = server.requests_by_outcome()
+    assert {outcome for outcome, count in counts.items() if count} <= {"abandoned", "in_time"}
+    assert counts["abandoned"] > 8
+    assert server.wait_for("request")["request_id"] == "mine"
+    answer = server.classify(jpeg, deadline_ms=60_000, on_miss="refuse")
+    assert answer.status_code == 200
