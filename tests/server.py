@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from threading import get_ident
 from typing import Any
 
 import httpx
@@ -30,7 +31,8 @@ class ServerProcess:
             stderr=subprocess.PIPE,
             text=True,
         )
-        self.client = httpx.Client(timeout=60)
+        self._url = ""
+        self._clients: dict[int, httpx.Client] = {}
 
     def wait_for(self, event: str) -> dict[str, Any]:
         """Read the log up to an event and return it."""
@@ -38,10 +40,17 @@ class ServerProcess:
         for line in self.process.stdout:
             fields: dict[str, Any] = json.loads(line)
             if fields["event"] == "listening":
-                self.client.base_url = httpx.URL(fields["url"])
+                self._url = fields["url"]
             if fields["event"] == event:
                 return fields
         raise AssertionError(f"ended before {event!r}: {self.process.communicate()[1]}")
+
+    @property
+    def client(self) -> httpx.Client:
+        """The calling thread's own: a shared pool closes connections that another thread was just given."""
+        if get_ident() not in self._clients:
+            self._clients[get_ident()] = httpx.Client(base_url=self._url, timeout=60)
+        return self._clients[get_ident()]
 
     @property
     def address(self) -> tuple[str, int]:
@@ -80,7 +89,8 @@ class ServerProcess:
 
     def close(self) -> None:
         """Make sure that nothing is left."""
-        self.client.close()
+        for client in self._clients.values():
+            client.close()
         self.process.kill()
         self.process.communicate()
 
