@@ -79,6 +79,13 @@ async def handle(request: Request, answer: Answering) -> Response | None:
             query = serving.parse_query(request.scope["query_string"])
             read_at = service.clock()
             deadline_at = arrived_at + query.deadline_ms / 1e3
+            serving.dispatcher.foresee(
+                arrived_at=arrived_at,
+                deadline_at=deadline_at,
+                on_miss=query.on_miss,
+                subnetwork=query.subnetwork,
+                was_alone=serving.is_alone_since(arrived_at),
+            )
             with service.bodies.kept(body):
                 pixels = await serving.decoder.decode(
                     body,

@@ -54,7 +54,7 @@ TURNED_AWAY = Overloaded(
     "more requests are waiting to be read than can be answered in time",
     headers={"Retry-After": "1"},
 )
-FLOODED = 0.5  # of a deadline may be spent on the work before it: the flood behind it takes its part of the rest
+WORK_IN_A_FLOOD = 0.5  # of the time; the other half goes to refusing what comes behind
 
 
 class Service:
@@ -128,11 +128,12 @@ class Service:
         now, scheduler = self.clock(), self.serving.scheduler
         unread = self.arrivals.waiting
         backlog_s = scheduler.backlog_s(unread, now)
-        is_late = refuses and now + backlog_s > arrived_at + FLOODED * deadline_s
+        start_at = now + backlog_s / WORK_IN_A_FLOOD
+        is_late = refuses and start_at + scheduler.least_s() > arrived_at + deadline_s
         is_full = unread + len(scheduler) >= self.settings.max_queue
         if not is_late and not is_full:
             return None
-        scheduler.turned_away(now, deadline_s)
+        self.serving.dispatcher.turned_away(deadline_s)
         if is_full:
             return problem_of(Refusal("queue_full", 0.0, self.settings.max_queue, backlog_s))
         return TURNED_AWAY

@@ -115,7 +115,7 @@ class Dispatcher:
         self._workers = workers
         self._alarm = Alarm(self._act, clock)
         self._running = 0
-        self._answered = 0
+        self._came = 0
         self._cpu_s, self._counting_since = time.thread_time(), clock()
 
     @property
@@ -150,6 +150,7 @@ class Dispatcher:
         """
         if subnetwork is not None:
             refine = "none"  # there is no other to go on to
+        self._came += 1
         job = Job(pixels, self._loop.create_future(), stop_at_confidence, on_answer)
         request = Request(arrived_at, deadline_at, on_miss, subnetwork, refine, job)
         refusal = self._scheduler.admit(request, self._clock(), was_alone=was_alone)
@@ -161,6 +162,34 @@ class Dispatcher:
         except asyncio.CancelledError:
             self._scheduler.cancel(request)
             raise
+
+    def foresee(
+        self,
+        *,
+        arrived_at: float,
+        deadline_at: float,
+        on_miss: OnMiss,
+        subnetwork: str | None,
+        was_alone: bool,
+    ) -> None:
+        """Refuse a request whose image is not decoded yet, if it is lost already.
+
+        Args:
+            arrived_at, deadline_at, on_miss, subnetwork, was_alone: of ``classify``.
+
+        Raises:
+            DeadlineImpossible, Overloaded: it is.
+        """
+        request = Request(arrived_at, deadline_at, on_miss, subnetwork)
+        refusal = self._scheduler.foresee(request, self._clock(), was_alone=was_alone)
+        if refusal is not None:
+            self._came += 1
+            raise problem_of(refusal)
+
+    def turned_away(self, deadline_s: float) -> None:
+        """Count an arrival that was refused before it was parsed."""
+        self._came += 1
+        self._scheduler.turned_away(self._clock(), deadline_s)
 
     def close(self) -> None:
         """Set no more alarms, after the last request."""
@@ -241,7 +270,7 @@ class Dispatcher:
                 size, run_s = len(run.batch), finished_at - started_at
                 self._latency.observe(run.subnetwork, size, run_s, run.device)
                 if self._shares_cores:
-                    self._account(sum(not request.answered_by for request in run.batch))
+                    self._account()
                 self._metrics.run_ended(
                     subnetwork=run.subnetwork,
                     batch_size=size,
@@ -299,15 +328,14 @@ class Dispatcher:
             self._scheduler.cancel(request)
             self._hand_in(request)
 
-    def _account(self, answered: int) -> None:
-        """Tell the scheduler what a request costs the event loop: under load all that this thread does is for requests."""
-        self._answered += answered
-        if self._answered >= OVERHEAD_REQUESTS:
+    def _account(self) -> None:
+        """Tell the scheduler what an arrival costs the event loop: under load all that this thread does is for requests."""
+        if self._came >= OVERHEAD_REQUESTS:
             cpu_s, now = time.thread_time(), self._clock()
             if now - self._counting_since < OVERHEAD_WINDOW_S:
-                cost_s = max(cpu_s - self._cpu_s, 0.0) / self._answered
+                cost_s = max(cpu_s - self._cpu_s, 0.0) / self._came
                 self._scheduler.observe_overhead(cost_s)
-            self._answered, self._cpu_s, self._counting_since = 0, cpu_s, now
+            self._came, self._cpu_s, self._counting_since = 0, cpu_s, now
 
 
 @dataclass(frozen=True, slots=True)

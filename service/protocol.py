@@ -5,20 +5,21 @@ import re
 import time
 from collections.abc import Mapping
 from functools import partial
-from http import HTTPStatus
 from math import inf
 from typing import TYPE_CHECKING, Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
-from service.problems import MalformedRequest, Problem, render
+from service.problems import MalformedRequest, Problem
 from service.scheduling.arrivals import Arrivals
 
 if TYPE_CHECKING:
     from service.app import Service
 
 CLASSIFYING = {"/classify", "/classify/stream"}
-FLOOD = 16  # requests that were read and wait: from there on the next one is looked at before it is parsed
+FLOOD = (
+    4  # requests that were read and wait: from there on the next is looked at before it is parsed
+)
 WHOLE_REQUEST = re.compile(
     rb"POST /classify(?:\?(?P<query>\S*))? HTTP/1\.1\r\n(?:[^\r]+\r\n)*?(?i:content-length): *(?P<length>\d+)\r\n"
 )
@@ -156,8 +157,5 @@ def _classifies(scope: Mapping[str, object]) -> bool:
 
 def _reply(problem: Problem, request_id: str, *lines: bytes) -> bytes:
     """Return the reply to a request that was not parsed."""
-    response = render(problem)
-    headers = [*response.raw_headers, (b"x-request-id", request_id.encode())]
-    status = b"HTTP/1.1 %d %s" % (problem.status, HTTPStatus(problem.status).phrase.encode())
-    lines = (status, *(b"%s: %s" % header for header in headers), *lines)
-    return b"\r\n".join([*lines, b"", bytes(response.body)])
+    head, body = problem.reply
+    return b"\r\n".join([head, b"x-request-id: " + request_id.encode(), *lines, b"", body])

@@ -13,7 +13,8 @@ from collections.abc import Mapping
 from math import exp, log
 
 QUANTILE = 0.98  # of runs that end within the prediction
-QUANTILE_STEP = 0.02  # of the value, a run: forgets in some fifty runs
+RUN_STEP = 0.02  # of the spread, a run: it doubles in some fifty runs that are longer
+REPLY_STEP = 0.05  # of the reserve, a reply: after a flood it halves in some 700
 NOISE_GAIN = 0.05  # of the way in log space, a run, while runs end as predicted
 SURPRISE_GAIN = 0.35  # where they do not: five runs cover 88 % of a change
 LARGEST_JUMP = log(4.0)  # one stall of 100 ms is no evidence of a machine a thousand times slower
@@ -72,6 +73,11 @@ class LatencyModel:
         """A high quantile of the time from the end of a run until its reply is with the caller."""
         return self._reply_s + self._way_s
 
+    @property
+    def idle_reserve_s(self) -> float:
+        """What the reserve is without load, at most: under load nothing more of it can be told."""
+        return min(self._reply_s, INITIAL_RESERVE_S) + self._way_s
+
     def slowdown(self, device: int = 0) -> float:
         """Return how many times slower than its profile the device now is."""
         return self._slowdown[device]
@@ -99,13 +105,13 @@ class LatencyModel:
         surprise = max(run_latency_s / self.typical_s(subnetwork, batch_size, device), 1e-3)
         spreads, cell = self._spread[subnetwork], self._cell(subnetwork, batch_size)
         is_noise = 1 / spreads[cell] <= surprise <= spreads[cell]
-        spreads[cell] = min(max(_track(spreads[cell], surprise), 1.0), LARGEST_SPREAD)
+        spreads[cell] = min(max(_track(spreads[cell], surprise, RUN_STEP), 1.0), LARGEST_SPREAD)
         jump = min(max(log(surprise), -LARGEST_JUMP), LARGEST_JUMP)
         self._slowdown[device] *= exp((NOISE_GAIN if is_noise else SURPRISE_GAIN) * jump)
 
     def observe_reply(self, cost_s: float) -> None:
         """Learn what a reply took, from the end of its run to the last byte."""
-        self._reply_s = _track(self._reply_s, cost_s)
+        self._reply_s = _track(self._reply_s, cost_s, REPLY_STEP)
 
     def doubt(self) -> None:
         """Go halfway back to what is true of an idle machine: what was learnt is old, and forbids to learn more."""
@@ -135,7 +141,7 @@ class LatencyModel:
         return curve
 
 
-def _track(quantile: float, value: float) -> float:
+def _track(quantile: float, value: float, gain: float) -> float:
     """Move a running high quantile by one observation (Robbins-Monro, in steps relative to its size)."""
-    step = QUANTILE_STEP * max(quantile, min(value, 2 * quantile))
+    step = gain * max(quantile, min(value, 2 * quantile))
     return quantile + step * (QUANTILE if value > quantile else QUANTILE - 1)

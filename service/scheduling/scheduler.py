@@ -122,36 +122,47 @@ class Scheduler:
         if len(self) >= self._max_queue:
             return Refusal("queue_full", 0.0, self._max_queue, self._drain_s(now))
         name = request.subnetwork or self._fastest.name
-        reserve_s = self._latency.reserve_s
-        own_s = self._latency.predict_s(name, self._company(request))
+        own_s = self._latency.predict_s(name, self._company(request)) + self._latency.reserve_s
         start_s = self._start_s(request, now)
-        if now + start_s + own_s + reserve_s <= request.deadline_at:
+        if now + start_s + own_s <= request.deadline_at:
             self._queue.add(request)
         elif request.on_miss == "answer":
             if len(self._best_effort) >= self._max_late:
                 return Refusal("queue_full", 0.0, self._max_late, self._drain_s(now))
             self._best_effort.add((request,))
         else:
-            self._doubt_old_predictions(now)
-            allowed_s = request.deadline_at - request.arrived_at
-            spent_s = now - request.arrived_at
-            alone_s = self._latency.profile_s(name, 1) + reserve_s + (spent_s if was_alone else 0)
-            if alone_s > allowed_s:
-                return Refusal("impossible", alone_s, allowed_s, 0.0)
-            drain_s = self._drain_s(now)
-            ahead_s = start_s if isfinite(start_s) else drain_s
-            needed_s = spent_s + ahead_s + own_s + reserve_s
-            return Refusal("overloaded", needed_s, allowed_s, drain_s)
+            return self._too_late(request, start_s, own_s, now, was_alone=was_alone)
         return None
+
+    def foresee(self, request: Request, now: float, *, was_alone: bool = False) -> Refusal | None:
+        """Say why ``admit`` would refuse a request however soon it comes there, if it would: it need not be decoded.
+
+        Args:
+            request, now, was_alone: as of ``admit``.
+        """
+        if request.on_miss == "answer":
+            return None
+        own_s = self.least_s(request.subnetwork)
+        start_s = self._capacity.until_free_s(now)
+        if now + start_s + own_s <= request.deadline_at:
+            return None
+        self._forecast.arrived(now, request.deadline_at - now)
+        return self._too_late(request, start_s, own_s, now, was_alone=was_alone)
 
     def turned_away(self, now: float, deadline_s: float) -> None:
         """Count an arrival that was refused before it came here."""
+        self._doubt_old_predictions(now)
         self._forecast.arrived(now, deadline_s)
 
     def backlog_s(self, unread: int, now: float) -> float:
         """Return how long the work lasts that was accepted, and that of so many requests that are still to come here."""
         each_s = self._capacity.run_s() + self._forecast.overhead_s
         return self._drain_s(now) + unread * each_s / self._latency.devices
+
+    def least_s(self, subnetwork: str | None = None) -> float:
+        """Return how long before its deadline the run of a request must start, if it runs alone: in this subnetwork, or any."""
+        name = subnetwork or self._fastest.name
+        return self._latency.predict_s(name, 1) + self._latency.reserve_s
 
     def next_action(self, now: float) -> Action:
         """Return what to do now; call again until it is ``Wait``."""
@@ -242,6 +253,21 @@ class Scheduler:
         if self._capacity.is_idle and not len(self) and now - self._last_run_at > DOUBT_AFTER_S:
             self._latency.doubt()
             self._last_run_at = now
+
+    def _too_late(
+        self, request: Request, start_s: float, own_s: float, now: float, *, was_alone: bool
+    ) -> Refusal:
+        """Return why a request cannot be met that could start after so many seconds, and take as many from there."""
+        self._doubt_old_predictions(now)
+        allowed_s = request.deadline_at - request.arrived_at
+        spent_s = now - request.arrived_at
+        alone_s = self._latency.profile_s(request.subnetwork or self._fastest.name, 1)
+        alone_s += spent_s + self._latency.reserve_s if was_alone else self._latency.idle_reserve_s
+        if alone_s > allowed_s:
+            return Refusal("impossible", alone_s, allowed_s, 0.0)
+        drain_s = self._drain_s(now)
+        ahead_s = start_s if isfinite(start_s) else drain_s
+        return Refusal("overloaded", spent_s + ahead_s + own_s, allowed_s, drain_s)
 
     def _outlook(self, device: int, now: float) -> Outlook:
         """Return what the policy may know."""
@@ -336,8 +362,7 @@ class Scheduler:
 
     def _latest_start_at(self, request: Request) -> float:
         """Return the last instant at which a run of its own would still meet a request."""
-        name = request.subnetwork or self._fastest.name
-        return request.deadline_at - self._latency.reserve_s - self._latency.predict_s(name, 1)
+        return request.deadline_at - self.least_s(request.subnetwork)
 
     def _next_due_at(self) -> float | None:
         """Return when a request must be refused that asks for that, or the best answer so far be handed in."""

@@ -66,7 +66,7 @@ def test_a_flood_that_came_while_the_server_stood_still_is_refused_at_once(
 
     server.process.send_signal(signal.SIGSTOP)
     for connection in connections:
-        connection.sendall(request % (1, len(jpeg), jpeg))
+        connection.sendall(request % (2, len(jpeg), jpeg))
     patient.sendall((request % (6, len(jpeg), jpeg)).replace(b"=6&", b"=6e4&"))
     server.process.send_signal(signal.SIGCONT)
 

@@ -156,6 +156,56 @@ def test_a_machine_that_refuses_everything_doubts_that_it_is_slow() -> None:
     assert refusals[-1] is None
 
 
+def test_so_does_one_that_turns_everything_away_unread() -> None:
+    latency = LatencyModel(PROFILE, reserve_s=0.0)
+    core = Scheduler(SUBNETWORKS, latency)
+    for _ in range(30):
+        latency.observe("column-1", 1, 0.040)
+    before_s = core.least_s()
+
+    for k in range(1, 30):
+        core.turned_away(k / 4, 0.005)
+
+    assert core.least_s() < before_s / 2
+
+
+@pytest.mark.parametrize("deadline_s", [0.0005, 0.0015, 0.1])
+def test_what_admission_would_refuse_on_an_idle_machine_is_foreseen(deadline_s: float) -> None:
+    asked = request(deadline_s, refuse=True)
+
+    assert scheduler().foresee(asked, 0.0) == scheduler().admit(asked, 0.0)
+
+
+def test_a_request_that_wants_its_answer_late_is_never_foreseen_to_be_lost() -> None:
+    assert scheduler().foresee(request(0.0001), 0.0) is None
+
+
+def test_a_request_that_a_run_under_way_leaves_no_time_is_foreseen_to_be_lost() -> None:
+    core = scheduler()
+    core.admit(request(1.0, subnetwork="full"), 0.0)
+    core.next_action(0.0)
+
+    refusal = core.foresee(request(0.005, refuse=True), 0.0)
+
+    assert refusal is not None
+    assert refusal.reason == "overloaded"
+
+
+def test_slow_replies_under_load_do_not_make_a_deadline_impossible() -> None:
+    latency = LatencyModel(PROFILE)
+    core = Scheduler(SUBNETWORKS, latency)
+    for _ in range(100):
+        latency.observe_reply(0.05)
+
+    under_load = core.admit(request(0.005, refuse=True), 0.0)
+    alone = core.admit(request(0.005, refuse=True), 0.0, was_alone=True)
+
+    assert under_load is not None
+    assert under_load.reason == "overloaded"
+    assert alone is not None
+    assert alone.reason == "impossible"
+
+
 def test_a_burst_of_refusals_is_no_reason_to_doubt() -> None:
     latency = LatencyModel(PROFILE, reserve_s=0.0)
     core = Scheduler(SUBNETWORKS, latency)
