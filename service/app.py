@@ -54,7 +54,6 @@ TURNED_AWAY = Overloaded(
     "more requests are waiting to be read than can be answered in time",
     headers={"Retry-After": "1"},
 )
-WORK_IN_A_FLOOD = 0.5  # of the time; the other half goes to refusing what comes behind
 
 
 class Service:
@@ -127,16 +126,20 @@ class Service:
             return None
         now, scheduler = self.clock(), self.serving.scheduler
         unread = self.arrivals.waiting
-        backlog_s = scheduler.backlog_s(unread, now)
-        start_at = now + backlog_s / WORK_IN_A_FLOOD
-        is_late = refuses and start_at + scheduler.least_s() > arrived_at + deadline_s
-        is_full = unread + len(scheduler) >= self.settings.max_queue
-        if not is_late and not is_full:
-            return None
-        self.serving.dispatcher.turned_away(deadline_s)
-        if is_full:
+        if unread + len(scheduler) >= self.settings.max_queue:
+            backlog_s = scheduler.backlog_s(unread, now)
             return problem_of(Refusal("queue_full", 0.0, self.settings.max_queue, backlog_s))
-        return TURNED_AWAY
+        if refuses and scheduler.lacks_time(arrived_at + deadline_s, unread, now):
+            return TURNED_AWAY
+        return None
+
+    def turned_away(
+        self, request_id: str, arrived_at: float, deadline_s: float, problem: Problem, cost_s: float
+    ) -> None:
+        """Account for a request that was refused before it was parsed, and what that cost this thread."""
+        self.ended(problem.outcome, request_id, arrived_at, problem)
+        if self.serving is not None:
+            self.serving.dispatcher.turned_away(deadline_s, cost_s)
 
     async def start(self, bundle: Bundle) -> None:
         """Warm the bundle up and become ready.

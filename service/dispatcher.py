@@ -115,7 +115,8 @@ class Dispatcher:
         self._workers = workers
         self._alarm = Alarm(self._act, clock)
         self._running = 0
-        self._came = 0
+        self._came = self._turned_away = 0
+        self._turned_away_s = 0.0
         self._cpu_s, self._counting_since = time.thread_time(), clock()
 
     @property
@@ -186,9 +187,10 @@ class Dispatcher:
             self._came += 1
             raise problem_of(refusal)
 
-    def turned_away(self, deadline_s: float) -> None:
-        """Count an arrival that was refused before it was parsed."""
-        self._came += 1
+    def turned_away(self, deadline_s: float, cost_s: float) -> None:
+        """Count an arrival that was refused before it was parsed, and what that cost this thread."""
+        self._turned_away += 1
+        self._turned_away_s += cost_s
         self._scheduler.turned_away(self._clock(), deadline_s)
 
     def close(self) -> None:
@@ -329,13 +331,16 @@ class Dispatcher:
             self._hand_in(request)
 
     def _account(self) -> None:
-        """Tell the scheduler what an arrival costs the event loop: under load all that this thread does is for requests."""
+        """Tell the scheduler what requests cost the event loop: under load all that this thread does is for them."""
         if self._came >= OVERHEAD_REQUESTS:
             cpu_s, now = time.thread_time(), self._clock()
             if now - self._counting_since < OVERHEAD_WINDOW_S:
-                cost_s = max(cpu_s - self._cpu_s, 0.0) / self._came
-                self._scheduler.observe_overhead(cost_s)
-            self._came, self._cpu_s, self._counting_since = 0, cpu_s, now
+                spent_s = cpu_s - self._cpu_s
+                cost_s = max(spent_s - self._turned_away_s, 0.0) / self._came
+                arrival_s = max(spent_s, 0.0) / (self._came + self._turned_away)
+                self._scheduler.observe_overhead(cost_s, arrival_s)
+            self._came, self._turned_away, self._turned_away_s = 0, 0, 0.0
+            self._cpu_s, self._counting_since = cpu_s, now
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,6 @@ One subclass of ``Problem`` a problem; its docstring is the page that ``type`` l
 
 import re
 from collections.abc import Mapping
-from functools import cached_property
 from http import HTTPStatus
 from typing import Any, ClassVar
 
@@ -52,14 +51,6 @@ class Problem(Exception):
             "detail": self.detail,
             **self.members,
         }
-
-    @cached_property
-    def reply(self) -> tuple[bytes, bytes]:
-        """The HTTP/1.1 reply, head and body, made once; the head has no end yet."""
-        response = render(self)
-        status = b"HTTP/1.1 %d %s" % (self.status, HTTPStatus(self.status).phrase.encode())
-        headers = (b"%s: %s" % header for header in response.raw_headers)
-        return b"\r\n".join([status, *headers]), bytes(response.body)
 
 
 class MalformedRequest(Problem):

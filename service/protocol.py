@@ -4,22 +4,21 @@ import asyncio
 import re
 import time
 from collections.abc import Mapping
-from functools import partial
+from functools import lru_cache, partial
+from http import HTTPStatus
 from math import inf
 from typing import TYPE_CHECKING, Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
-from service.problems import MalformedRequest, Problem
+from service.problems import MalformedRequest, Problem, render
 from service.scheduling.arrivals import Arrivals
 
 if TYPE_CHECKING:
     from service.app import Service
 
 CLASSIFYING = {"/classify", "/classify/stream"}
-FLOOD = (
-    4  # requests that were read and wait: from there on the next is looked at before it is parsed
-)
+CROWD = 4  # requests that were read and wait: the next is looked at before it is parsed
 WHOLE_REQUEST = re.compile(
     rb"POST /classify(?:\?(?P<query>\S*))? HTTP/1\.1\r\n(?:[^\r]+\r\n)*?(?i:content-length): *(?P<length>\d+)\r\n"
 )
@@ -44,7 +43,7 @@ class Protocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Read what has come."""
-        if self._arrivals.waiting >= FLOOD and self._is_between_requests and self._turns_away(data):
+        if self._arrivals.waiting >= CROWD and self._is_between_requests and self._turns_away(data):
             return
         if b"h2c" in data and self._is_between_requests:
             head, end, body = data.partition(b"\r\n\r\n")
@@ -120,6 +119,7 @@ class Protocol(HttpToolsProtocol):
 
     def _turns_away(self, data: bytes) -> bool:
         """Refuse a request that came whole, if those that were read before it leave it no time."""
+        begun_s = time.thread_time()
         match = WHOLE_REQUEST.match(data)
         if match is None:
             return False
@@ -135,18 +135,20 @@ class Protocol(HttpToolsProtocol):
         on_miss = ON_MISS.search(query)
         refuses = (on_miss[1].decode() if on_miss else settings.default_on_miss) == "refuse"
         arrived_at = self._arrival()
-        refusal = self._service.turns_away(arrived_at, deadline_ms / 1e3, refuses=refuses)
+        deadline_s = deadline_ms / 1e3
+        refusal = self._service.turns_away(arrived_at, deadline_s, refuses=refuses)
         if refusal is None:
             return False
         sent = REQUEST_ID.search(data, 0, body_at)
         request_id = self._service.request_id(sent[1] if sent else b"")
-        self._service.ended(refusal.outcome, request_id, arrived_at, refusal)
         self.transport.write(_reply(refusal, request_id))
         self._unset_keepalive_if_required()
         self.timeout_keep_alive_task = self.loop.call_later(
             self.timeout_keep_alive, self.timeout_keep_alive_handler
         )
         self._replied()
+        cost_s = time.thread_time() - begun_s
+        self._service.turned_away(request_id, arrived_at, deadline_s, refusal, cost_s)
         return True
 
 
@@ -157,5 +159,12 @@ def _classifies(scope: Mapping[str, object]) -> bool:
 
 def _reply(problem: Problem, request_id: str, *lines: bytes) -> bytes:
     """Return the reply to a request that was not parsed."""
-    head, body = problem.reply
-    return b"\r\n".join([head, b"x-request-id: " + request_id.encode(), *lines, b"", body])
+    head, body = _head_and_body(problem)
+    return b"\r\n".join([*head, b"x-request-id: " + request_id.encode(), *lines, b"", body])
+
+
+@lru_cache(maxsize=1)  # in a flood all are told the same
+def _head_and_body(problem: Problem) -> tuple[list[bytes], bytes]:
+    response = render(problem)
+    status = b"HTTP/1.1 %d %s" % (problem.status, HTTPStatus(problem.status).phrase.encode())
+    return [status, *(b"%s: %s" % header for header in response.raw_headers)], bytes(response.body)

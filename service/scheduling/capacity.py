@@ -73,17 +73,17 @@ class Capacity:
 
     def free_fraction(self, now: float) -> float:
         """Return the fraction of time that reading and replying to arrivals leave."""
-        busy = self._forecast.rate(now) * self._forecast.overhead_s / self._latency.devices
+        busy = self._forecast.rate(now) * self._forecast.arrival_s / self._latency.devices
         return max(1.0 - busy, LEAST_FREE)
 
     def arrivals_s(self, coming: Number) -> Number:
         """Return the time that so many arrivals, by expectation, may take outside their runs."""
         deviation: Number = coming**0.5
-        return self._forecast.overhead_s * (coming + MORE_ARRIVALS * deviation)
+        return self._forecast.arrival_s * (coming + MORE_ARRIVALS * deviation)
 
     def left_s(self, slack_s: NDArray[np.float64], rate: float) -> NDArray[np.float64]:
         """Return (n,) the time that all devices have in each slack, less what arrivals take at a rate."""
         machine_s = slack_s * self._latency.devices
-        if rate and self._forecast.overhead_s:
+        if rate and self._forecast.arrival_s:
             machine_s -= self.arrivals_s(rate * np.maximum(slack_s, 0.0))
         return machine_s

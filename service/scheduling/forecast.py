@@ -38,6 +38,7 @@ class Forecast:
         self._sorted_s: NDArray[np.float64] = np.zeros(0)
         self._sums_s: NDArray[np.float64] = np.zeros(1)
         self._overhead_s = 0.0
+        self._arrival_s = 0.0
         self._staged = 0.0
         self._going_on = 1.0
 
@@ -53,11 +54,21 @@ class Forecast:
 
     @property
     def overhead_s(self) -> float:
-        """The mean cost of a request outside its run, on the machine that runs it."""
+        """The mean cost outside its run, on the machine that runs it, of a request that is decided on."""
         return self._overhead_s
 
+    @property
+    def arrival_s(self) -> float:
+        """The mean cost of any arrival there; one that is refused unread costs little."""
+        return self._arrival_s
+
     def arrived(
-        self, now: float, deadline_s: float, *, found_idle: bool = False, is_staged: bool = False
+        self,
+        now: float,
+        deadline_s: float,
+        *,
+        found_idle: bool = False,
+        is_staged: bool | None = None,
     ) -> None:
         """Count an arrival.
 
@@ -65,9 +76,10 @@ class Forecast:
             now: when it came.
             deadline_s: how long until it is due.
             found_idle: whether it found nothing to wait for.
-            is_staged: whether it wants a first answer at once.
+            is_staged: whether it wants a first answer at once; None: it was refused before that was known.
         """
-        self._staged += ANSWER_GAIN * (is_staged - self._staged)
+        if is_staged is not None:
+            self._staged += ANSWER_GAIN * (is_staged - self._staged)
         self._lonely = self._lonely + 1 if found_idle else 0
         silence_s = max(now - self._last_at, 0.0)
         self._last_at = now
@@ -86,9 +98,10 @@ class Forecast:
             self._sorted_s = np.sort(np.array(self._deadlines_s))
             self._sums_s = np.concatenate(([0.0], np.cumsum(self._sorted_s)))
 
-    def observe_overhead(self, cost_s: float) -> None:
-        """Learn what a request cost outside its run."""
+    def observe_overhead(self, cost_s: float, arrival_s: float) -> None:
+        """Learn what a request that was decided on cost outside its run, and what an arrival did."""
         self._overhead_s += OVERHEAD_GAIN * (cost_s - self._overhead_s)
+        self._arrival_s += OVERHEAD_GAIN * (arrival_s - self._arrival_s)
 
     def observe_first_answer(self, *, is_enough: bool) -> None:
         """Learn whether a first answer was enough."""

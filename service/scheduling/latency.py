@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from math import exp, log
 
 QUANTILE = 0.98  # of runs that end within the prediction
-RUN_STEP = 0.02  # of the spread, a run: it doubles in some fifty runs that are longer
+RUN_STEP = 0.02  # of the spread, a run: some twenty that are far longer double it
 REPLY_STEP = 0.05  # of the reserve, a reply: after a flood it halves in some 700
 NOISE_GAIN = 0.05  # of the way in log space, a run, while runs end as predicted
 SURPRISE_GAIN = 0.35  # where they do not: five runs cover 88 % of a change

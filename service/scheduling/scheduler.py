@@ -20,7 +20,8 @@ How an adapter drives it: ``admit`` each request as it arrives; then, and after 
 ``next_action`` until it returns ``Wait``, and call again at ``Wait.until`` at the latest. ``observe`` and
 ``observe_reply`` of the latency model, and ``observe_overhead`` here, are told what was measured: how long a run took,
 how long from its end to its replies, and the time a request costs, outside its run, the cores that also run it (zero
-where runs are elsewhere, on a GPU).
+where runs are elsewhere, on a GPU). Before ``admit`` it may ask, to save work on what is lost: ``lacks_time`` before it
+parses a request, ``foresee`` before it decodes its image; ``turned_away`` is told of those that the first turned away.
 After a run the adapter offers each request to ``refine``; what is not taken has its last answer. Every admitted request
 leaves exactly once: in a ``Run`` after which it is not refined, in an ``Expire``, in a ``HandIn``, or by ``cancel``.
 """
@@ -41,6 +42,8 @@ from service.scheduling.policies import Candidate, GiveUp, Outlook, policy_named
 from service.scheduling.refinements import Refinements
 
 DOUBT_AFTER_S = 0.1  # without a run, on an idle machine that refuses
+FLOOD = 16  # requests that were read and wait are no burst any more: as much comes again while they are worked on
+FLOOD_TAKES = 2.0  # times as long as the work itself, with the refusals of what comes meanwhile
 LULL_S = 0.005  # after so long a refinement that waits for fewer arrivals is looked at again
 
 
@@ -110,15 +113,7 @@ class Scheduler:
             now: seconds.
             was_alone: whether all the time since its arrival went to itself.
         """
-        found_idle = (
-            self._capacity.is_idle and not len(self) and request.arrived_at > self._last_run_at
-        )
-        self._forecast.arrived(
-            now,
-            request.deadline_at - now,
-            found_idle=found_idle,
-            is_staged=request.refine in STAGED,
-        )
+        self._count_arrival(request, now, is_staged=request.refine in STAGED)
         if len(self) >= self._max_queue:
             return Refusal("queue_full", 0.0, self._max_queue, self._drain_s(now))
         name = request.subnetwork or self._fastest.name
@@ -135,10 +130,10 @@ class Scheduler:
         return None
 
     def foresee(self, request: Request, now: float, *, was_alone: bool = False) -> Refusal | None:
-        """Say why ``admit`` would refuse a request however soon it comes there, if it would: it need not be decoded.
+        """Say why a request would be refused although its image took no time to decode, if it would: none need be decoded.
 
         Args:
-            request, now, was_alone: as of ``admit``.
+            request, now, was_alone: as of ``admit``, which is not to be called for those refused here.
         """
         if request.on_miss == "answer":
             return None
@@ -146,18 +141,24 @@ class Scheduler:
         start_s = self._capacity.until_free_s(now)
         if now + start_s + own_s <= request.deadline_at:
             return None
-        self._forecast.arrived(now, request.deadline_at - now)
+        self._count_arrival(request, now)
         return self._too_late(request, start_s, own_s, now, was_alone=was_alone)
+
+    def lacks_time(self, deadline_at: float, unread: int, now: float) -> bool:
+        """Say whether a request is lost behind those due before it and so many others that are still to come here."""
+        before_s = self._queue.place_of(deadline_at) * self._capacity.pace_s(now)
+        before_s += self._unread_s(unread)
+        if unread >= FLOOD:
+            before_s *= FLOOD_TAKES
+        return now + self._capacity.until_free_s(now) + before_s + self.least_s() > deadline_at
 
     def turned_away(self, now: float, deadline_s: float) -> None:
         """Count an arrival that was refused before it came here."""
-        self._doubt_old_predictions(now)
         self._forecast.arrived(now, deadline_s)
 
     def backlog_s(self, unread: int, now: float) -> float:
         """Return how long the work lasts that was accepted, and that of so many requests that are still to come here."""
-        each_s = self._capacity.run_s() + self._forecast.overhead_s
-        return self._drain_s(now) + unread * each_s / self._latency.devices
+        return self._drain_s(now) + self._unread_s(unread)
 
     def least_s(self, subnetwork: str | None = None) -> float:
         """Return how long before its deadline the run of a request must start, if it runs alone: in this subnetwork, or any."""
@@ -244,9 +245,25 @@ class Scheduler:
             or self._refinements.release(request)
         )
 
-    def observe_overhead(self, cost_s: float) -> None:
-        """Learn what a request cost, outside its run, the cores that run it."""
-        self._forecast.observe_overhead(cost_s)
+    def observe_overhead(self, cost_s: float, arrival_s: float) -> None:
+        """Learn what a request that comes here costs, outside its run, the cores that run it, and what any arrival does."""
+        self._forecast.observe_overhead(cost_s, arrival_s)
+
+    def _count_arrival(
+        self, request: Request, now: float, *, is_staged: bool | None = None
+    ) -> None:
+        idle_since_it_came = request.arrived_at > self._last_run_at and self._capacity.is_idle
+        self._forecast.arrived(
+            now,
+            request.deadline_at - now,
+            found_idle=idle_since_it_came and not len(self),
+            is_staged=is_staged,
+        )
+
+    def _unread_s(self, unread: int) -> float:
+        """Return how long so many requests take that are still to come here."""
+        each_s = self._capacity.run_s() + self._forecast.overhead_s
+        return unread * each_s / self._latency.devices
 
     def _doubt_old_predictions(self, now: float) -> None:
         """Keep a machine that refuses everything from believing for ever that it is slow: only runs tell it better."""
@@ -262,7 +279,7 @@ class Scheduler:
         allowed_s = request.deadline_at - request.arrived_at
         spent_s = now - request.arrived_at
         alone_s = self._latency.profile_s(request.subnetwork or self._fastest.name, 1)
-        alone_s += spent_s + self._latency.reserve_s if was_alone else self._latency.idle_reserve_s
+        alone_s += self._latency.idle_reserve_s + (spent_s if was_alone else 0.0)
         if alone_s > allowed_s:
             return Refusal("impossible", alone_s, allowed_s, 0.0)
         drain_s = self._drain_s(now)

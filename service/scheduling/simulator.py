@@ -169,7 +169,8 @@ class Simulation:
         ):
             if self._half_s:
                 self._now = self._machine.ends_at(self._now, self._half_s)
-                self._scheduler.observe_overhead(self._machine.overhead_s)
+                overhead_s = self._machine.overhead_s
+                self._scheduler.observe_overhead(overhead_s, arrival_s=overhead_s)
             refusal = self._scheduler.admit(self._arrivals.popleft(), self._now)
             if refusal is not None:
                 self.tally.refused[refusal.reason] += 1

@@ -51,6 +51,12 @@ def test_a_deadline_that_nothing_meets_is_answered_late_by_the_fastest(
     assert answer["latency_ms"] > answer["deadline_ms"]
 
 
+def test_what_is_refused_anyhow_is_not_decoded(server: ServerProcess) -> None:
+    response = server.classify(b"no image", deadline_ms=0.001, on_miss="refuse")
+
+    assert response.json()["type"] == "/problems/deadline-impossible"
+
+
 def test_or_it_is_refused_if_the_client_prefers(server: ServerProcess, jpeg: bytes) -> None:
     response = server.classify(jpeg, deadline_ms=0.001, on_miss="refuse")
 

@@ -342,7 +342,7 @@ async def test_requests_that_come_close_together_tell_what_one_costs(
     pause_s: float, is_told: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     costs: list[float] = []
-    monkeypatch.setattr(Scheduler, "observe_overhead", lambda _, cost_s: costs.append(cost_s))
+    monkeypatch.setattr(Scheduler, "observe_overhead", lambda _, *each: costs.extend(each))
     machine, paused_s = Machine(), 0.0
     machine.go.set()
 
@@ -353,3 +353,24 @@ async def test_requests_that_come_close_together_tell_what_one_costs(
 
     assert bool(costs) is is_told
     assert all(0 <= cost_s < 0.1 for cost_s in costs)
+
+
+async def test_what_was_turned_away_unread_is_no_cost_of_those_that_came(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    costs: list[tuple[float, float]] = []
+    monkeypatch.setattr(
+        Scheduler,
+        "observe_overhead",
+        lambda _, cost_s, arrival_s: costs.append((cost_s, arrival_s)),
+    )
+    machine = Machine()
+    machine.go.set()
+
+    async with dispatching(machine) as dispatcher:
+        for _ in range(2 * OVERHEAD_REQUESTS):
+            dispatcher.turned_away(0.01, cost_s=1.0)  # more than all that there was
+            await ask(dispatcher, subnetwork="fast")
+
+    assert costs
+    assert all(cost_s == 0 < arrival_s for cost_s, arrival_s in costs)

@@ -80,9 +80,10 @@ def test_the_overhead_is_a_mean_of_what_was_observed() -> None:
     forecast = Forecast()
 
     for k in range(400):
-        forecast.observe_overhead(0.0002 if k % 2 else 0.0006)
+        forecast.observe_overhead(0.0002 if k % 2 else 0.0006, arrival_s=0.0001)
 
     assert forecast.overhead_s == pytest.approx(0.0004, rel=0.05)
+    assert forecast.arrival_s == pytest.approx(0.0001, rel=0.05)
 
 
 def test_a_run_is_harmless_as_long_as_the_latest_deadlines_could_wait() -> None:
