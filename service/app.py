@@ -124,12 +124,12 @@ class Service:
         """Say why a request is refused before it is parsed, if it is: those read before it leave it no time, or no place."""
         if self.serving is None:
             return None
-        now, scheduler = self.clock(), self.serving.scheduler
-        unread = self.arrivals.waiting
+        now, unread = self.clock(), self.arrivals.waiting
+        scheduler = self.serving.scheduler
         if unread + len(scheduler) >= self.settings.max_queue:
-            backlog_s = scheduler.backlog_s(unread, now)
+            backlog_s = scheduler.admission.backlog_s(unread, now)
             return problem_of(Refusal("queue_full", 0.0, self.settings.max_queue, backlog_s))
-        if refuses and scheduler.lacks_time(arrived_at + deadline_s, unread, now):
+        if refuses and scheduler.admission.lacks_time(arrived_at + deadline_s, unread, now):
             return TURNED_AWAY
         return None
 

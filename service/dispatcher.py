@@ -182,7 +182,7 @@ class Dispatcher:
             DeadlineImpossible, Overloaded: it is.
         """
         request = Request(arrived_at, deadline_at, on_miss, subnetwork)
-        refusal = self._scheduler.foresee(request, self._clock(), was_alone=was_alone)
+        refusal = self._scheduler.admission.foresee(request, self._clock(), was_alone=was_alone)
         if refusal is not None:
             self._came += 1
             raise problem_of(refusal)
@@ -191,7 +191,7 @@ class Dispatcher:
         """Count an arrival that was refused before it was parsed, and what that cost this thread."""
         self._turned_away += 1
         self._turned_away_s += cost_s
-        self._scheduler.turned_away(self._clock(), deadline_s)
+        self._scheduler.admission.turned_away(self._clock(), deadline_s)
 
     def close(self) -> None:
         """Set no more alarms, after the last request."""

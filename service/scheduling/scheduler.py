@@ -21,18 +21,19 @@ How an adapter drives it: ``admit`` each request as it arrives; then, and after 
 ``observe_reply`` of the latency model, and ``observe_overhead`` here, are told what was measured: how long a run took,
 how long from its end to its replies, and the time a request costs, outside its run, the cores that also run it (zero
 where runs are elsewhere, on a GPU). Before ``admit`` it may ask, to save work on what is lost: ``lacks_time`` before it
-parses a request, ``foresee`` before it decodes its image; ``turned_away`` is told of those that the first turned away.
+parses a request, ``foresee`` before it decodes its image, both of ``admission``, whose ``turned_away`` is told of those
+that the first turned away.
 After a run the adapter offers each request to ``refine``; what is not taken has its last answer. Every admitted request
 leaves exactly once: in a ``Run`` after which it is not refined, in an ``Expire``, in a ``HandIn``, or by ``cancel``.
 """
 
 from collections.abc import Sequence
-from math import inf, isfinite
 
 import numpy as np
 from numpy.typing import NDArray
 
 from service.scheduling.actions import Action, Expire, HandIn, Refusal, Run, Wait
+from service.scheduling.admission import Admission
 from service.scheduling.best_effort import BestEffort
 from service.scheduling.capacity import Capacity
 from service.scheduling.deadline_queue import STAGED, DeadlineQueue, Request
@@ -41,9 +42,6 @@ from service.scheduling.latency import LatencyModel
 from service.scheduling.policies import Candidate, GiveUp, Outlook, policy_named
 from service.scheduling.refinements import Refinements
 
-DOUBT_AFTER_S = 0.1  # without a run, on an idle machine that refuses
-FLOOD = 16  # requests that were read and wait are no burst any more: as much comes again while they are worked on
-FLOOD_TAKES = 2.0  # times as long as the work itself, with the refusals of what comes meanwhile
 LULL_S = 0.005  # after so long a refinement that waits for fewer arrivals is looked at again
 
 
@@ -57,6 +55,9 @@ class Scheduler:
         max_queue: the most requests that may wait for an answer, and for a better one.
         max_batch: the most requests in one run.
         insure: whether the policy may let a shallow answer precede a deep one that might be late.
+
+    Attributes:
+        admission: what may be asked before ``admit``.
 
     Raises:
         ValueError: no such policy.
@@ -77,12 +78,20 @@ class Scheduler:
         self._fastest = self._policy.options[0]
         self._insures = insure and len(self._policy.options) > 1
         self._max_queue = max_queue
-        self._max_late = (max_queue + 1) // 2  # the other places are for requests that can be met
         self._max_batch = max_batch
         self._forecast = Forecast()
         self._capacity = Capacity(latency, self._forecast, self._fastest.pace_s)
         self._queue = DeadlineQueue()
         self._best_effort = BestEffort(self._fastest.name)
+        self.admission = Admission(
+            self._queue,
+            self._best_effort,
+            latency,
+            self._capacity,
+            self._forecast,
+            fastest=self._fastest,
+            max_queue=max_queue,
+        )
         accuracy = {each.name: each.accuracy for each in subnetworks}
         self._refinements = Refinements(
             self._policy.options,
@@ -92,7 +101,6 @@ class Scheduler:
             self._forecast,
             max_batch=max_batch,
         )
-        self._last_run_at = -inf
         self._counts = np.arange(1.0, max_queue + 1.0)
         self._places = _places(max_queue)
 
@@ -106,64 +114,8 @@ class Scheduler:
         return len(self._refinements)
 
     def admit(self, request: Request, now: float, *, was_alone: bool = False) -> Refusal | None:
-        """Accept a request, or say why not.
-
-        Args:
-            request: it has come and was decoded.
-            now: seconds.
-            was_alone: whether all the time since its arrival went to itself.
-        """
-        self._count_arrival(request, now, is_staged=request.refine in STAGED)
-        if len(self) >= self._max_queue:
-            return Refusal("queue_full", 0.0, self._max_queue, self._drain_s(now))
-        name = request.subnetwork or self._fastest.name
-        own_s = self._latency.predict_s(name, self._company(request)) + self._latency.reserve_s
-        start_s = self._start_s(request, now)
-        if now + start_s + own_s <= request.deadline_at:
-            self._queue.add(request)
-        elif request.on_miss == "answer":
-            if len(self._best_effort) >= self._max_late:
-                return Refusal("queue_full", 0.0, self._max_late, self._drain_s(now))
-            self._best_effort.add((request,))
-        else:
-            return self._too_late(request, start_s, own_s, now, was_alone=was_alone)
-        return None
-
-    def foresee(self, request: Request, now: float, *, was_alone: bool = False) -> Refusal | None:
-        """Say why a request would be refused although its image took no time to decode, if it would: none need be decoded.
-
-        Args:
-            request, now, was_alone: as of ``admit``, which is not to be called for those refused here.
-        """
-        if request.on_miss == "answer":
-            return None
-        own_s = self.least_s(request.subnetwork)
-        start_s = self._capacity.until_free_s(now)
-        if now + start_s + own_s <= request.deadline_at:
-            return None
-        self._count_arrival(request, now)
-        return self._too_late(request, start_s, own_s, now, was_alone=was_alone)
-
-    def lacks_time(self, deadline_at: float, unread: int, now: float) -> bool:
-        """Say whether a request is lost behind those due before it and so many others that are still to come here."""
-        before_s = self._queue.place_of(deadline_at) * self._capacity.pace_s(now)
-        before_s += self._unread_s(unread)
-        if unread >= FLOOD:
-            before_s *= FLOOD_TAKES
-        return now + self._capacity.until_free_s(now) + before_s + self.least_s() > deadline_at
-
-    def turned_away(self, now: float, deadline_s: float) -> None:
-        """Count an arrival that was refused before it came here."""
-        self._forecast.arrived(now, deadline_s)
-
-    def backlog_s(self, unread: int, now: float) -> float:
-        """Return how long the work lasts that was accepted, and that of so many requests that are still to come here."""
-        return self._drain_s(now) + self._unread_s(unread)
-
-    def least_s(self, subnetwork: str | None = None) -> float:
-        """Return how long before its deadline the run of a request must start, if it runs alone: in this subnetwork, or any."""
-        name = subnetwork or self._fastest.name
-        return self._latency.predict_s(name, 1) + self._latency.reserve_s
+        """Accept a request, or say why not; see ``Admission.admit``."""
+        return self.admission.admit(request, now, was_alone=was_alone)
 
     def next_action(self, now: float) -> Action:
         """Return what to do now; call again until it is ``Wait``."""
@@ -202,7 +154,7 @@ class Scheduler:
     def finished(self, run: Run, now: float) -> None:
         """Note that a run ended: its device is free."""
         self._capacity.end(run.device)
-        self._last_run_at = now
+        self.admission.ran(now)
 
     def refine(self, request: Request, answered_by: str, now: float) -> bool:
         """Keep a request that a run answered, for a better answer; False if this was its last."""
@@ -249,43 +201,6 @@ class Scheduler:
         """Learn what a request that comes here costs, outside its run, the cores that run it, and what any arrival does."""
         self._forecast.observe_overhead(cost_s, arrival_s)
 
-    def _count_arrival(
-        self, request: Request, now: float, *, is_staged: bool | None = None
-    ) -> None:
-        idle_since_it_came = request.arrived_at > self._last_run_at and self._capacity.is_idle
-        self._forecast.arrived(
-            now,
-            request.deadline_at - now,
-            found_idle=idle_since_it_came and not len(self),
-            is_staged=is_staged,
-        )
-
-    def _unread_s(self, unread: int) -> float:
-        """Return how long so many requests take that are still to come here."""
-        each_s = self._capacity.run_s() + self._forecast.overhead_s
-        return unread * each_s / self._latency.devices
-
-    def _doubt_old_predictions(self, now: float) -> None:
-        """Keep a machine that refuses everything from believing for ever that it is slow: only runs tell it better."""
-        if self._capacity.is_idle and not len(self) and now - self._last_run_at > DOUBT_AFTER_S:
-            self._latency.doubt()
-            self._last_run_at = now
-
-    def _too_late(
-        self, request: Request, start_s: float, own_s: float, now: float, *, was_alone: bool
-    ) -> Refusal:
-        """Return why a request cannot be met that could start after so many seconds, and take as many from there."""
-        self._doubt_old_predictions(now)
-        allowed_s = request.deadline_at - request.arrived_at
-        spent_s = now - request.arrived_at
-        alone_s = self._latency.profile_s(request.subnetwork or self._fastest.name, 1)
-        alone_s += self._latency.idle_reserve_s + (spent_s if was_alone else 0.0)
-        if alone_s > allowed_s:
-            return Refusal("impossible", alone_s, allowed_s, 0.0)
-        drain_s = self._drain_s(now)
-        ahead_s = start_s if isfinite(start_s) else drain_s
-        return Refusal("overloaded", spent_s + ahead_s + own_s, allowed_s, drain_s)
-
     def _outlook(self, device: int, now: float) -> Outlook:
         """Return what the policy may know."""
         slack_s = self._queue.slack_s(now + self._latency.reserve_s)
@@ -321,46 +236,6 @@ class Scheduler:
         """Return the only subnetwork that may give a request its first answer."""
         return request.subnetwork or (self._fastest.name if request.refine != "none" else None)
 
-    def _spare_s(self, now: float) -> NDArray[np.float64]:
-        """Return (n,) how long each waiting request's run could be put off, were all run as fast as can be."""
-        slack_s = self._queue.slack_s(
-            now + self._latency.reserve_s + self._capacity.until_free_s(now)
-        )
-        return slack_s - self._counts[: len(slack_s)] * self._capacity.pace_s(now)
-
-    def _start_s(self, request: Request, now: float) -> float:
-        """Return when a new request could start, in seconds from now; never, if only in another's place."""
-        pace_s = self._capacity.pace_s(now)
-        kept_s = self._kept_s(pace_s)
-        start_s = self._capacity.until_free_s(now) + kept_s
-        if not self._queue:
-            return start_s
-        place = self._queue.place_of(request.deadline_at)
-        spare_s = self._spare_s(now) - kept_s
-        if place < len(spare_s) and spare_s[place:].min() < pace_s:
-            return inf
-        if place:  # of those before it, some may be lost already and take no time
-            start_s += place * pace_s + min(float(spare_s[:place].min()), 0.0)
-        return start_s
-
-    def _kept_s(self, pace_s: float) -> float:
-        """Return the time that is kept free for the next best-effort request: once it is due, as long as it takes."""
-        if not self._best_effort:
-            return 0.0
-        if not self._best_effort.is_due:
-            return pace_s
-        return max(pace_s, self._latency.predict_s(self._best_effort.subnetwork, 1))
-
-    def _company(self, request: Request) -> int:
-        """Return the size of the batch a new request will run in, were all run as fast as can be."""
-        if request.subnetwork is not None:
-            return 1
-        return min(len(self._queue) + 1, self._fastest.best_size)
-
-    def _drain_s(self, now: float) -> float:
-        """Return when the requests that wait should be done, in seconds from now."""
-        return len(self) * self._capacity.pace_s(now) + self._capacity.until_free_s(now)
-
     def _hopeless(self, now: float, *, can_start: bool) -> int:
         """Return how many of the most urgent requests can no longer be met."""
         count = 0
@@ -379,7 +254,7 @@ class Scheduler:
 
     def _latest_start_at(self, request: Request) -> float:
         """Return the last instant at which a run of its own would still meet a request."""
-        return request.deadline_at - self.least_s(request.subnetwork)
+        return request.deadline_at - self.admission.least_s(request.subnetwork)
 
     def _next_due_at(self) -> float | None:
         """Return when a request must be refused that asks for that, or the best answer so far be handed in."""
@@ -394,7 +269,7 @@ class Scheduler:
         if not self._best_effort.is_due:
             return False
         run_s = self._latency.predict_s(self._best_effort.subnetwork, 1)
-        return bool(self._spare_s(now).min() >= run_s)
+        return bool(self.admission.spare_s(now).min() >= run_s)
 
     def _run_best_effort(self, device: int, now: float) -> Run:
         """Run the oldest best-effort requests that go together, in no larger a batch than pays."""

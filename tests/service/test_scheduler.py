@@ -168,11 +168,11 @@ def test_what_admission_would_refuse_on_an_idle_machine_is_foreseen(deadline_s: 
 
     asked = request(deadline_s, refuse=True)
 
-    assert slowed().foresee(asked, 0.0) == slowed().admit(asked, 0.0)
+    assert slowed().admission.foresee(asked, 0.0) == slowed().admit(asked, 0.0)
 
 
 def test_a_request_that_wants_its_answer_late_is_never_foreseen_to_be_lost() -> None:
-    assert scheduler().foresee(request(0.0001), 0.0) is None
+    assert scheduler().admission.foresee(request(0.0001), 0.0) is None
 
 
 def test_a_request_that_a_run_under_way_leaves_no_time_is_foreseen_to_be_lost() -> None:
@@ -180,7 +180,7 @@ def test_a_request_that_a_run_under_way_leaves_no_time_is_foreseen_to_be_lost() 
     core.admit(request(1.0, subnetwork="full"), 0.0)
     core.next_action(0.0)
 
-    refusal = core.foresee(request(0.005, refuse=True), 0.0)
+    refusal = core.admission.foresee(request(0.005, refuse=True), 0.0)
 
     assert refusal is not None
     assert refusal.reason == "overloaded"
@@ -191,7 +191,7 @@ def test_a_lone_caller_stays_one_though_some_of_its_requests_are_impossible() ->
     core.observe_overhead(0.01, arrival_s=0.01)
     for k in range(200):
         asked = request(0.0001 if k % 10 == 0 else 0.03, now, refuse=True)
-        if core.foresee(asked, now) is None:
+        if core.admission.foresee(asked, now) is None:
             core.admit(asked, now)
             run = run_of(core.next_action(now))
             core.finished(run, now + run.predicted_s)
@@ -208,21 +208,21 @@ def test_a_burst_that_can_be_answered_is_not_turned_away_unread(n: int) -> None:
         core.observe_overhead(0.0005, arrival_s=0.0005)
     work_s = n * (0.001 + 0.0005)
 
-    assert not any(core.lacks_time(work_s + 0.002, unread, 0.0) for unread in range(n))
+    assert not any(core.admission.lacks_time(work_s + 0.002, unread, 0.0) for unread in range(n))
 
 
 def test_what_cannot_be_answered_behind_what_was_read_is_turned_away() -> None:
     core = scheduler()
 
-    assert core.lacks_time(0.008, unread=8, now=0.0)
-    assert not core.lacks_time(0.008, unread=5, now=0.0)
+    assert core.admission.lacks_time(0.008, unread=8, now=0.0)
+    assert not core.admission.lacks_time(0.008, unread=5, now=0.0)
 
 
 def test_a_flood_counts_for_twice_its_work() -> None:
     core = scheduler()
 
-    assert not core.lacks_time(0.030, unread=15, now=0.0)
-    assert core.lacks_time(0.030, unread=16, now=0.0)
+    assert not core.admission.lacks_time(0.030, unread=15, now=0.0)
+    assert core.admission.lacks_time(0.030, unread=16, now=0.0)
 
 
 def test_those_who_wait_patiently_turn_no_urgent_request_away() -> None:
@@ -230,7 +230,7 @@ def test_those_who_wait_patiently_turn_no_urgent_request_away() -> None:
     for _ in range(50):
         core.admit(request(9.0), 0.0)
 
-    assert not core.lacks_time(0.025, unread=4, now=0.0)
+    assert not core.admission.lacks_time(0.025, unread=4, now=0.0)
 
 
 def test_slow_replies_under_load_do_not_make_a_deadline_impossible() -> None:
