@@ -14,6 +14,6 @@ settings.load_profile("tests")
 
 @pytest.fixture
 def start_server() -> Iterator[Callable[..., ServerProcess]]:
-    """Start a server with settings; it is ended after the test."""
+    """Start a server with settings, soon ready if they do not say otherwise; it is ended after the test."""
     with ExitStack() as stack:
-        yield lambda **settings: stack.enter_context(started(settings))
+        yield lambda **settings: stack.enter_context(started({"warm_up_s": 0.5} | settings))

@@ -343,12 +343,12 @@ async def test_requests_that_come_close_together_tell_what_one_costs(
 ) -> None:
     costs: list[float] = []
     monkeypatch.setattr(Scheduler, "observe_overhead", lambda _, *each: costs.extend(each))
-    machine, paused_s = Machine(), 0.0
+    machine, now = Machine(), time.monotonic()
     machine.go.set()
 
-    async with dispatching(machine, clock=lambda: time.monotonic() + paused_s) as dispatcher:
+    async with dispatching(machine, clock=lambda: now) as dispatcher:
         for _ in range(2 * OVERHEAD_REQUESTS):
-            paused_s += pause_s  # in which scrapes and probes are answered too
+            now += pause_s  # in which scrapes and probes are answered too
             await ask(dispatcher, subnetwork="fast")
 
     assert bool(costs) is is_told
@@ -364,10 +364,10 @@ async def test_what_was_turned_away_unread_is_no_cost_of_those_that_came(
         "observe_overhead",
         lambda _, cost_s, arrival_s: costs.append((cost_s, arrival_s)),
     )
-    machine = Machine()
+    machine, now = Machine(), time.monotonic()
     machine.go.set()
 
-    async with dispatching(machine) as dispatcher:
+    async with dispatching(machine, clock=lambda: now) as dispatcher:
         for _ in range(2 * OVERHEAD_REQUESTS):
             dispatcher.turned_away(0.01, cost_s=1.0)  # more than all that there was
             await ask(dispatcher, subnetwork="fast")
