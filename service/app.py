@@ -133,13 +133,10 @@ class Service:
             return TURNED_AWAY
         return None
 
-    def turned_away(
-        self, request_id: str, arrived_at: float, deadline_s: float, problem: Problem, cost_s: float
-    ) -> None:
-        """Account for a request that was refused before it was parsed, and what that cost this thread."""
-        self.ended(problem.outcome, request_id, arrived_at, problem)
-        if self.serving is not None:
-            self.serving.dispatcher.turned_away(deadline_s, cost_s)
+    def turned_away(self, deadline_s: float, cost_s: float) -> None:
+        """Note a request that ``turns_away`` had refused, and what that cost this thread."""
+        assert self.serving is not None
+        self.serving.dispatcher.turned_away(deadline_s, cost_s)
 
     async def start(self, bundle: Bundle) -> None:
         """Warm the bundle up and become ready.

@@ -141,14 +141,14 @@ class Protocol(HttpToolsProtocol):
             return False
         sent = REQUEST_ID.search(data, 0, body_at)
         request_id = self._service.request_id(sent[1] if sent else b"")
+        self._service.ended(refusal.outcome, request_id, arrived_at, refusal)
         self.transport.write(_reply(refusal, request_id))
         self._unset_keepalive_if_required()
         self.timeout_keep_alive_task = self.loop.call_later(
             self.timeout_keep_alive, self.timeout_keep_alive_handler
         )
         self._replied()
-        cost_s = time.thread_time() - begun_s
-        self._service.turned_away(request_id, arrived_at, deadline_s, refusal, cost_s)
+        self._service.turned_away(deadline_s, cost_s=time.thread_time() - begun_s)
         return True
 
 
