@@ -13,13 +13,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
+from typing import TYPE_CHECKING
 
 import numpy as np
 import onnxruntime
 import torch
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.ticker import LogFormatter
 from numpy.typing import NDArray
 
 from model.bundle import Bundle, Subnetwork
@@ -27,6 +25,10 @@ from model.sessions import cores, open_session
 from training.data import DataSet, Split
 from training.evaluate import in_order
 from training.files import written_whole
+
+if TYPE_CHECKING:  # what draws takes a second to load; the other commands do without
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 Floats = NDArray[np.float64]
 
@@ -180,8 +182,10 @@ def _markdown(
     return "\n".join(lines) + "\n"
 
 
-def _plot(measured: Sequence[Measurement], curve: Sequence[Point], conditions: str) -> Figure:
+def _plot(measured: Sequence[Measurement], curve: Sequence[Point], conditions: str) -> "Figure":
     """Draw accuracy against multiply-adds, with the budgeted curve, and against latency."""
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(11, 4.5), layout="constrained")
     by_macs, by_latency = figure.subplots(1, 2, sharey=True)
     _draw_front(by_macs, measured, lambda m: m.mmacs)
@@ -200,9 +204,10 @@ def _plot(measured: Sequence[Measurement], curve: Sequence[Point], conditions: s
 
 
 def _draw_front(
-    axes: Axes, measured: Sequence[Measurement], cost: Callable[[Measurement], float]
+    axes: "Axes", measured: Sequence[Measurement], cost: Callable[[Measurement], float]
 ) -> None:
     """Draw every subnetwork with its name, and the front as a line."""
+    from matplotlib.ticker import LogFormatter
 
     def test_accuracy(m: Measurement) -> float:
         return 100 * m.subnetwork.accuracy.test.value

@@ -26,7 +26,6 @@ import pooch
 import torch
 from numpy.typing import NDArray
 from PIL import Image
-from sklearn.datasets import load_digits
 from torch import Tensor
 
 from model.images import FORMATS, Pixels, to_pixels
@@ -239,6 +238,8 @@ def _choices() -> str:
 
 def _digits() -> tuple[tuple[str, ...], TensorSplit, TensorSplit]:
     """Return the digits as RGB, every fifth one for the test."""
+    from sklearn.datasets import load_digits  # a second that only they cost
+
     data = load_digits()
     gray = (data.images * (255 / 16)).astype(np.uint8)
     images = torch.from_numpy(np.repeat(gray[..., None], 3, axis=3))

@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import onnx
 import onnxruntime
-import onnxscript.optimizer
 import torch
 from numpy.typing import NDArray
 from onnx.external_data_helper import set_external_data
@@ -267,6 +266,8 @@ def _write_graph(served: ServedNetwork, image_size: int, path: Path, weights: We
     Batch norm stays apart from the convolutions, whose filters all subnetworks share; ONNX Runtime fuses them when
     it loads the graph.
     """
+    from onnxscript import optimizer  # half a second that only an export costs
+
     example = torch.zeros(2, image_size, image_size, 3, dtype=torch.uint8)
     with _quiet_exporter():
         program = torch.onnx.export(
@@ -280,9 +281,9 @@ def _write_graph(served: ServedNetwork, image_size: int, path: Path, weights: We
             dynamic_shapes={"images": {0: torch.export.Dim("batch")}},
         )
     assert program is not None
-    onnxscript.optimizer.inline(program.model)
-    onnxscript.optimizer.fold_constants(program.model)
-    onnxscript.optimizer.remove_unused_nodes(program.model)
+    optimizer.inline(program.model)
+    optimizer.fold_constants(program.model)
+    optimizer.remove_unused_nodes(program.model)
     proto = program.model_proto
     _strip_notes(proto.graph)
     weights.store(proto.graph)

@@ -8,10 +8,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
-from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 
 from model import cost
 from training.checkpoint import Checkpoint
@@ -21,6 +20,9 @@ from training.distributed import Group
 from training.evaluate import evaluate_checkpoint, reported_subnetworks
 from training.files import written_whole
 from training.trainer import train
+
+if TYPE_CHECKING:  # what draws takes a second to load; the other commands do without
+    from matplotlib.figure import Figure
 
 TRAIN_IMAGES = 5_000  # that the loss on training images is measured on
 FRACTAL, DEEP_PLAIN = "paper-narrow-c4", "paper-plain-40"
@@ -255,8 +257,11 @@ def _plot(
     results: Results,
     conditions: str,
     loss_of_a_guess: float,
-) -> Figure:
+) -> "Figure":
     """Draw the loss of every row's subnetwork over training, plain networks dashed."""
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
+
     figure = Figure(figsize=(10, 5), layout="constrained")
     axes = figure.subplots()
     least = [loss_of_a_guess]
