@@ -267,9 +267,9 @@ async def measure_run_latency(
 ) -> Profile:
     """Return the median run latency of every (subnetwork, batch size), in seconds.
 
-    All are run in rounds, so that a machine that is slow for a while slows a run of each, not every run of one: the
-    order of the subnetworks is never learnt anew. The largest batch goes first, so that the small ones find the weights
-    in the cache, as they do in a server.
+    All are run in rounds, so that a machine that is slow for a while slows a run of each, not every run of one: a
+    subnetwork that looks slower than a better one is never run, and so never measured, again. The largest batch goes
+    first, so that the small ones find the weights in the cache, as they do in a server.
 
     Args:
         time_run: runs a batch and returns how long that took.

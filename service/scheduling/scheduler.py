@@ -101,7 +101,6 @@ class Scheduler:
             self._forecast,
             max_batch=max_batch,
         )
-        self._counts = np.arange(1.0, max_queue + 1.0)
         self._places = _places(max_queue)
 
     def __len__(self) -> int:
@@ -205,7 +204,7 @@ class Scheduler:
         """Return what the policy may know."""
         slack_s = self._queue.slack_s(now + self._latency.reserve_s)
         places = self._places[: self._places.searchsorted(len(slack_s))]
-        seen_s, rivals = slack_s[places], self._counts[places]
+        seen_s, rivals = slack_s[places], places.astype(np.float64) + 1.0
         rate = self._forecast.rate(now)
         if rate:
             rivals = rivals + rate * self._forecast.overtaking_s(seen_s)
