@@ -2,7 +2,6 @@
 
 import argparse
 import asyncio
-import os
 import signal
 import socket
 import sys
@@ -13,6 +12,7 @@ import uvicorn
 
 from model.bundle import BundleError
 from service.app import Service, create_app
+from service.listening import listen, url_of
 from service.protocol import Protocol
 from service.settings import SettingsError, describe_settings, read_settings, unknown_settings
 
@@ -61,7 +61,7 @@ def main() -> int:
     try:
         settings = read_settings()
         app = create_app(settings, on_failure=lambda: signal.raise_signal(signal.SIGTERM))
-        listener = _listen(settings.host, settings.port)
+        listeners = listen(settings.host, settings.port)
     except SettingsError as error:
         return _complain(str(error), 2)
     except (BundleError, OSError) as error:
@@ -86,20 +86,9 @@ def main() -> int:
     for each in (signal.SIGTERM, signal.SIGINT):
         signal.signal(each, server.handle_exit)
     signal.signal(signal.SIGHUP, lambda *_: service.reload_wanted.set())  # until the loop takes it
-    host = f"[{settings.host}]" if ":" in settings.host else settings.host
-    service.log.info("listening", url=f"http://{host}:{listener.getsockname()[1]}")
-    server.run(sockets=[listener])
+    service.log.info("listening", url=url_of(settings.host, listeners))
+    server.run(sockets=listeners)
     return _complain(service.failure, 1) if service.failure else 0
-
-
-def _listen(host: str, port: int) -> socket.socket:
-    """Return a listening socket: connections wait in it until the server takes them."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    try:
-        return socket.create_server((host, port), family=family, backlog=2048)
-    except OSError as error:
-        reason = os.strerror(error.errno) if error.errno and error.errno > 0 else str(error)
-        raise OSError(f"cannot listen on {host}:{port}: {reason}") from error
 
 
 def _complain(message: str, code: int) -> int:

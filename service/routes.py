@@ -153,7 +153,7 @@ async def reload(
     key = service.settings.admin_key.get_secret_value()
     if not key:
         raise NotFound("ANYTIME_ADMIN_KEY is not set", path=request.url.path)
-    if sent is None or not compare_digest(sent.credentials.encode(), key.encode()):
+    if sent is None or not compare_digest(sent.credentials.encode("latin-1"), key.encode()):
         raise Unauthorized(
             "the Authorization header must be 'Bearer' and the value of ANYTIME_ADMIN_KEY",
             headers={"WWW-Authenticate": "Bearer"},

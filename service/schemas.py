@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from service.problems import InvalidFeedback, InvalidParameter
 from service.scheduling.deadline_queue import OnMiss
-from service.settings import LONGEST_MS, SHORTEST_MS, Settings
+from service.settings import LONGEST_MS, NUMBER, SHORTEST_MS, Settings
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,11 +74,13 @@ class QueryParser:
             parse = self._parsers.get(name)
             if parse is None:
                 known = ", ".join(self._parsers)
+                detail = f"there is no parameter {name!r}; there are {known}"
                 raise InvalidParameter(
-                    f"there is no parameter {name!r}; there are {known}", parameter=name
+                    detail, parameter=name, value=text, allowed=f"the parameters {known}"
                 )
             if name in seen:
-                raise InvalidParameter(f"{name} is given more than once", parameter=name)
+                detail = f"{name} is given more than once, again as {text!r}"
+                raise InvalidParameter(detail, parameter=name, value=text, allowed="one value")
             seen.add(name)
             values[name] = parse(name, text)
         return ClassifyQuery(**cast(Any, values))
@@ -99,10 +101,7 @@ def _fraction(name: str, text: str) -> float:
 
 
 def _number(text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        return math.nan
+    return float(text) if NUMBER.fullmatch(text) else math.nan
 
 
 def _integer_up_to(limit: int) -> Callable[[str, str], int]:

@@ -1,10 +1,20 @@
 """Every knob of the service, read once from ``ANYTIME_*`` environment variables."""
 
 import os
+import re
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, SecretStr, ValidationError
+from pydantic import (
+    AfterValidator,
+    Field,
+    SecretStr,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+from pydantic_core import PydanticCustomError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from model.bundle import PRETRAINED_DIR
@@ -14,28 +24,45 @@ ENV_PREFIX = "ANYTIME_"
 
 SHORTEST_MS, LONGEST_MS = 0.001, 86_400_000  # deadlines that can be asked for: up to a day
 
+# Python and pydantic take more for a number: 1_000, the digits of every script, inf and nan.
+NUMBER = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
+
 
 class SettingsError(Exception):
     """A setting has a value that it cannot take; the message is one line that names it."""
 
 
+def _expanded(path: Path) -> Path:
+    """Return a path with ``~`` and ``$NAME`` filled in where they stand for something, as a shell does."""
+    return Path(os.path.expanduser(os.path.expandvars(path)))
+
+
+ExpandedPath = Annotated[Path, AfterValidator(_expanded)]
+
+
 class Settings(BaseSettings):
-    """Every knob of the service; ``ANYTIME_MAX_BATCH=8`` sets ``max_batch``."""
+    """Every knob of the service; ``ANYTIME_MAX_BATCH=8`` sets ``max_batch``.
+
+    White space around a value does not count, and an empty value is none: compose files and secrets bring both along.
+    """
 
     model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, frozen=True, extra="forbid")
 
-    host: str = Field(default="127.0.0.1", description="Address to listen on; 0.0.0.0 for all.")
+    host: str = Field(
+        default="127.0.0.1",
+        description="Address or name to listen on; 0.0.0.0 for all of IPv4, :: for those of IPv6 too.",
+    )
     port: int = Field(
         default=8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one."
     )
-    bundle_dir: Path = Field(
+    bundle_dir: ExpandedPath = Field(
         default=PRETRAINED_DIR / "cifar10",
         description="Folder with manifest.json and the ONNX files.",
     )
     device: Literal["auto", "cpu", "cuda", "tensorrt"] = Field(
         default="auto", description="Where to run: auto takes a GPU if ONNX Runtime can use one."
     )
-    engine_dir: Path = Field(
+    engine_dir: ExpandedPath = Field(
         default=Path("~/.cache/anytime/engines"),
         description="Folder in which TensorRT keeps its engines; building them takes minutes.",
     )
@@ -124,6 +151,31 @@ class Settings(BaseSettings):
         description="Share of requests that get a log line; failures always do.",
     )
 
+    @model_validator(mode="before")
+    @classmethod
+    def _drop_blanks(cls, values: dict[str, Any]) -> dict[str, Any]:
+        trimmed = {
+            name: value.strip() if isinstance(value, str) else value
+            for name, value in values.items()
+        }
+        return {name: value for name, value in trimmed.items() if value != ""}
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _check_number(cls, value: Any, info: ValidationInfo) -> Any:
+        assert info.field_name is not None
+        is_number = cls.model_fields[info.field_name].annotation in (int, float)
+        if is_number and isinstance(value, str) and not NUMBER.fullmatch(value):
+            raise PydanticCustomError("number", "Input should be a number, such as 25 or 0.5")
+        return value
+
+    @field_validator("admin_key")
+    @classmethod
+    def _check_key(cls, key: SecretStr) -> SecretStr:
+        if not key.get_secret_value().isprintable():
+            raise PydanticCustomError("unprintable", "Input should be one line of printable text")
+        return key
+
 
 def read_settings() -> Settings:
     """Read the settings from the environment.
@@ -135,8 +187,10 @@ def read_settings() -> Settings:
         return Settings()
     except ValidationError as error:
         first = error.errors()[0]
-        name = ENV_PREFIX + str(first["loc"][0]).upper()
-        raise SettingsError(f"{name}: {first['msg']}, got {first['input']!r}") from error
+        field = str(first["loc"][0])
+        is_secret = Settings.model_fields[field].annotation is SecretStr
+        got = "" if is_secret else f", got {first['input']!r}"
+        raise SettingsError(f"{variable_name(field)}: {first['msg']}{got}") from error
 
 
 def unknown_settings() -> list[str]:

@@ -20,8 +20,8 @@ from tests.service.bundles import amend_manifest, break_graph
 
 StartServer = Callable[..., ServerProcess]
 
-KEY = "a key of the tests"
-ADMIN = {"Authorization": f"Bearer {KEY}"}
+KEY = "a key of the tests: κλειδί"
+ADMIN = {b"Authorization": f"Bearer {KEY}".encode()}
 
 
 @pytest.fixture
@@ -58,7 +58,7 @@ def reload(server: ServerProcess) -> httpx.Response:
 @pytest.fixture
 def reloadable(start_server: StartServer, link: Path) -> ServerProcess:
     """A server whose bundle can be replaced, warm."""
-    server = start_server(bundle_dir=link, admin_key=KEY, warm_up_s=0.01, max_batch=2)
+    server = start_server(bundle_dir=link, admin_key=f"{KEY}\n", warm_up_s=0.01, max_batch=2)
     server.wait_for("ready")
     return server
 
@@ -183,7 +183,7 @@ def test_the_same_bundle_is_not_loaded_again(reloadable: ServerProcess, bundle: 
 
 def test_a_reload_needs_the_key(reloadable: ServerProcess) -> None:
     for sent in (None, "", "Bearer", "Bearer wrong", KEY, f"Basic {KEY}"):
-        headers = {} if sent is None else {"Authorization": sent}
+        headers = {} if sent is None else {b"Authorization": sent.encode()}
         response = reloadable.client.post("/admin/reload", headers=headers)
 
         assert response.status_code == 401
@@ -191,8 +191,10 @@ def test_a_reload_needs_the_key(reloadable: ServerProcess) -> None:
         assert response.headers["WWW-Authenticate"] == "Bearer"
 
 
-@pytest.mark.parametrize("headers", [{}, ADMIN, {"Authorization": "Bearer"}])
-def test_without_a_key_there_is_no_reload(server: ServerProcess, headers: dict[str, str]) -> None:
+@pytest.mark.parametrize("headers", [{}, ADMIN, {b"Authorization": b"Bearer"}])
+def test_without_a_key_there_is_no_reload(
+    server: ServerProcess, headers: dict[bytes, bytes]
+) -> None:
     response = server.client.post("/admin/reload", headers=headers)
 
     assert response.status_code == 404

@@ -1,3 +1,5 @@
+from urllib.parse import quote
+
 import pytest
 
 from service.problems import InvalidParameter
@@ -27,6 +29,29 @@ def test_the_default_top_k_is_at_most_the_number_of_classes() -> None:
     few = QueryParser(Settings(default_top_k=5), subnetworks=["full"], classes=2)
 
     assert few(b"").top_k == 2
+
+
+@pytest.mark.parametrize(
+    "number", ["0.5", ".5", "0.50", "%2B0.5", "5e-1", "5E-1", "00.5"], ids=lambda text: text
+)
+def test_a_number_is_a_decimal_one_with_or_without_an_exponent(number: str) -> None:
+    assert parse(f"stop_at_confidence={number}&deadline_ms={number}".encode()) == ClassifyQuery(
+        deadline_ms=0.5, on_miss="answer", subnetwork=None, top_k=3, stop_at_confidence=0.5
+    )
+
+
+NO_NUMBERS = ["1_0", "１", "١", "²", "1 0", " 1", "1\n", "0x1", "infinity", "1,0", "1e", ".", "--1"]
+
+
+@pytest.mark.parametrize("value", NO_NUMBERS)
+@pytest.mark.parametrize("name", ["deadline_ms", "stop_at_confidence", "top_k"])
+def test_a_number_in_other_digits_or_of_another_form_is_none(name: str, value: str) -> None:
+    with pytest.raises(InvalidParameter) as caught:
+        parse(f"{name}={quote(value)}".encode())
+
+    assert caught.value.members["parameter"] == name
+    assert caught.value.members["value"] == value
+    assert " number " in caught.value.members["allowed"]
 
 
 @pytest.mark.parametrize("value", ["0", "-0.1", "1.01", "nan", "inf", "sure", ""])
@@ -61,12 +86,21 @@ def test_top_k_is_at_most_the_number_of_classes(value: str) -> None:
         (b"subnetwork=column-9", "subnetwork is 'column-9'; it must be one of column-1, full"),
         (b"on_miss=give-up", "on_miss is 'give-up'; it must be one of answer, refuse"),
         (b"deadline=5", "there is no parameter 'deadline'; there are deadline_ms"),
-        (b"top_k=1&top_k=2", "top_k is given more than once"),
+        (b"top_k=1&top_k=2", "top_k is given more than once, again as '2'"),
         (b"\xff=1", "there is no parameter"),
     ],
 )
-def test_a_bad_parameter_is_named_with_what_is_allowed(query: bytes, detail: str) -> None:
+def test_a_bad_parameter_is_named_with_its_value_and_what_is_allowed(
+    query: bytes, detail: str
+) -> None:
     with pytest.raises(InvalidParameter) as caught:
         parse(query)
 
     assert detail in caught.value.detail
+    name, _, value = query.decode("latin-1").rpartition("&")[2].partition("=")
+    members = caught.value.members
+    assert (members["parameter"].encode("latin-1", "replace"), members["value"]) == (
+        name.encode("latin-1", "replace"),
+        value,
+    )
+    assert members["allowed"]
