@@ -25,6 +25,7 @@ from service.problems import (
 )
 from service.scheduling.deadline_queue import Refine
 from service.schemas import ClassifyQuery
+from service.watching.telemetry import Outcome
 
 if TYPE_CHECKING:
     from service.app import Service
@@ -137,8 +138,8 @@ async def answer_once(service: "Service", serving: "Serving", asked: Asked) -> R
     stop_at = asked.query.stop_at_confidence
     answered = await _classified(serving, asked, "none" if stop_at is None else "deepest")
     reply = _reply(service, serving, asked, answered)
-    _account(service, serving, asked, answered, reply)
-    _trace(service, "POST /classify", asked, answered, reply)
+    outcome = _account(service, serving, asked, answered, reply)
+    _trace(service, "POST /classify", asked, answered, outcome)
     return Response(
         to_json(reply), headers={"X-Request-ID": asked.request_id}, media_type="application/json"
     )
@@ -171,8 +172,8 @@ class AnswerStream(Response):
                 reply = _reply(service, serving, asked, answered)
                 await self._write(send, service, asked, {**reply, "final": False})
             reply = _reply(service, serving, asked, last.result())
-            _account(service, serving, asked, last.result(), reply)
-            _trace(service, "POST /classify/stream", asked, last.result(), reply)
+            outcome = _account(service, serving, asked, last.result(), reply)
+            _trace(service, "POST /classify/stream", asked, last.result(), outcome)
             with suppress(asyncio.CancelledError, TimeoutError):  # it is accounted for
                 await self._write(send, service, asked, {**reply, "final": True})
         finally:
@@ -266,19 +267,20 @@ def _account(
     asked: Asked,
     answered: "Answered",
     reply: dict[str, Any],
-) -> None:
-    """Account for the last answer to a request."""
+) -> Outcome:
+    """Account for the last answer to a request, and return how that ended."""
     now = service.clock()
     deadline_s = asked.query.deadline_ms / 1e3
     reply_s = now - answered.given_at
     slack_s = deadline_s - (answered.started_at - asked.arrived_at) - answered.predicted_s
+    outcome = _outcome(serving, asked, reply)
     serving.latency.observe_reply(reply_s)
     service.metrics.answered(
         subnetwork=answered.subnetwork,
         label=reply["label"],
         confidence=reply["confidence"],
         accuracy=reply["expected_accuracy"],
-        in_time=reply["in_time"],
+        outcome=outcome,
         latency_s=now - asked.arrived_at,
         deadline_s=deadline_s,
         queue_s=answered.runs[0].started_at - asked.arrived_at,
@@ -296,7 +298,7 @@ def _account(
     if serving.agreement is not None:
         serving.agreement.answered(asked.pixels, answered.subnetwork, reply["class_id"])
     service.log_request(
-        "in_time" if reply["in_time"] else "late",
+        outcome,
         lambda: {
             **{key: reply[key] for key in LOGGED},
             "decode_ms": round(1e3 * asked.decode_s, 3),
@@ -305,10 +307,20 @@ def _account(
             "batch_size": answered.batch_size,
         },
     )
+    return outcome
+
+
+def _outcome(serving: "Serving", asked: Asked, reply: Mapping[str, Any]) -> Outcome:
+    """Return how a request ended that got an answer; late is only what could have been in time."""
+    if reply["in_time"]:
+        return "in_time"
+    query = asked.query
+    least_s = serving.scheduler.admission.idle_s(query.subnetwork)
+    return "impossible" if least_s > query.deadline_ms / 1e3 else "late"
 
 
 def _trace(
-    service: "Service", name: str, asked: Asked, answered: "Answered", reply: Mapping[str, Any]
+    service: "Service", name: str, asked: Asked, answered: "Answered", outcome: Outcome
 ) -> None:
     """Record an answer and where its time went, if traces are on."""
     if service.tracer is None:
@@ -326,7 +338,7 @@ def _trace(
         attributes={
             "http.response.status_code": HTTPStatus.OK,
             "anytime.request_id": asked.request_id,
-            "anytime.outcome": "in_time" if reply["in_time"] else "late",
+            "anytime.outcome": outcome,
             "anytime.subnetwork": answered.subnetwork,
             "anytime.deadline_ms": asked.query.deadline_ms,
             "anytime.batch_size": answered.batch_size,

@@ -123,7 +123,7 @@ class DeadlineImpossible(Problem):
     """No subnetwork can meet the deadline even on an idle machine, and the request asked for no late answer."""
 
     status, title = 422, "Deadline impossible"
-    outcome = "refused"
+    outcome = "impossible"
 
 
 class Overloaded(Problem):

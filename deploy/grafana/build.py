@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 FOLDER = Path(__file__).parent / "dashboards"
 ACROSS, HEIGHT, COLUMNS = 3, 8, 24
-RECEIVED = 'anytime_requests_total{outcome!~"invalid|abandoned"}[$__rate_interval]'
+RECEIVED = 'anytime_requests_total{outcome!~"invalid|impossible|abandoned"}[$__rate_interval]'
 SORTED = (
     "Early stops (stop_at_confidence) sort the images: the shallow subnetworks keep the easy ones and the "
     "deep ones get the hard, so that the former lie higher here, and the latter lower."
@@ -93,6 +93,15 @@ OPERATOR = [
             '{outcome=~"refused|expired"}[$__rate_interval])) '
             f"/ on () group_left () sum(rate({RECEIVED}))"
         },
+    ),
+    Panel(
+        "Impossible deadlines",
+        "percentunit",
+        {
+            "impossible": 'sum(rate(anytime_requests_total{outcome="impossible"}[$__rate_interval]))'
+            ' / sum(rate(anytime_requests_total{outcome!~"invalid|abandoned"}[$__rate_interval]))'
+        },
+        description="The share of requests whose deadline no idle machine meets; it spends no budget.",
     ),
     Panel("Queue", "short", {"{{instance}}": "anytime_queue_depth"}),
     Panel(

@@ -121,6 +121,11 @@ class Admission:
         name = subnetwork or self._fastest.name
         return self._latency.predict_s(name, 1) + self._latency.reserve_s
 
+    def idle_s(self, subnetwork: str | None = None) -> float:
+        """Return the shortest deadline that an idle machine meets, in this subnetwork or any."""
+        name = subnetwork or self._fastest.name
+        return self._latency.profile_s(name, 1) + self._latency.idle_reserve_s
+
     def spare_s(self, now: float) -> NDArray[np.float64]:
         """Return (n,) how long each waiting request's run could be put off, were all run as fast as can be."""
         slack_s = self._queue.slack_s(
@@ -190,8 +195,7 @@ class Admission:
         self._doubt_old_predictions(now)
         allowed_s = request.deadline_at - request.arrived_at
         spent_s = now - request.arrived_at
-        alone_s = self._latency.profile_s(request.subnetwork or self._fastest.name, 1)
-        alone_s += self._latency.idle_reserve_s + (spent_s if was_alone else 0.0)
+        alone_s = self.idle_s(request.subnetwork) + (spent_s if was_alone else 0.0)
         if alone_s > allowed_s:
             return Refusal("impossible", alone_s, allowed_s, 0.0)
         drain_s = self._drain_s(now)

@@ -17,9 +17,12 @@ from prometheus_client import (
 
 from service.watching.instruments import Counter, Histogram
 
-Outcome = Literal["in_time", "late", "refused", "expired", "abandoned", "invalid", "failed"]
+Outcome = Literal[
+    "in_time", "late", "refused", "expired", "impossible", "abandoned", "invalid", "failed"
+]
 ReloadOutcome = Literal["replaced", "unchanged", "failed"]
-ANSWERED: tuple[Outcome, Outcome] = ("in_time", "late")
+ANSWERED: tuple[Outcome, ...] = ("in_time", "late", "impossible")
+UNANSWERED = tuple(each for each in get_args(Outcome) if each not in ("in_time", "late"))
 
 FeedbackOutcome = Literal["scored", "replaced", "unknown", "repeated", "late", "invalid"]
 AGREEMENT = {True: "agrees", False: "differs"}  # values of the label ``verdict``
@@ -202,9 +205,8 @@ class Metrics:
         build.info({"version": version, "python": platform.python_version()})
         for reloaded in get_args(ReloadOutcome):
             self.reloads.inc(reloaded, amount=0)
-        for outcome in get_args(Outcome):
-            if outcome not in ANSWERED:
-                self.requests.inc(NO_SUBNETWORK, outcome, amount=0)
+        for outcome in UNANSWERED:
+            self.requests.inc(NO_SUBNETWORK, outcome, amount=0)
         for fate in get_args(FeedbackOutcome):
             self.feedback.inc(fate, amount=0)
 
@@ -268,7 +270,7 @@ class Metrics:
         label: str,
         confidence: float,
         accuracy: float,
-        in_time: bool,
+        outcome: Outcome,
         latency_s: float,
         deadline_s: float,
         queue_s: float,
@@ -277,7 +279,7 @@ class Metrics:
         slack_s: float,
     ) -> None:
         """Record an answer."""
-        self.request_ended("in_time" if in_time else "late", subnetwork)
+        self.request_ended(outcome, subnetwork)
         self.latency.observe(latency_s, subnetwork)
         self.deadline_used.observe(latency_s / deadline_s)
         self.queue_time.observe(queue_s)

@@ -42,7 +42,7 @@ def test_an_answer_is_seen_in_every_metric_about_answers() -> None:
         label="cat",
         confidence=0.8,
         accuracy=0.93,
-        in_time=False,
+        outcome="late",
         latency_s=0.02,
         deadline_s=0.01,
         queue_s=0.004,

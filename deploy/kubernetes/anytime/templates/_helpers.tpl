@@ -141,7 +141,7 @@ namespace="{{ .Release.Namespace }}",pod=~"{{ include "anytime.name" . }}-(predi
 {{- /* How many times faster than allowed requests miss their deadlines: over 1, more replicas are needed. While idle 0 / 0 is
        not over 0, and the query is 0 rather than NaN, which no scaler can use. */ -}}
 {{- define "anytime.query.misses" -}}
-(sum(rate(anytime_requests_total{outcome!~"in_time|invalid|abandoned",{{ include "anytime.pods" . }}}[2m])) / sum(rate(anytime_requests_total{outcome!~"invalid|abandoned",{{ include "anytime.pods" . }}}[2m])) / {{ subf 1.0 .Values.autoscaling.attainment | printf "%.6f" }} > 0) or vector(0)
+(sum(rate(anytime_requests_total{outcome!~"in_time|invalid|impossible|abandoned",{{ include "anytime.pods" . }}}[2m])) / sum(rate(anytime_requests_total{outcome!~"invalid|impossible|abandoned",{{ include "anytime.pods" . }}}[2m])) / {{ subf 1.0 .Values.autoscaling.attainment | printf "%.6f" }} > 0) or vector(0)
 {{- end }}
 
 {{- define "anytime.query.queue" -}}
