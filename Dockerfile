@@ -59,7 +59,7 @@ EXPOSE 8000
 USER 10001:10001
 HEALTHCHECK --interval=10s --timeout=5s --start-period=180s --retries=3 CMD ["python", "-c", \
   "import os, urllib.request; urllib.request.urlopen('http://127.0.0.1:' + (os.environ['ANYTIME_PORT'].strip() or '8000') + '/health/ready', timeout=4)"]
-CMD ["python", "-m", "service"]
+CMD ["anytime", "serve"]
 
 FROM runtime AS gpu
 ENV NVIDIA_VISIBLE_DEVICES=all NVIDIA_DRIVER_CAPABILITIES=compute,utility

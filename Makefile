@@ -22,7 +22,7 @@ help: ## say what there is to make
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 serve: $(VENV)/.serve ## serve the bundled model on http://127.0.0.1:8000
-	@exec $(BIN)/python -m service
+	@exec $(BIN)/anytime serve
 
 test: $(VENV)/.dev ## run the tests
 	$(BIN)/pytest
@@ -38,10 +38,10 @@ format: $(VENV)/.dev ## format the code and mend what lint can
 	$(BIN)/ruff format
 
 train: $(VENV)/.dev ## train RECIPE on DATA, going on where it stopped
-	$(BIN)/python -m training train --recipe $(RECIPE) --data $(DATA) --out $(RUN) --resume
+	$(BIN)/anytime train --recipe $(RECIPE) --data $(DATA) --out $(RUN) --resume
 
 export: $(VENV)/.dev ## export the trained RECIPE to a bundle
-	$(BIN)/python -m training export --run $(RUN) --data $(DATA) --out $(RUN)/bundle
+	$(BIN)/anytime export --run $(RUN) --data $(DATA) --out $(RUN)/bundle
 
 bench: $(VENV)/.dev ## measure the server with the IMAGES of a folder <class>/*.jpg, into docs/results.md
 	@test -d "$(IMAGES)" || { echo 'error: say where labelled test images are: make bench IMAGES=folder (of <class>/*.jpg)' >&2; exit 2; }

@@ -1,13 +1,13 @@
-"""``python -m service``: the server process. Signals are heeded from here on: what is imported takes a second."""
+"""``python -m service`` is ``anytime serve``."""
 
-import signal
+import os
 import sys
 
-for each in (signal.SIGTERM, signal.SIGINT):
-    signal.signal(each, lambda *_: sys.exit(0))  # nothing was accepted yet
-signal.signal(signal.SIGHUP, signal.SIG_IGN)  # no bundle was read yet
+# With -m Python looks into the current folder first, whose own ``model`` would stand in for the one that was installed.
+if not sys.flags.safe_path and sys.path[0] != os.path.dirname(os.path.dirname(__file__)):
+    del sys.path[0]
 
 if __name__ == "__main__":
-    from service.process import main
+    from service.cli import main
 
-    sys.exit(main())
+    main(["serve", *sys.argv[1:]])

@@ -1,6 +1,5 @@
-"""The server process, from the environment's settings to its exit code."""
+"""The server process, from its settings to its exit code."""
 
-import argparse
 import asyncio
 import signal
 import socket
@@ -14,7 +13,7 @@ from model.bundle import BundleError
 from service.app import Service, create_app
 from service.listening import listen, url_of
 from service.protocol import Protocol
-from service.settings import SettingsError, describe_settings, read_settings, unknown_settings
+from service.settings import Settings, SettingsError, unknown_settings
 
 KEEP_ALIVE_S = (
     75  # longer than the pools of common clients and proxies keep a connection that is idle
@@ -49,17 +48,9 @@ class Server(uvicorn.Server):
         super().handle_exit(sig, frame)
 
 
-def main() -> int:
+def serve(settings: Settings) -> int:
     """Serve until a signal; return the exit code: 0 after a drain, 1 if it cannot serve, 2 for a bad setting."""
-    parser = argparse.ArgumentParser(
-        prog="python -m service",
-        description="Serve the most accurate answers that fit in the callers' deadlines.",
-        epilog="Settings, from environment variables:\n\n" + describe_settings(),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.parse_args()
     try:
-        settings = read_settings()
         app = create_app(settings, on_failure=lambda: signal.raise_signal(signal.SIGTERM))
         listeners = listen(settings.host, settings.port)
     except SettingsError as error:

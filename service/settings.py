@@ -1,8 +1,10 @@
-"""Every knob of the service, read once from ``ANYTIME_*`` environment variables."""
+"""Every knob of the service, read once from ``ANYTIME_*`` environment variables and the command line."""
 
 import os
 import re
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -177,20 +179,24 @@ class Settings(BaseSettings):
         return key
 
 
-def read_settings() -> Settings:
+def read_settings(options: Mapping[str, Any] = MappingProxyType({})) -> Settings:
     """Read the settings from the environment.
 
+    Args:
+        options: of the command line, by the setting's name; they go before the variables.
+
     Raises:
-        SettingsError: a variable has a bad value, or a name that is no setting.
+        SettingsError: an option or a variable has a bad value.
     """
     try:
-        return Settings()
+        return Settings(**options)
     except ValidationError as error:
         first = error.errors()[0]
         field = str(first["loc"][0])
+        name = option_name(field) if field in options else variable_name(field)
         is_secret = Settings.model_fields[field].annotation is SecretStr
         got = "" if is_secret else f", got {first['input']!r}"
-        raise SettingsError(f"{variable_name(field)}: {first['msg']}{got}") from error
+        raise SettingsError(f"{name}: {first['msg']}{got}") from error
 
 
 def unknown_settings() -> list[str]:
@@ -204,9 +210,6 @@ def variable_name(field: str) -> str:
     return ENV_PREFIX + field.upper()
 
 
-def describe_settings() -> str:
-    """Return a table of every setting: variable, default and meaning, one a paragraph."""
-    return "\n".join(
-        f"  {variable_name(name)} (default: {field.default})\n      {field.description}"
-        for name, field in Settings.model_fields.items()
-    )
+def option_name(field: str) -> str:
+    """Return the option of a setting on the command line."""
+    return "--" + field.replace("_", "-")

@@ -7,7 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from threading import get_ident
@@ -16,16 +16,19 @@ from typing import Any
 import httpx
 
 ROOT = Path(__file__).parents[1]
+MODULE = (sys.executable, "-m", "service")
 
 
 class ServerProcess:
-    """``python -m service`` in a process of its own, on a free port; its stdout is read line by line."""
+    """The server in a process of its own, on a free port; its stdout is read line by line."""
 
-    def __init__(self, **settings: object) -> None:
+    def __init__(
+        self, *, command: Sequence[str | Path] = MODULE, folder: Path = ROOT, **settings: object
+    ) -> None:
         variables = {f"ANYTIME_{name.upper()}": str(value) for name, value in settings.items()}
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "service"],
-            cwd=ROOT,
+            command,
+            cwd=folder,
             env={**os.environ, "ANYTIME_PORT": "0", **variables},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -96,7 +99,7 @@ class ServerProcess:
 
 
 @contextmanager
-def started(settings: dict[str, object]) -> Iterator[ServerProcess]:
+def started(settings: Mapping[str, Any]) -> Iterator[ServerProcess]:
     server = ServerProcess(**settings)
     try:
         yield server

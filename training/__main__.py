@@ -1,7 +1,13 @@
-"""The command line of training: ``python -m training {train,evaluate,reproduce,compare,anytime,export}``."""
+"""The commands of training, ``anytime {train,evaluate,reproduce,compare,measure,export}``; ``python -m training`` too."""
 
 import argparse
+import os
 import sys
+
+# With -m Python looks into the current folder first, whose own ``model`` would stand in for the one that was installed.
+if not sys.flags.safe_path and sys.path[0] != os.path.dirname(os.path.dirname(__file__)):
+    del sys.path[0]
+
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -34,17 +40,23 @@ DATA_HELP = (
     "folder with train/<class>/* and test/<class>/* images"
 )
 
-EXAMPLES = """\
-From data to a served model:
-  python -m training train --recipe tiny --out runs/digits
-  python -m training evaluate --run runs/digits --split test
-  python -m training export --run runs/digits --out runs/digits/bundle
-  ANYTIME_BUNDLE_DIR=runs/digits/bundle python -m service
-"""
-
+EXAMPLES = {  # from data to a served model, and what else there is
+    "train": "anytime train --recipe tiny --out runs/digits",
+    "evaluate": "anytime evaluate --run runs/digits --split test",
+    "export": "anytime export --run runs/digits --out runs/digits/bundle",
+    "measure": "anytime measure --bundle runs/digits/bundle --out runs/digits",
+    "reproduce": "anytime reproduce table4 --data cifar10 --out runs/table4",
+    "compare": "anytime compare --data cifar10 --out runs/compared",
+}
 
 SEEDS = range(1 << 32)  # small enough for what is derived from them
 IMAGE_SIZES = range(8, 1025)  # augmentation shifts by 4 pixels; the largest costs 1,024 of CIFAR's
+
+
+def run(arguments: list[str] | None = None) -> int:
+    """Run one command as ``main`` does, and end it at SIGTERM too."""
+    end_on_signals()
+    return main(arguments)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -81,9 +93,9 @@ def _is_out_of_memory(error: Exception) -> bool:
 def _parser() -> argparse.ArgumentParser:
     """Describe the commands."""
     parser = argparse.ArgumentParser(
-        prog="python -m training",
+        prog="anytime",
         description="Train a fractal network with drop-path, score its subnetworks, export them to a bundle.",
-        epilog=EXAMPLES,
+        epilog="examples:\n" + "\n".join(f"  {each}" for each in EXAMPLES.values()),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
@@ -198,16 +210,18 @@ def _parser() -> argparse.ArgumentParser:
     )
     export.set_defaults(command=_export)
 
-    anytime = commands.add_parser(
-        "anytime",
+    measure = commands.add_parser(
+        "measure",
         help="measure a bundle: accuracy against cost and latency, and what budgets buy",
         description="Measure every subnetwork of a bundle on this machine; write a table and a plot of accuracy against "
         "multiply-adds and latency, and the curve of a shared budget with exits by confidence.",
     )
-    anytime.add_argument("--bundle", required=True, type=Path, help="folder of an exported bundle")
-    anytime.add_argument("--data", default="digits", help=DATA_HELP + " (default: %(default)s)")
-    anytime.add_argument("--out", required=True, type=Path, help="folder of table and plot")
-    anytime.set_defaults(command=_anytime)
+    measure.add_argument("--bundle", required=True, type=Path, help="folder of an exported bundle")
+    measure.add_argument("--data", default="digits", help=DATA_HELP + " (default: %(default)s)")
+    measure.add_argument("--out", required=True, type=Path, help="folder of table and plot")
+    measure.set_defaults(command=_measure)
+    for name, command in commands.choices.items():
+        command.epilog = f"example: {EXAMPLES[name]}"
     return parser
 
 
@@ -361,7 +375,7 @@ def _export(options: argparse.Namespace) -> None:
         )
 
 
-def _anytime(options: argparse.Namespace) -> None:
+def _measure(options: argparse.Namespace) -> None:
     """Measure a bundle and print its table."""
     bundle = read_bundle(options.bundle)
     manifest = bundle.manifest
@@ -378,5 +392,4 @@ def _anytime(options: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    end_on_signals()
-    sys.exit(main())
+    sys.exit(run())

@@ -4,6 +4,7 @@ import sys
 from typing import Any
 
 from service import app, process
+from service.settings import read_settings
 from service.watching.telemetry import Metrics
 
 
@@ -22,4 +23,4 @@ class SilentMetrics(Metrics):
 
 if __name__ == "__main__":
     vars(app)["Metrics"] = SilentMetrics
-    sys.exit(process.main())
+    sys.exit(process.serve(read_settings()))

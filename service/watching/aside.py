@@ -16,10 +16,12 @@ from model.images import Pixels
 from service.runtime import open_cpu_device
 
 CLASS_BYTES = 4
+PACKAGES = Path(__file__).parents[2]
 
 # Out of everybody's way before anything is imported, which takes a core for half a second.
 START = """
 import os, sys
+sys.path[0] = sys.argv.pop(1)  # in place of the current folder, which may hold a ``service`` or ``model`` of its own
 if hasattr(os, "SCHED_IDLE"):  # Linux
     os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
 else:
@@ -35,7 +37,7 @@ class Aside:
     def __init__(self, bundle_dir: Path, subnetwork: str) -> None:
         self.subnetwork = subnetwork
         self._process = subprocess.Popen(
-            [sys.executable, "-c", START, str(bundle_dir), subnetwork],
+            [sys.executable, "-c", START, str(PACKAGES), str(bundle_dir), subnetwork],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             start_new_session=True,  # Ctrl-C is for the server

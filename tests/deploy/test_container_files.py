@@ -4,12 +4,15 @@ import re
 import subprocess
 import sys
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 from packaging.requirements import Requirement
+
+from service import __version__
 
 ROOT = Path(__file__).parents[2]
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
@@ -24,6 +27,17 @@ def locked(file: str) -> dict[str, list[Requirement]]:
             requirement = Requirement(line.removesuffix("\\").strip())
             pins.setdefault(requirement.name, []).append(requirement)
     return pins
+
+
+def required(project: dict[str, Any], extra: str) -> Iterator[Requirement]:
+    """Give what an extra asks for, and what the extras ask for that it is made of."""
+    for text in project["optional-dependencies"][extra]:
+        requirement = Requirement(text)
+        if requirement.name == project["name"]:
+            for part in requirement.extras:
+                yield from required(project, part)
+        else:
+            yield requirement
 
 
 def test_dockerfile_is_clean() -> None:
@@ -69,11 +83,17 @@ def test_lock_holds_what_the_project_asks_for(runtime: str) -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     pins = locked(f"{runtime}.txt")
 
-    for text in project["dependencies"] + project["optional-dependencies"][runtime]:
-        wanted = Requirement(text)
+    for wanted in required(project, runtime):
         for pin in pins[wanted.name]:
             (version,) = [each.version for each in pin.specifier]
             assert wanted.specifier.contains(version), f"{pin} is not {wanted}: run deploy/lock.sh"
+
+
+def test_image_and_chart_are_of_the_package_s_version() -> None:
+    chart = yaml.safe_load((ROOT / "deploy/kubernetes/anytime/Chart.yaml").read_text())
+
+    assert f"ARG VERSION={__version__}\n" in (ROOT / "Dockerfile").read_text()
+    assert chart["appVersion"] == chart["version"] == __version__
 
 
 def test_only_one_onnx_runtime_and_no_torch_is_locked() -> None:

@@ -11,10 +11,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from typer.testing import CliRunner
 
 from model.bundle import read_bundle
+from service.cli.app import app
+from service.cli.training import COMMANDS
 from tests.training.conftest import TrainedRun
-from training.__main__ import main
+from training.__main__ import EXAMPLES, main
 from training.checkpoint import load_checkpoint
 from training.config import RECIPES
 
@@ -26,8 +29,27 @@ def test_help_shows_the_way_from_data_to_a_served_model(
         main(["--help"])
 
     text = capsys.readouterr().out
-    for command in ("training train", "training evaluate", "training export", "python -m service"):
+    for command in ("anytime train", "anytime evaluate", "anytime export"):
         assert command in text
+
+
+def test_anytime_has_the_commands_of_training(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="0"):
+        main(["--help"])
+
+    said = " ".join(capsys.readouterr().out.split())
+    assert COMMANDS.keys() == EXAMPLES.keys()
+    for name, summary in COMMANDS.items():
+        assert f"{name} {summary[0].lower()}{summary[1:-1]}" in said
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_anytime_passes_arguments_on_to_training(name: str) -> None:
+    result = CliRunner().invoke(app, [name, "--help"])
+
+    assert result.exit_code == 0
+    assert f"usage: anytime {name} " in result.stdout
+    assert f"example: {EXAMPLES[name]}" in result.stdout
 
 
 def test_help_of_train_lists_every_recipe_and_every_kind_of_data(
@@ -107,7 +129,7 @@ def test_results_that_could_not_be_written_are_not_worked_for(
     for arguments, fault in (
         (["export", "--run", str(trained.folder), "--out", "/dev/null/b"], "/dev/null: cannot be"),
         (["export", "--run", str(trained.folder), "--out", "."], ".: is the folder you are in"),
-        (["anytime", "--bundle", str(bundle_folder), "--out", "/dev/null/a"], "a: cannot be"),
+        (["measure", "--bundle", str(bundle_folder), "--out", "/dev/null/a"], "a: cannot be"),
     ):
         assert main(arguments) == 1
         assert fault in capsys.readouterr().err

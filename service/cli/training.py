@@ -1,0 +1,31 @@
+"""``anytime train`` and the other commands of ``python -m training``, whose arguments are passed on as they are."""
+
+from importlib import import_module
+
+import typer
+
+from service.cli.exits import importing
+
+COMMANDS = {
+    "train": "Train a network by a named recipe.",
+    "evaluate": "Score every column alone and the full network.",
+    "export": "Write the bundle that the server serves.",
+    "measure": "Measure a bundle: accuracy against cost and latency, and what budgets buy.",
+    "reproduce": "Train a table or figure of the paper and compare.",
+    "compare": "Train in different ways at equal cost, to choose one.",
+}
+UNTOUCHED = {"allow_extra_args": True, "ignore_unknown_options": True}
+
+
+def add_training(app: typer.Typer) -> None:
+    """Add the commands to an application."""
+    for name, summary in COMMANDS.items():
+        app.command(name, help=summary, context_settings=UNTOUCHED, add_help_option=False)(_run)
+
+
+def _run(context: typer.Context) -> None:
+    """Run a command of training."""
+    # By its name: the two packages stand side by side, and the server runs without torch.
+    with importing("cpu,train"):
+        training = import_module("training.__main__")
+    raise typer.Exit(training.run([context.info_name, *context.args]))
