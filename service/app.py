@@ -17,6 +17,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
+from structlog.typing import FilteringBoundLogger
 
 from model.bundle import Bundle, BundleError, read_bundle
 from service import __version__
@@ -39,7 +40,7 @@ from service.scheduling.arrivals import Arrivals
 from service.serving import UNUSABLE, Serving, Shared, open_serving
 from service.settings import Settings, SettingsError
 from service.watching.feedback import AnswerMemory
-from service.watching.telemetry import Metrics, Outcome, ReloadOutcome, RequestLog, open_log
+from service.watching.telemetry import Metrics, Outcome, ReloadOutcome, RequestLog
 from service.worker import Worker
 
 if TYPE_CHECKING:
@@ -66,11 +67,11 @@ class Service:
         reload_wanted: set it to reload once start-up, or the reload under way, has ended.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, log: FilteringBoundLogger) -> None:
         self.settings = settings
         self.metrics = Metrics(CollectorRegistry(), version=__version__)
         self.metrics.ready.set_function(lambda: float(self.is_ready))
-        self.log = open_log()
+        self.log = log
         self.log_request = RequestLog(self.log, settings.log_sample)
         self.answers = AnswerMemory(
             capacity=settings.feedback_answers, window_s=settings.feedback_window_s
@@ -316,11 +317,14 @@ class App(FastAPI):
             await super().__call__(scope, receive, send)
 
 
-def create_app(settings: Settings, *, on_failure: Callable[[], None] = lambda: None) -> App:
+def create_app(
+    settings: Settings, log: FilteringBoundLogger, *, on_failure: Callable[[], None] = lambda: None
+) -> App:
     """Return the application; it becomes ready some time after its start.
 
     Args:
         settings: every knob.
+        log: takes events; nobody ever waits for it.
         on_failure: is called if it cannot become ready; ``app.state.service.failure`` says why.
 
     Raises:
@@ -328,7 +332,7 @@ def create_app(settings: Settings, *, on_failure: Callable[[], None] = lambda: N
         SettingsError: traces are wanted, and OpenTelemetry is not installed.
     """
     bundle = read_current_bundle(settings)
-    service = Service(settings)
+    service = Service(settings, log)
 
     async def run() -> None:
         try:

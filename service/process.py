@@ -3,7 +3,6 @@
 import asyncio
 import signal
 import socket
-import sys
 from math import ceil
 from types import FrameType
 
@@ -11,9 +10,11 @@ import uvicorn
 
 from model.bundle import BundleError
 from service.app import Service, create_app
+from service.cli.exits import complain
 from service.listening import listen, url_of
 from service.protocol import Protocol
 from service.settings import Settings, SettingsError, unknown_settings
+from service.watching.log import LineWriter, open_log, standard_output, take_in_libraries
 
 KEEP_ALIVE_S = (
     75  # longer than the pools of common clients and proxies keep a connection that is idle
@@ -50,14 +51,26 @@ class Server(uvicorn.Server):
 
 def serve(settings: Settings) -> int:
     """Serve until a signal; return the exit code: 0 after a drain, 1 if it cannot serve, 2 for a bad setting."""
+    writer = LineWriter(standard_output())
     try:
-        app = create_app(settings, on_failure=lambda: signal.raise_signal(signal.SIGTERM))
+        return _serve(settings, writer)
+    finally:
+        writer.close()
+
+
+def _serve(settings: Settings, writer: LineWriter) -> int:
+    """Serve until a signal, with a log that is written by ``writer``; return the exit code."""
+    log = open_log(writer.write)
+    take_in_libraries(log)
+    try:
+        app = create_app(settings, log, on_failure=lambda: signal.raise_signal(signal.SIGTERM))
         listeners = listen(settings.host, settings.port)
     except SettingsError as error:
         return _complain(str(error), 2)
     except (BundleError, OSError) as error:
         return _complain(str(error), 1)
     service: Service = app.state.service
+    service.metrics.log_lines_dropped.set_function(lambda: writer.dropped)
     for name in unknown_settings():
         service.log.warning("unknown_setting", variable=name)
     config = uvicorn.Config(
@@ -67,6 +80,7 @@ def serve(settings: Settings) -> int:
         ws="none",
         access_log=False,
         proxy_headers=False,  # nothing asks who the client is
+        log_config=None,  # its loggers are taken in like those of other libraries
         log_level="warning",
         server_header=False,
         timeout_keep_alive=KEEP_ALIVE_S,
@@ -83,5 +97,5 @@ def serve(settings: Settings) -> int:
 
 
 def _complain(message: str, code: int) -> int:
-    sys.stderr.write(f"anytime: {message}\n")
+    complain(message)
     return code

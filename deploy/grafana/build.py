@@ -152,6 +152,12 @@ OPERATOR = [
             "GPU of {{instance}}, {{state}}": "anytime_gpu_memory_bytes",
         },
     ),
+    Panel(
+        "Log lines dropped",
+        "short",
+        {"{{instance}}": "increase(anytime_log_lines_dropped_total[$__rate_interval])"},
+        description="Over 0 nobody reads the log, or its disk is full; requests do not wait for it.",
+    ),
     Panel("Ready", "none", {"{{instance}}": "anytime_ready"}),
     Panel(
         "What runs",

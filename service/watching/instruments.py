@@ -5,7 +5,7 @@ records a dozen values. Here all of that, and the scrape, is on the event loop.
 """
 
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.metrics_core import CounterMetricFamily, HistogramMetricFamily, Metric
@@ -42,6 +42,30 @@ class Counter(Collector):
         for labels, value in self._sums.items():
             family.add_metric(labels, value)
         yield family
+
+
+class CounterReader(Collector):
+    """A sum that is kept elsewhere, and read when it is scraped.
+
+    Args:
+        name: without ``_total``.
+        documentation: one sentence.
+        registry: what scrapes it.
+    """
+
+    def __init__(self, name: str, documentation: str, *, registry: CollectorRegistry) -> None:
+        self._name = name
+        self._documentation = documentation
+        self._read: Callable[[], float] = lambda: 0.0
+        registry.register(self)
+
+    def set_function(self, read: Callable[[], float]) -> None:
+        """Say what reads the sum."""
+        self._read = read
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield the sum."""
+        yield CounterMetricFamily(self._name, self._documentation, value=self._read())
 
 
 class Histogram(Collector):

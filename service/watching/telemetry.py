@@ -1,7 +1,6 @@
 """Metrics and the request log."""
 
 import platform
-import sys
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Any, Literal, get_args
@@ -15,7 +14,7 @@ from prometheus_client import (
     generate_latest,
 )
 
-from service.watching.instruments import Counter, Histogram
+from service.watching.instruments import Counter, CounterReader, Histogram
 
 Outcome = Literal[
     "in_time", "late", "refused", "expired", "impossible", "abandoned", "invalid", "failed"
@@ -169,6 +168,11 @@ class Metrics:
         )
         self.reloads = Counter(
             "anytime_reloads", "Reloads of the bundle by their end.", ["outcome"], registry=registry
+        )
+        self.log_lines_dropped = CounterReader(
+            "anytime_log_lines_dropped",
+            "Lines of the log that nobody read in time, or that could not be written.",
+            registry=registry,
         )
         self.queue_depth = Gauge(
             "anytime_queue_depth", "Requests that wait for a run.", registry=registry
@@ -337,18 +341,3 @@ class RequestLog:
             self._log.info("request", outcome=outcome, **fields())
         elif outcome == "failed":
             self._log.error("request", outcome=outcome, **fields())
-
-
-def open_log() -> structlog.typing.FilteringBoundLogger:
-    """Return a logger that writes events as JSON lines on stdout."""
-    logger: structlog.typing.FilteringBoundLogger = structlog.wrap_logger(
-        structlog.WriteLogger(sys.stdout),
-        processors=[
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.processors.format_exc_info,
-            structlog.processors.JSONRenderer(),
-        ],
-        wrapper_class=structlog.make_filtering_bound_logger("info"),
-    )
-    return logger

@@ -5,33 +5,33 @@ from typing import Any
 import pytest
 from prometheus_client import CollectorRegistry
 
-from service.watching.telemetry import Metrics, Outcome, RequestLog, open_log
+from service.watching.log import open_log
+from service.watching.telemetry import Metrics, Outcome, RequestLog
 
-Capture = pytest.CaptureFixture[str]
 
-
-def log_all(share: float, outcomes: list[Outcome], captured: Capture) -> list[int]:
+def log_all(share: float, outcomes: list[Outcome]) -> list[int]:
     """Return the ids of the requests that got a line."""
-    log_request = RequestLog(open_log(), share)
+    lines: list[str] = []
+    log_request = RequestLog(open_log(lines.append), share)
     for index, outcome in enumerate(outcomes):
         log_request(outcome, partial(dict, request_id=index))
-    return [json.loads(line)["request_id"] for line in captured.readouterr().out.splitlines()]
+    return [json.loads(line)["request_id"] for line in lines]
 
 
 @pytest.mark.parametrize(("share", "ids"), [(0.0, []), (0.25, [3, 7]), (1.0, list(range(8)))])
-def test_the_sample_is_taken_evenly(share: float, ids: list[int], capsys: Capture) -> None:
-    assert log_all(share, ["in_time"] * 8, capsys) == ids
+def test_the_sample_is_taken_evenly(share: float, ids: list[int]) -> None:
+    assert log_all(share, ["in_time"] * 8) == ids
 
 
-def test_what_the_server_failed_is_always_logged(capsys: Capture) -> None:
-    assert log_all(0.0, ["in_time", "failed", "refused", "failed"], capsys) == [1, 3]
+def test_what_the_server_failed_is_always_logged() -> None:
+    assert log_all(0.0, ["in_time", "failed", "refused", "failed"]) == [1, 3]
 
 
 def test_fields_are_not_built_for_requests_outside_the_sample() -> None:
     def build() -> dict[str, Any]:
         raise AssertionError("built")
 
-    RequestLog(open_log(), 0.0)("in_time", build)
+    RequestLog(open_log(print), 0.0)("in_time", build)
 
 
 def test_an_answer_is_seen_in_every_metric_about_answers() -> None:
