@@ -5,6 +5,9 @@ from typing import Annotated
 import typer
 
 from service import __version__
+from service.cli.bench import BENCH_EXAMPLES, bench
+from service.cli.classify import CLASSIFY_EXAMPLES, classify
+from service.cli.info import INFO_EXAMPLES, info
 from service.cli.serve import SERVE_EXAMPLES, serve
 from service.cli.training import add_training
 
@@ -51,4 +54,7 @@ def options(
 
 
 app.command("serve", epilog=SERVE_EXAMPLES)(serve)
+app.command("classify", epilog=CLASSIFY_EXAMPLES)(classify)
+app.command("info", epilog=INFO_EXAMPLES)(info)
+app.command("bench", epilog=BENCH_EXAMPLES)(bench)
 add_training(app)

@@ -149,7 +149,7 @@ class Calls:
         began_at = self.clock()
         request = _classification("/classify", options, body=to_bytes(image))
         reply = yield from self._exchange(request, began_at, options.get("deadline_ms"))
-        answer = _read(reply.body, lambda document: self._answer(document, began_at))
+        answer = self.read_answer(reply.body, began_at, options.get("deadline_ms"))
         self.observe(reply.sent_at, reply.came_at, answer)
         return answer
 
@@ -161,15 +161,19 @@ class Calls:
         files = [to_bytes(each) for each in images]
         request = _classification("/classify", options, files=files)
         reply = yield from self._exchange(request, began_at, options.get("deadline_ms"))
-        return _read(reply.body, lambda documents: self._outcomes(documents, began_at))
+        deadline_ms = options.get("deadline_ms")
+        return _read(
+            reply.body, lambda all: [self._outcome(each, began_at, deadline_ms) for each in all]
+        )
 
     def open_stream(self, image: ImageLike, options: Options) -> "Call[Events]":
         """Ask for a stream; return what reads its lines."""
         began_at = self.clock()
         request = _classification("/classify/stream", options, body=to_bytes(image))
         request = replace(request, headers={**request.headers, "Accept": NDJSON})
-        head = yield from self._exchange(request, began_at, options.get("deadline_ms"))
-        return Events(self, began_at, head.sent_at)
+        deadline_ms = options.get("deadline_ms")
+        head = yield from self._exchange(request, began_at, deadline_ms)
+        return Events(self, began_at, head.sent_at, deadline_ms)
 
     def feedback(self, answer: Answer | str, label: str) -> Call[Score]:
         """Say what was on an image."""
@@ -190,20 +194,29 @@ class Calls:
         """Learn from an answer what the way takes."""
         self.way.observe(came_at - sent_at - answer.latency_ms / 1e3)
 
-    def read_event(self, line: str, began_at: float) -> Answer:
-        """Return the answer in a line of a stream."""
-        return _read(line, lambda document: self._answer(document, began_at))
+    def read_answer(self, text: bytes | str, began_at: float, deadline_ms: float | None) -> Answer:
+        """Return the answer in a document."""
+        return _read(text, lambda document: self._answer(document, began_at, deadline_ms))
 
-    def _answer(self, document: Mapping[str, Any], began_at: float) -> Answer:
-        return Answer.read(document, waited_ms=round(1e3 * (self.clock() - began_at), 3))
+    def _answer(
+        self, document: Mapping[str, Any], began_at: float, deadline_ms: float | None
+    ) -> Answer:
+        """Return an answer as the caller sees it: by the deadline that it gave, on its own clock."""
+        waited_ms = round(1e3 * (self.clock() - began_at), 3)
+        answer = Answer.read(document, waited_ms=waited_ms)
+        if deadline_ms is None:
+            return answer
+        return replace(answer, deadline_ms=deadline_ms, in_time=waited_ms <= deadline_ms)
 
-    def _outcomes(
-        self, documents: Sequence[Mapping[str, Any]], began_at: float
-    ) -> list[Answer | Problem]:
-        return [
-            self._answer(each, began_at) if "label" in each else read_problem(each, {})
-            for each in documents
-        ]
+    def _outcome(
+        self, document: Mapping[str, Any], began_at: float, deadline_ms: float | None
+    ) -> Answer | Problem:
+        is_answer = "label" in document
+        return (
+            self._answer(document, began_at, deadline_ms)
+            if is_answer
+            else read_problem(document, {})
+        )
 
     def _exchange(
         self, request: Request, began_at: float, deadline_ms: float | None
@@ -239,15 +252,18 @@ class Calls:
 class Events:
     """Reads the lines of a stream."""
 
-    def __init__(self, calls: Calls, began_at: float, sent_at: float) -> None:
+    def __init__(
+        self, calls: Calls, began_at: float, sent_at: float, deadline_ms: float | None
+    ) -> None:
         self._calls = calls
         self._began_at = began_at
+        self._deadline_ms = deadline_ms
         self._sent_at: float | None = sent_at
         self._has_ended = False
 
     def read(self, line: str) -> Answer:
         """Return the answer in a line."""
-        answer = self._calls.read_event(line, self._began_at)
+        answer = self._calls.read_answer(line, self._began_at, self._deadline_ms)
         if self._sent_at is not None:  # of later ones it would count what the caller did meanwhile
             self._calls.observe(self._sent_at, self._calls.clock(), answer)
             self._sent_at = None

@@ -37,6 +37,8 @@ class Answer:
     """What is on an image; docs/api.md describes each field.
 
     Attributes:
+        deadline_ms: the caller's, or the server's own where the caller gave none; the server was asked for less.
+        in_time: whether ``waited_ms`` is within it; where the caller gave none, whether ``latency_ms`` is.
         final: whether no better answer follows; of ``classify``, always.
         waited_ms: from the call to this answer, on the caller's clock; ``latency_ms`` is on the server's.
     """

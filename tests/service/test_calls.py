@@ -148,6 +148,22 @@ def test_an_answer_after_the_deadline_is_none_unless_it_is_waited_for() -> None:
     answer_after(calls(clock, grace_s=1.0), clock, 0.006, deadline_ms=5)
 
 
+def test_in_time_is_by_the_deadline_and_the_clock_of_the_caller() -> None:
+    clock = Clock()
+    core = calls(clock, grace_s=1.0)
+    late = {**ANSWER, "in_time": False, "deadline_ms": 3.0}  # what the server was asked for
+
+    call = core.classify(b"image", Options(deadline_ms=5))
+    next(call)
+    in_time = end(call, reply(clock, 0.0045, late))
+    call = core.classify(b"image", Options(deadline_ms=4.25))
+    next(call)
+    too_late = end(call, reply(clock, 0.0045, ANSWER))
+
+    assert (in_time.in_time, in_time.deadline_ms) == (True, 5)
+    assert (too_late.in_time, too_late.deadline_ms, too_late.waited_ms) == (False, 4.25, 4.5)
+
+
 @pytest.mark.parametrize("kind", ["unsent", "unanswered"])
 def test_what_was_not_processed_is_sent_again_with_the_time_that_is_left(kind: Any) -> None:
     clock = Clock()

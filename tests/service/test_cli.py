@@ -32,7 +32,7 @@ def test_the_version_is_that_of_the_package() -> None:
     assert anytime("--version") == (0, f"anytime {__version__}\n")
 
 
-@pytest.mark.parametrize("command", ["serve"])
+@pytest.mark.parametrize("command", ["serve", "classify", "info", "bench"])
 def test_help_of_every_command_has_an_example(command: str) -> None:
     code, text = anytime(command, "--help")
 

@@ -81,11 +81,24 @@ def test_an_installed_server_serves_the_bundled_network(programs: Path, elsewher
         assert server.end() == (0, "")
 
 
+def test_an_installed_program_classifies_without_a_server(programs: Path, elsewhere: Path) -> None:
+    Image.new("RGB", (32, 32), "teal").save(elsewhere / "teal.png")
+
+    said = subprocess.check_output(
+        [programs / "anytime", "classify", "teal.png", "--deadline-ms", "60000"],
+        cwd=elsewhere,
+        text=True,
+    )
+
+    assert said.splitlines()[1].startswith("teal.png ")
+
+
 @pytest.mark.parametrize(
     ("hidden", "arguments", "extras"),
     [
         ("typer", ["--help"], "cpu"),
         ("uvicorn", ["serve"], "cpu"),
+        ("httpx", ["info"], "cpu"),
         ("torch", ["train", "--help"], "cpu,train"),
     ],
 )
