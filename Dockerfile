@@ -19,6 +19,7 @@ RUN python3 -m venv /build && /build/bin/pip install --require-hashes --requirem
 COPY pyproject.toml README.md LICENSE ./
 COPY model model
 COPY service service
+COPY docs/samples docs/samples
 RUN /build/bin/pip wheel --no-build-isolation --no-deps --wheel-dir /wheels .
 
 FROM build AS libraries-cpu

@@ -23,6 +23,7 @@ from model.bundle import Bundle, BundleError, read_bundle
 from service import __version__
 from service.bodies import Bodies
 from service.dispatcher import problem_of
+from service.page import add_page
 from service.problems import (
     BundleUnusable,
     InternalError,
@@ -359,10 +360,12 @@ def create_app(
         summary="The most accurate answer that fits in the caller's deadline.",
         version=__version__,
         lifespan=lifespan,
+        docs_url=None,
         redoc_url=None,
     )
     app.state.service = service
     app.include_router(router)
+    add_page(app, settings)
     app.add_exception_handler(Problem, _render_problem)
     app.add_exception_handler(HTTPException, _render_http_error)
     app.add_exception_handler(Exception, _render_bug)

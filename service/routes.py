@@ -7,7 +7,7 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
-from starlette.responses import PlainTextResponse, RedirectResponse, Response
+from starlette.responses import PlainTextResponse, Response
 
 from service.answering import (
     AnswerStream,
@@ -194,12 +194,6 @@ async def problem_page(slug: str) -> str:
     if problem is None:
         raise NotFound(f"there is no problem {slug!r}; there are {', '.join(CATALOGUE)}")
     return f"{problem.status} {problem.title}\n\n{problem.__doc__}\n"
-
-
-@router.get("/", include_in_schema=False)
-async def index() -> RedirectResponse:
-    """Lead to the documentation."""
-    return RedirectResponse("/docs")
 
 
 def _check_label(label: str, labels: Collection[str]) -> None:

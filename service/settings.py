@@ -140,6 +140,16 @@ class Settings(BaseSettings):
     admin_key: SecretStr = Field(
         default=SecretStr(""), description="Key of POST /admin/reload, which is off without one."
     )
+    page: bool = Field(default=True, description="Show the page at / to browsers.")
+    page_load: Literal["auto", "on", "off"] = Field(
+        default="auto",
+        description="Let the page have the server send load to itself: auto only where no other machine reaches it.",
+    )
+    grafana_url: str = Field(
+        default="",
+        pattern=r"^(https?://\S+)?$",
+        description="Where the page's link to Grafana leads; no link without it.",
+    )
     trace_sample: float = Field(
         default=0.0,
         ge=0,

@@ -1,0 +1,191 @@
+"""What a browser is given: the page at ``/``, its samples and ``/docs``; prepared once, and nothing of it from elsewhere."""
+
+import gzip
+import json
+import re
+from base64 import b64encode
+from collections.abc import Mapping
+from functools import cache
+from hashlib import sha256
+from importlib.resources import files
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Any
+
+from fastapi import APIRouter, FastAPI
+from fastapi.openapi.docs import get_swagger_ui_html
+from pydantic import ValidationError
+from starlette.requests import Request
+from starlette.responses import Response
+
+from service.answering import service_of, serving_of
+from service.load import Load, LoadWanted
+from service.problems import InvalidParameter, NotFound
+from service.settings import Settings
+
+HERE = Path(__file__).parent
+# A wheel brings the samples along (see pyproject.toml); a clone has them where its documents are.
+SAMPLES = (HERE / "samples", HERE.parent / "docs/samples")
+MEDIA_TYPES = {".jpg": "image/jpeg", ".png": "image/png", ".webp": "image/webp"}
+SWAGGER_UI = {"swagger-ui-bundle.js": "text/javascript", "swagger-ui.css": "text/css"}
+
+MAX_LOAD_BYTES = 200
+INLINE = re.compile(r"<(script|style)>(.*?)</\1>", re.DOTALL)
+SETTINGS = re.compile(r'(?<=<script type="application/json" id="settings">).*?(?=</script>)')
+POLICY = "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; connect-src 'self'"
+
+
+class Asset:
+    """One file: its bytes as they are and compressed, and a tag by which a browser asks whether they are still the same."""
+
+    def __init__(self, body: bytes, media_type: str, headers: Mapping[str, str] | None = None):
+        self._plain = body
+        self._packed = gzip.compress(body, mtime=0)
+        self._tag = f'"{sha256(body).hexdigest()[:32]}"'
+        self._media_type = media_type
+        self._headers = {
+            "Cache-Control": "no-cache",  # keep it, and ask before each use
+            "X-Content-Type-Options": "nosniff",
+            "Referrer-Policy": "no-referrer",
+            "Vary": "Accept-Encoding",
+            **(headers or {}),
+        }
+
+    def reply(self, request: Request) -> Response:
+        """Return the file, or that it has not changed."""
+        headers = {**self._headers, "ETag": self._tag}
+        if self._tag in request.headers.get("if-none-match", ""):
+            return Response(status_code=304, headers=headers)
+        if len(self._packed) < len(self._plain) and "gzip" in request.headers.get(
+            "accept-encoding", ""
+        ):
+            headers["Content-Encoding"] = "gzip"
+            return Response(self._packed, media_type=self._media_type, headers=headers)
+        return Response(self._plain, media_type=self._media_type, headers=headers)
+
+
+def add_page(app: FastAPI, settings: Settings) -> None:
+    """Add what is for browsers: ``/docs``, and the page with what it needs."""
+    router = APIRouter(include_in_schema=False)
+    router.add_api_route("/docs", docs, methods=["GET", "HEAD"])
+    router.add_api_route("/docs/{name}", docs_asset, methods=["GET", "HEAD"])
+    if settings.page:
+        _add_index(router, settings)
+        if shows_load(settings):
+            app.state.load = Load(_sample_files(), app.state.service.clock)
+            router.add_api_route("/load", load, methods=["GET"])
+            router.add_api_route("/load", send_load, methods=["POST"])
+    app.include_router(router)
+
+
+def shows_load(settings: Settings) -> bool:
+    """Whether the page may have the server send load to itself: left to itself, only where no other machine can ask."""
+    if settings.page_load == "auto":
+        return settings.host == "localhost" or _is_loopback(settings.host)
+    return settings.page_load == "on"
+
+
+def load(request: Request) -> dict[str, Any]:
+    """Say how the load goes."""
+    return _load_of(request).report()
+
+
+async def send_load(request: Request) -> dict[str, Any]:
+    """Send as much load from now on as the page asks for.
+
+    Raises:
+        InvalidParameter: it asks for too much, or is no page of this server, which could not send JSON.
+    """
+    service = service_of(request)
+    serving = serving_of(service)
+    if request.headers.get("content-type") != "application/json":
+        raise InvalidParameter("the load that is wanted must be sent as application/json")
+    body = await service.bodies.read(request, dict(request.scope["headers"]), MAX_LOAD_BYTES)
+    try:
+        wanted = LoadWanted.model_validate_json(body)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise InvalidParameter(f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from error
+    _load_of(request).want(wanted, serving=serving, address=request.scope["server"])
+    return _load_of(request).report()
+
+
+def _add_index(router: APIRouter, settings: Settings) -> None:
+    shown = {"grafana": settings.grafana_url, "load": shows_load(settings)}
+    text = SETTINGS.sub(
+        lambda _: json.dumps(shown).replace("<", "\\u003c"), (HERE / "page.html").read_text()
+    )
+    page = _document(text, "img-src 'self' blob: data:")
+    samples = {
+        each.name: Asset(each.read_bytes(), MEDIA_TYPES[each.suffix]) for each in _sample_files()
+    }
+
+    async def index(request: Request) -> Response:
+        return page.reply(request)
+
+    async def sample(request: Request, name: str) -> Response:
+        if name not in samples:
+            raise NotFound(f"there is no sample {name!r}", path=request.url.path)
+        return samples[name].reply(request)
+
+    router.add_api_route("/", index, methods=["GET", "HEAD"])
+    router.add_api_route("/samples/{name}", sample, methods=["GET", "HEAD"])
+
+
+def _sample_files() -> list[Path]:
+    folder = next(each for each in SAMPLES if each.is_dir())
+    return sorted(each for each in folder.iterdir() if each.suffix in MEDIA_TYPES)
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:  # a name
+        return False
+
+
+def _load_of(request: Request) -> Load:
+    load: Load = request.app.state.load
+    return load
+
+
+def docs(request: Request) -> Response:
+    """Show the API, with Swagger UI."""
+    return _docs_page(request.app.title).reply(request)
+
+
+def docs_asset(request: Request, name: str) -> Response:
+    """Give a file of Swagger UI. Not async: the first reply compresses a megabyte, which a thread can do."""
+    if name not in SWAGGER_UI:
+        raise NotFound(f"nothing is served at {request.url.path}", path=request.url.path)
+    return _swagger_ui(name).reply(request)
+
+
+@cache
+def _docs_page(title: str) -> Asset:
+    html = get_swagger_ui_html(
+        openapi_url="openapi.json",
+        title=title,
+        swagger_js_url="docs/swagger-ui-bundle.js",
+        swagger_css_url="docs/swagger-ui.css",
+        swagger_favicon_url="data:,",
+    )
+    # Swagger UI draws its icons from data: addresses, and styles some of its elements itself.
+    return _document(bytes(html.body).decode(), "img-src data:; style-src 'self' 'unsafe-inline'")
+
+
+@cache
+def _swagger_ui(name: str) -> Asset:
+    return Asset((files("fastapi_offline") / "static" / name).read_bytes(), SWAGGER_UI[name])
+
+
+def _document(html: str, policy: str) -> Asset:
+    """Return an HTML document that runs no script and takes no style but its own."""
+    hashes: dict[str, list[str]] = {"script": ["'self'"], "style": []}
+    for match in INLINE.finditer(html):
+        digest = b64encode(sha256(match[2].encode()).digest()).decode()
+        hashes[match[1]].append(f"'sha256-{digest}'")
+    sources = [POLICY, policy, f"script-src {' '.join(hashes['script'])}"]
+    if hashes["style"]:
+        sources.append(f"style-src {' '.join(hashes['style'])}")
+    return Asset(html.encode(), "text/html", {"Content-Security-Policy": "; ".join(sources)})
