@@ -18,7 +18,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         from service.cli.app import app
     except ModuleNotFoundError as error:
         sys.exit(f"anytime: {error.name} is not installed: pip install 'anytime-inference[cpu]'")
-    app(words, prog_name="anytime")
+    try:
+        app(words, prog_name="anytime")
+    except (
+        OSError
+    ) as error:  # stdout cannot be written to; all others are foreseen where they come from
+        sys.exit(f"anytime: {error}")
 
 
 def _end_quietly_on_signals() -> None:

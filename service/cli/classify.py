@@ -91,13 +91,19 @@ def classify(
         were_answered = True
         for file in files:
             try:
-                async for answer in _answers(client, file, options, watch=watch):
+                content = file.read()
+            except OSError as error:
+                were_answered = False
+                show(file, error)
+                continue
+            try:
+                async for answer in _answers(client, content, options, watch=watch):
                     show(file, answer)
             except InvalidParameter as error:
                 fail(error.detail, MISUSED)
             except Unreachable:
                 raise
-            except (AnytimeError, OSError) as error:
+            except AnytimeError as error:
                 were_answered = False
                 show(file, error)
         return were_answered
@@ -107,10 +113,9 @@ def classify(
 
 
 async def _answers(
-    client: "AsyncClient", file: ImageFile, options: Mapping[str, Any], *, watch: bool
+    client: "AsyncClient", content: bytes, options: Mapping[str, Any], *, watch: bool
 ) -> "AsyncIterator[Answer]":
     """Give the answer to an image, or one after the other."""
-    content = file.read()
     if watch:
         async for answer in client.stream(content, **options):
             yield answer

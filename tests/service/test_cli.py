@@ -87,6 +87,17 @@ def test_what_cannot_be_done_is_one_line_and_an_exit_code(
     assert re.fullmatch(message, result.stderr)
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_what_cannot_be_written_is_one_line() -> None:
+    with open("/dev/full", "w") as full:
+        result = subprocess.run(
+            [*HERE, "info"], cwd=ROOT, stdout=full, stderr=subprocess.PIPE, text=True
+        )
+
+    assert result.returncode == 1
+    assert result.stderr == "anytime: [Errno 28] No space left on device\n"
+
+
 @pytest.mark.parametrize("package", ["service", "training"])
 def test_what_lies_in_the_current_folder_is_not_taken_for_the_packages(
     package: str, tmp_path: Path
