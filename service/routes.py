@@ -16,6 +16,17 @@ from service.answering import (
     service_of,
     serving_of,
 )
+from service.documentation import (
+    CLASSIFY,
+    CLASSIFY_RESPONSES,
+    FEEDBACK,
+    FEEDBACK_RESPONSES,
+    PROBLEM_PAGE,
+    PROBLEM_PAGE_RESPONSES,
+    READY_RESPONSES,
+    RELOAD_RESPONSES,
+    STREAM_RESPONSES,
+)
 from service.problems import (
     CATALOGUE,
     BodyTooLarge,
@@ -31,10 +42,6 @@ from service.problems import (
     UnknownRequest,
 )
 from service.schemas import (
-    CLASSIFY_DOCUMENTATION,
-    FEEDBACK_DOCUMENTATION,
-    PROBLEM_DOCUMENTATION,
-    STREAM_DOCUMENTATION,
     Answer,
     BundleName,
     Health,
@@ -54,8 +61,8 @@ router = APIRouter()
 @router.post(
     "/classify",
     response_model=Answer,
-    responses={"4XX": PROBLEM_DOCUMENTATION, "5XX": PROBLEM_DOCUMENTATION},
-    openapi_extra=CLASSIFY_DOCUMENTATION,
+    responses=CLASSIFY_RESPONSES,
+    openapi_extra=CLASSIFY,
 )
 async def classify(request: Request) -> Response:
     """Give the most accurate answer that fits in the deadline, which counts from the arrival of the request."""
@@ -67,23 +74,15 @@ async def classify(request: Request) -> Response:
 @router.post(
     "/classify/stream",
     response_class=Response,
-    responses={
-        200: STREAM_DOCUMENTATION,
-        "4XX": PROBLEM_DOCUMENTATION,
-        "5XX": PROBLEM_DOCUMENTATION,
-    },
-    openapi_extra=CLASSIFY_DOCUMENTATION,
+    responses=STREAM_RESPONSES,
+    openapi_extra=CLASSIFY,
 )
 async def classify_stream(request: Request) -> Response:
     """Give a first answer at once, and better ones until the deadline; server-sent events, or NDJSON by ``Accept``."""
     return AnswerStream(request)
 
 
-@router.post(
-    "/feedback",
-    responses={"4XX": PROBLEM_DOCUMENTATION, 503: PROBLEM_DOCUMENTATION},
-    openapi_extra=FEEDBACK_DOCUMENTATION,
-)
+@router.post("/feedback", responses=FEEDBACK_RESPONSES, openapi_extra=FEEDBACK)
 async def feedback(request: Request) -> Score:
     """Say what was on an image, to count whether its answer was right.
 
@@ -120,7 +119,7 @@ async def feedback(request: Request) -> Score:
     )
 
 
-@router.get("/subnetworks", responses={503: PROBLEM_DOCUMENTATION})
+@router.get("/subnetworks", responses=READY_RESPONSES)
 async def subnetworks(request: Request) -> SubnetworkList:
     """List the subnetworks with their accuracy, cost, and the run latency predicted now; cheapest first."""
     service = service_of(request)
@@ -143,7 +142,7 @@ async def subnetworks(request: Request) -> SubnetworkList:
     )
 
 
-@router.post("/admin/reload", responses={"4XX": PROBLEM_DOCUMENTATION, 503: PROBLEM_DOCUMENTATION})
+@router.post("/admin/reload", responses=RELOAD_RESPONSES)
 async def reload(
     request: Request,
     sent: Annotated[HTTPAuthorizationCredentials | None, Depends(HTTPBearer(auto_error=False))],
@@ -171,7 +170,7 @@ async def live() -> Health:
     return Health(status="live")
 
 
-@router.get("/health/ready", responses={503: PROBLEM_DOCUMENTATION})
+@router.get("/health/ready", responses=READY_RESPONSES)
 async def ready(request: Request) -> Health:
     """Answer 200 while requests should be sent here, 503 while the server starts or stops."""
     service = service_of(request)
@@ -187,9 +186,15 @@ async def metrics(request: Request) -> Response:
     return Response(service_of(request).metrics.exposition(), media_type=CONTENT_TYPE_PLAIN_0_0_4)
 
 
-@router.get("/problems/{slug}", response_class=PlainTextResponse)
-async def problem_page(slug: str) -> str:
+@router.get(
+    "/problems/{slug}",
+    response_class=PlainTextResponse,
+    responses=PROBLEM_PAGE_RESPONSES,
+    openapi_extra=PROBLEM_PAGE,
+)
+async def problem_page(request: Request) -> str:
     """Explain a problem; the ``type`` of every problem leads here."""
+    slug: str = request.path_params["slug"]
     problem = CATALOGUE.get(slug)
     if problem is None:
         raise NotFound(f"there is no problem {slug!r}; there are {', '.join(CATALOGUE)}")
