@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from model.presets import PRESETS, Architecture
+from model.presets import PRESETS
 
 NARROW = PRESETS["narrow-c4"]
 
@@ -58,4 +58,3 @@ def test_thinner_columns_keep_their_share_in_every_block() -> None:
 
 def test_a_plain_network_is_the_deepest_column() -> None:
     assert PRESETS["plain-40"].all_columns == {4}
-    assert isinstance(PRESETS["plain-40"], Architecture)

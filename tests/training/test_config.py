@@ -9,10 +9,6 @@ from training.config import RECIPES
 from training.data import DataSet
 
 
-def test_every_recipe_is_called_by_its_name() -> None:
-    assert all(name == recipe.name for name, recipe in RECIPES.items())
-
-
 @pytest.mark.parametrize(
     "name", [n for n in RECIPES if n.startswith(("paper-narrow", "paper-plain"))]
 )
