@@ -112,7 +112,7 @@ async def handle(request: Request, answer: Answering) -> Response | None:
             )
         return _rendered(problem, request_id)
     except (asyncio.CancelledError, ClientDisconnect, TimeoutError) as error:
-        stopped = NotReady("the server stopped before the answer was found")
+        stopped = NotReady("the server, or its bundle, ended before the answer was found")
         if isinstance(error, asyncio.CancelledError) and not state.get("left"):  # a drain is over
             service.ended(stopped.outcome, request_id, arrived_at, stopped)
         else:

@@ -184,7 +184,7 @@ class Service:
                 reason = describe(error)
                 self._reloaded("failed", bundle=old.bundle_name, reason=reason)
                 raise BundleUnusable(reason, bundle=old.bundle_name) from error
-            await old.drain()
+            await old.drain(self.settings.drain_s)
             self._at_work.remove(old)
             await asyncio.to_thread(old.close)
             await self._worker.call(return_memory)  # behind the end of the old sessions

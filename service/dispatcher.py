@@ -115,6 +115,7 @@ class Dispatcher:
         self._workers = workers
         self._alarm = Alarm(self._act, clock)
         self._running = 0
+        self._has_given_up = False
         self._came = self._turned_away = 0
         self._turned_away_s = 0.0
         self._cpu_s, self._counting_since = time.thread_time(), clock()
@@ -193,6 +194,12 @@ class Dispatcher:
         self._turned_away_s += cost_s
         self._scheduler.admission.turned_away(self._clock(), deadline_s)
 
+    def give_up(self, problem: Problem) -> None:
+        """Begin no more runs: give requests the answers that they have or get now, and those without one the reason."""
+        self._has_given_up = True
+        for request in self._scheduler.clear():
+            self._fail(request, problem)
+
     def close(self) -> None:
         """Set no more alarms, after the last request."""
         self._alarm.close()
@@ -231,8 +238,13 @@ class Dispatcher:
             self._fail(request, problem)
 
     def _is_short(self, run: Run) -> bool:
-        """Whether to run it here: on shared cores the loop could do nothing else meanwhile anyway."""
-        return self._shares_cores and run.predicted_s < SHORT_RUN_S and not len(self._scheduler)
+        """Whether to run it here: on shared cores the loop could do nothing else meanwhile anyway.
+
+        Not while the next bundle is warmed up on the device's thread: the two would slow each other, and its profile
+        would say for as long as it serves what was true for a moment.
+        """
+        is_short = run.predicted_s < SHORT_RUN_S and not len(self._scheduler)
+        return self._shares_cores and is_short and not self._workers[run.device].is_called
 
     def _run_here(self, run: Run) -> None:
         """Run a batch on the event loop; its time is no cost outside a run."""
@@ -305,7 +317,9 @@ class Dispatcher:
         job: Job = request.payload
         if job.stop_at_confidence < inf and answered.probabilities.max() >= job.stop_at_confidence:
             self._scheduler.suffice(request)
-        elif self._scheduler.refine(request, answered.subnetwork, self._clock()):
+        elif not self._has_given_up and self._scheduler.refine(
+            request, answered.subnetwork, self._clock()
+        ):
             job.best = answered
             if job.on_answer is not None:
                 job.on_answer(answered)

@@ -2,10 +2,11 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from functools import partial
 from math import inf
+from typing import Any
 
 import numpy as np
 import structlog
@@ -13,6 +14,7 @@ import structlog
 from model.bundle import Bundle, BundleError, read_bundle
 from service.dispatcher import Dispatcher
 from service.images import ImageDecoder
+from service.problems import NotReady
 from service.runtime import (
     Device,
     Profile,
@@ -34,6 +36,8 @@ from service.watching.telemetry import Metrics
 from service.worker import Worker
 
 WAY_S = 0.0002  # between a caller on this machine and the server; a longer way is the caller's to allow for
+
+LAST_REPLIES_S = 1.0  # for the answers that a drain gives out at its end
 
 UNUSABLE = (BundleError, RuntimeUnavailable, ValueError)  # what ``open_serving`` may raise
 
@@ -106,29 +110,42 @@ class Serving:
         self._worker = shared.worker
         self._clock = shared.clock
         self._arrivals = shared.arrivals
-        self._requests = 0
+        self._requests: set[asyncio.Task[Any] | None] = set()
         self._left_at = -inf
         self._empty = asyncio.Event()
         self._empty.set()
 
     def __enter__(self) -> None:
         """Let a request in."""
-        self._requests += 1
+        self._requests.add(asyncio.current_task())
         self._empty.clear()
 
     def __exit__(self, *raised: object) -> None:
         """Let it out."""
-        self._requests -= 1
+        self._requests.remove(asyncio.current_task())
         self._left_at = self._clock()
         if not self._requests:
             self._empty.set()
 
     def is_alone_since(self, arrived_at: float) -> bool:
         """Say whether the one request that is in it has shared the server with no other since it arrived."""
-        return self._requests == 1 and not self._arrivals.waiting and self._left_at <= arrived_at
+        return (
+            len(self._requests) == 1 and not self._arrivals.waiting and self._left_at <= arrived_at
+        )
 
-    async def drain(self) -> None:
-        """Wait until no request is in it."""
+    async def drain(self, within_s: float) -> None:
+        """Wait until no request is in it; past that time give out what answers there are, and end what is left.
+
+        A deadline may be a day, and so long may a client take to read a stream.
+        """
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._empty.wait(), within_s)
+        self.dispatcher.give_up(NotReady("the bundle was replaced", headers={"Retry-After": "1"}))
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._empty.wait(), LAST_REPLIES_S)
+        for task in self._requests:
+            assert task is not None
+            task.cancel()
         await self._empty.wait()
 
     def close(self) -> None:

@@ -120,7 +120,7 @@ class Settings(BaseSettings):
         default=30.0,
         ge=0,
         allow_inf_nan=False,
-        description="Longest wait at SIGTERM for requests in flight.",
+        description="Longest wait at SIGTERM, and on a reload, for requests in flight.",
     )
     agreement_sample: float = Field(
         default=0.01,

@@ -15,8 +15,14 @@ class Worker:
 
     def __init__(self) -> None:
         self._work: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
+        self._calls = 0
         self._thread = threading.Thread(target=self._run, name="run", daemon=True)
         self._thread.start()
+
+    @property
+    def is_called(self) -> bool:
+        """Whether somebody awaits a call, such as a run of a warm-up; to be asked on the event loop that calls."""
+        return self._calls > 0
 
     def start(self, work: Callable[[], None]) -> None:
         """Run something that raises nothing after all that was started before."""
@@ -34,7 +40,11 @@ class Worker:
                     future.set_exception(error)
 
         self.start(work)
-        return await asyncio.wrap_future(future)
+        self._calls += 1
+        try:
+            return await asyncio.wrap_future(future)
+        finally:
+            self._calls -= 1
 
     def close(self) -> None:
         """End the thread after all that was started."""

@@ -11,7 +11,7 @@ from prometheus_client import CollectorRegistry
 
 from model.images import Pixels
 from service.dispatcher import OVERHEAD_REQUESTS, Answered, Dispatcher
-from service.problems import DeadlineImpossible, Expired, InternalError, Overloaded
+from service.problems import DeadlineImpossible, Expired, InternalError, NotReady, Overloaded
 from service.scheduling.latency import LatencyModel
 from service.scheduling.policies import Candidate
 from service.scheduling.scheduler import Scheduler
@@ -47,11 +47,14 @@ class Machine:
 
 @asynccontextmanager
 async def dispatching(
-    machine: Machine, max_queue: int = 100, clock: Callable[[], float] = time.monotonic
+    machine: Machine,
+    max_queue: int = 100,
+    clock: Callable[[], float] = time.monotonic,
+    worker: Worker | None = None,
 ) -> AsyncIterator[Dispatcher]:
     latency = LatencyModel(PROFILE)
     scheduler = Scheduler(CANDIDATES, latency, max_batch=4, max_queue=max_queue)
-    worker = Worker()
+    worker = worker or Worker()
     dispatcher = Dispatcher(
         [machine.run],
         scheduler,
@@ -111,6 +114,60 @@ async def test_only_a_very_short_run_stays_on_the_event_loop() -> None:
         await ask(dispatcher, subnetwork="fast")
 
     assert [thread == get_ident() for thread in machine.threads] == [True, False]
+
+
+async def test_a_short_run_takes_turns_with_the_warm_up_of_another_bundle() -> None:
+    machine, worker, warmed_up = Machine(), Worker(), Event()
+    machine.go.set()
+
+    async with dispatching(machine, worker=worker) as dispatcher:
+        warm_up = asyncio.create_task(worker.call(warmed_up.wait))
+        await asyncio.sleep(0)  # it has begun
+        asked = ask(dispatcher, subnetwork="tiny")
+        await asyncio.sleep(0)  # it was admitted
+        assert machine.runs == []
+        warmed_up.set()
+        await asyncio.gather(warm_up, asked)
+        await ask(dispatcher, subnetwork="tiny")
+
+    assert [thread == get_ident() for thread in machine.threads] == [False, True]
+
+
+async def test_what_is_given_up_gets_the_answer_that_it_has_or_the_reason() -> None:
+    machine = Machine()
+    machine.go.set()
+    answers: list[Answered] = []
+    came = asyncio.Event()
+
+    def keep(answered: Answered) -> None:
+        machine.go.clear()  # for the run of a better one
+        answers.append(answered)
+        came.set()
+
+    async with dispatching(machine) as dispatcher:
+        now = time.monotonic()
+        stream = asyncio.create_task(
+            dispatcher.classify(
+                IMAGE,
+                arrived_at=now,
+                deadline_at=now + 86_400,
+                on_miss="answer",
+                subnetwork=None,
+                refine="steps",
+                on_answer=keep,
+            )
+        )
+        await came.wait()
+        waiting = ask(dispatcher, deadline_s=86_400)
+        await asyncio.sleep(0)  # it was admitted
+
+        dispatcher.give_up(NotReady("the bundle was replaced"))
+
+        with pytest.raises(NotReady):
+            await waiting
+        machine.go.set()
+        assert (await stream).before == answers[0]
+    assert len(machine.runs) == 2
 
 
 async def test_each_request_of_a_batch_gets_its_own_row() -> None:
