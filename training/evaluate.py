@@ -10,7 +10,7 @@ from scipy.optimize import minimize_scalar
 from torch import Tensor, nn
 
 from model.fractal import FractalNet
-from model.path import Path, subnetwork_name
+from model.path import subnetwork_name
 from model.presets import Architecture
 from training.augment import Normalisation, channel_statistics
 from training.checkpoint import Checkpoint, restore_network
@@ -18,6 +18,7 @@ from training.data import DataSet, Split
 
 EVALUATION_BATCH = 250
 NORM_IMAGES = 5_000  # training images that re-estimate batch norm; stable from some thousands
+NORM_IMAGES_OF_AN_EPOCH = 1_000  # the same after each epoch, in a fifth of the time
 CALIBRATION_BINS = 15  # of confidence, as in the source
 TEMPERATURE_RANGE = (0.05, 20.0)
 
@@ -47,23 +48,25 @@ def in_order(split: Split) -> tuple[Tensor, ...]:
 
 def predict(network: FractalNet, split: Split, normalise: Normalisation) -> Tensor:
     """Return the logits (N, classes) of a split's images, in evaluation mode."""
-    (logits,) = predict_each(network, split, normalise, [None])
+    (logits,) = predict_each([network], split, normalise)
     return logits
 
 
 @torch.no_grad()
 def predict_each(
-    network: FractalNet, split: Split, normalise: Normalisation, paths: Sequence[Path | None]
+    networks: Sequence[FractalNet], split: Split, normalise: Normalisation
 ) -> list[Tensor]:
-    """Return the logits (N, classes) of a split's images on each path; every image is read once."""
-    was_training = network.training
-    network.eval()
-    logits: list[list[Tensor]] = [[] for _ in paths]
+    """Return the logits (N, classes) of a split's images from each network, in evaluation mode; every image is read once."""
+    were_training = [network.training for network in networks]
+    logits: list[list[Tensor]] = [[] for _ in networks]
+    for network in networks:
+        network.eval()
     for images, _ in split.batches(in_order(split)):
         x = normalise(images)
-        for path, own in zip(paths, logits, strict=True):
-            own.append(network(x, path).float())
-    network.train(was_training)
+        for network, own in zip(networks, logits, strict=True):
+            own.append(network(x).float())
+    for network, was_training in zip(networks, were_training, strict=True):
+        network.train(was_training)
     return [torch.cat(own) for own in logits]
 
 
@@ -83,28 +86,39 @@ def score(logits: Tensor, labels: Tensor) -> Score:
 def extract_for_serving(
     network: FractalNet, active: Collection[int], training: Split, normalise: Normalisation
 ) -> FractalNet:
-    """Return a subnetwork with the batch norm that it needs, in evaluation mode.
-
-    Its statistics are re-estimated on training images: those learnt in training mix every path that drop-path drew, and
-    those of a column alone lag behind filters that other paths train too.
-    """
-    subnetwork = network.extract(active)
-    _reestimate_norms(subnetwork, training, normalise)
-    return subnetwork.eval()
+    """Return a subnetwork with the batch norm that it needs, in evaluation mode."""
+    (subnetwork,) = extract_each_for_serving(network, [active], training, normalise)
+    return subnetwork
 
 
 @torch.no_grad()
-def _reestimate_norms(network: FractalNet, training: Split, normalise: Normalisation) -> None:
-    """Replace the running statistics of every batch norm by a plain average over batches of training images."""
-    network.eval()  # no dropout
-    for module in network.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            module.reset_running_stats()
-            module.momentum = None
-            module.train()
-    chosen = training.take(torch.arange(min(len(training), NORM_IMAGES)))
+def extract_each_for_serving(
+    network: FractalNet,
+    sets: Collection[Collection[int]],
+    training: Split,
+    normalise: Normalisation,
+    *,
+    n: int = NORM_IMAGES,
+) -> list[FractalNet]:
+    """Return the subnetwork of each set of columns with the batch norm that it needs, in evaluation mode.
+
+    Its statistics are a plain average over batches of up to ``n`` training images, each read once: those learnt in
+    training mix every path that drop-path drew, those of a column alone lag behind filters that other paths train too,
+    and after few steps all of them are still near their beginning.
+    """
+    subnetworks = [network.extract(active).eval() for active in sets]  # no dropout
+    for subnetwork in subnetworks:
+        for module in subnetwork.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.reset_running_stats()
+                module.momentum = None
+                module.train()
+    chosen = training.take(torch.arange(min(len(training), n)))
     for images, _ in chosen.batches(in_order(chosen)):
-        network(normalise(images))
+        x = normalise(images)
+        for subnetwork in subnetworks:
+            subnetwork(x)
+    return [subnetwork.eval() for subnetwork in subnetworks]
 
 
 def evaluate_checkpoint(
@@ -123,13 +137,11 @@ def evaluate_checkpoint(
     network = restore_network(checkpoint, data).to(device)
     normalise = channel_statistics(data.train).to(device)
     training, scored = data.train.to(device), split.to(device)
-    scores = {}
-    for name, active in reported_subnetworks(network.architecture).items():
-        if only and name not in only:
-            continue
-        subnetwork = extract_for_serving(network, active, training, normalise)
-        scores[name] = score(predict(subnetwork, scored, normalise), scored.labels)
-    return scores
+    reported = reported_subnetworks(network.architecture)
+    sets = {name: active for name, active in reported.items() if not only or name in only}
+    subnetworks = extract_each_for_serving(network, sets.values(), training, normalise)
+    answers = predict_each(subnetworks, scored, normalise)
+    return {name: score(logits, scored.labels) for name, logits in zip(sets, answers, strict=True)}
 
 
 def fit_temperature(logits: Tensor, labels: Tensor) -> float:

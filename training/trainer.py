@@ -30,7 +30,13 @@ from training.checkpoint import (
 from training.config import Recipe
 from training.data import DataSet
 from training.distributed import Group
-from training.evaluate import predict_each, reported_subnetworks, score
+from training.evaluate import (
+    NORM_IMAGES_OF_AN_EPOCH,
+    extract_each_for_serving,
+    predict_each,
+    reported_subnetworks,
+    score,
+)
 from training.files import written_by_one
 from training.optim import Optimizer, averaged, rate_factor
 from training.origin import begin_from, completed, is_for_other_classes
@@ -220,14 +226,16 @@ class Run:
         return loss.detach(), logits.detach().softmax(1)
 
     def score_subnetworks(self) -> dict[str, float]:
-        """Return validation accuracy and loss of every column alone and of the full network, as trained."""
+        """Return validation accuracy and loss of every column alone and of the full network, as they are exported."""
         network = self.averaged.module if self.averaged else self.network
         assert isinstance(network, FractalNet)
         record: dict[str, float] = {}
         columns = reported_subnetworks(network.architecture)
-        paths = [network.path_of(active) for active in columns.values()]
         with mixed_precision(self.device):
-            answers = predict_each(network, self.validation, self.normalise, paths)
+            subnetworks = extract_each_for_serving(
+                network, columns.values(), self.training, self.normalise, n=NORM_IMAGES_OF_AN_EPOCH
+            )
+            answers = predict_each(subnetworks, self.validation, self.normalise)
         for name, logits in zip(columns, answers, strict=True):
             own = score(logits, self.validation.labels)
             correct, loss, n = self.group.sum([own.accuracy * own.n, own.loss * own.n, own.n])
@@ -237,7 +245,7 @@ class Run:
     def check_finite(self, epoch: int, record: dict[str, float]) -> None:
         """See to it that the last steps of an epoch, whose loss was not seen any more, left a network that works.
 
-        A deep column alone may overflow for some epochs: its batch-norm statistics lag behind the weights.
+        A deep column alone may overflow for some epochs, while others learn.
 
         Raises:
             TrainingError: they did not; the checkpoint of the epoch before stays.

@@ -160,5 +160,5 @@ def overflowing(trained: TrainedRun) -> Checkpoint:
     model = dict(trained.checkpoint.model)
     for name in model:
         if re.search(r"\.(first|second)\..*norms\.alone\.weight$", name):
-            model[name] = torch.full_like(model[name], 1e30)
+            model[name] = torch.full_like(model[name], 3e38)
     return replace(trained.checkpoint, model=model)

@@ -19,6 +19,7 @@ from training.evaluate import (
     Score,
     evaluate_checkpoint,
     expected_calibration_error,
+    extract_each_for_serving,
     extract_for_serving,
     fit_temperature,
     predict,
@@ -69,20 +70,22 @@ class CountedNormalisation(Normalisation):
         return super().__call__(images)
 
 
-def test_images_are_read_once_however_many_paths_classify_them(
+def test_images_are_read_once_however_many_subnetworks_classify_them(
     digits: DataSet, trained: TrainedRun
 ) -> None:
     network = restore_network(trained.checkpoint, digits)
     plain = channel_statistics(digits.train)
     normalise = CountedNormalisation(plain.mean, plain.std, seen=[])
-    paths = [network.path_of(active) for active in ((1,), (2,), (1, 2))]
+    sets = ((1,), (2,), (1, 2))
 
-    together = predict_each(network, digits.test, normalise, paths)
+    subnetworks = extract_each_for_serving(network, sets, digits.train, normalise)
+    assert sum(normalise.seen) == len(digits.train)
+    together = predict_each(subnetworks, digits.test, normalise)
 
-    assert sum(normalise.seen) == len(digits.test)
-    for path, logits in zip(paths, together, strict=True):
-        (alone,) = predict_each(network, digits.test, plain, [path])
-        assert torch.equal(logits, alone)
+    assert sum(normalise.seen) == len(digits.train) + len(digits.test)
+    for active, logits in zip(sets, together, strict=True):
+        alone = extract_for_serving(network, active, digits.train, plain)
+        assert torch.equal(logits, predict(alone, digits.test, plain))
 
 
 @pytest.mark.parametrize(("active", "mode"), [((1,), "alone"), ((1, 2), "joint")])

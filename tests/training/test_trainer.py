@@ -19,7 +19,8 @@ from training.checkpoint import CHECKPOINT_FILE, Checkpoint, load_checkpoint
 from training.config import Recipe
 from training.data import DataSet, FileSplit, load_data
 from training.distributed import Group
-from training.trainer import LOOK_EVERY, Run, train
+from training.evaluate import evaluate_checkpoint
+from training.trainer import LOOK_EVERY, Run, mixed_precision, train
 
 TrainSmall = Callable[..., Checkpoint]
 
@@ -357,3 +358,17 @@ def test_two_runs_never_write_to_one_folder(
         f"{tmp_path}: another process is training there; stop it, or choose another --out"
     ]
     assert run().epoch == 1
+
+
+def test_an_epochs_scores_are_those_of_the_networks_that_are_exported(
+    train_small: TrainSmall, few_digits: DataSet
+) -> None:
+    """Some steps in, batch norm's running statistics are still near their beginning, and would score below."""
+    checkpoint = train_small(drop_path="global", epochs=1)
+
+    with mixed_precision(CPU):
+        scores = evaluate_checkpoint(checkpoint, few_digits, few_digits.validation, CPU)
+
+    for name, own in scores.items():
+        assert checkpoint.history[0][f"{name}/accuracy"] == own.accuracy
+        assert_close(checkpoint.history[0][f"{name}/loss"], own.loss)
