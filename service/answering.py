@@ -70,8 +70,6 @@ async def handle(request: Request, answer: Answering) -> Response | None:
     arrived_at: float = state.get("arrived_at") or service.clock()
     headers: dict[bytes, bytes] = dict(request.scope["headers"])
     request_id = service.request_id(headers.get(b"x-request-id", b""))
-    watch: Callable[[asyncio.Task[Any] | None], None] = state.get("watch", _watch_nothing)
-    watch(asyncio.current_task())  # cancelled when the client goes
     try:
         body = await service.bodies.read(request, headers, service.settings.max_body_bytes)
         serving = serving_of(service)
@@ -122,8 +120,6 @@ async def handle(request: Request, answer: Answering) -> Response | None:
         service.log.error("request_crashed", request_id=request_id, exc_info=error)
         service.ended("failed", request_id, arrived_at)
         return _rendered(InternalError("the server failed to handle the request"), request_id)
-    finally:
-        watch(None)
 
 
 def _rendered(problem: Problem, request_id: str) -> Response:
@@ -362,7 +358,3 @@ def serving_of(service: "Service") -> "Serving":
     if service.serving is None:
         raise NotReady("the server is warming up", headers={"Retry-After": "1"})
     return service.serving
-
-
-def _watch_nothing(task: asyncio.Task[Any] | None) -> None:
-    """Stand in where the server does not watch connections."""

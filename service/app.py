@@ -22,7 +22,7 @@ from structlog.typing import FilteringBoundLogger
 from model.bundle import Bundle, BundleError, read_bundle
 from service import __version__
 from service.bodies import Bodies
-from service.dispatcher import problem_of
+from service.connections import Connections
 from service.page import add_page
 from service.problems import (
     BundleUnusable,
@@ -30,15 +30,13 @@ from service.problems import (
     MethodNotAllowed,
     NotFound,
     NotReady,
-    Overloaded,
     Problem,
     from_status,
     render,
 )
 from service.routes import classify, classify_stream, router
-from service.scheduling.actions import Refusal
 from service.scheduling.arrivals import Arrivals
-from service.serving import UNUSABLE, Serving, Shared, open_serving
+from service.serving import UNUSABLE, Serving, Shared, Shed, open_serving
 from service.settings import Settings, SettingsError
 from service.watching.feedback import AnswerMemory
 from service.watching.telemetry import Metrics, Outcome, ReloadOutcome, RequestLog
@@ -52,10 +50,6 @@ if TYPE_CHECKING:
 RELOAD_SHARE = 0.1
 
 SANE_REQUEST_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
-TURNED_AWAY = Overloaded(
-    "more requests are waiting to be read than can be answered in time",
-    headers={"Retry-After": "1"},
-)
 
 
 class Service:
@@ -85,7 +79,10 @@ class Service:
         self.draining = False
         self.failure: str | None = None
         self.reload_wanted = asyncio.Event()
-        self.bodies = Bodies()
+        self.connections = Connections(settings, self.metrics)
+        self.bodies = Bodies(
+            settings.read_body_s, on_slow=lambda: self.connections.ended("slow_body")
+        )
         self._reloading = asyncio.Lock()
         self._at_work: list[Serving] = []  # while one is replaced, both
         self._worker = Worker()
@@ -122,23 +119,17 @@ class Service:
             },
         )
 
-    def turns_away(self, arrived_at: float, deadline_s: float, *, refuses: bool) -> Problem | None:
-        """Say why a request is refused before it is parsed, if it is: those read before it leave it no time, or no place."""
+    def shed_early(self, arrived_at: float, query_string: bytes) -> Shed | None:
+        """Say why a request is refused by its head, if it is."""
         if self.serving is None:
             return None
-        now, unread = self.clock(), self.arrivals.waiting
-        scheduler = self.serving.scheduler
-        if unread + len(scheduler) >= self.settings.max_queue:
-            backlog_s = scheduler.admission.backlog_s(unread, now)
-            return problem_of(Refusal("queue_full", 0.0, self.settings.max_queue, backlog_s))
-        if refuses and scheduler.admission.lacks_time(arrived_at + deadline_s, unread, now):
-            return TURNED_AWAY
-        return None
+        return self.serving.shed_early(arrived_at, query_string)
 
-    def turned_away(self, deadline_s: float, cost_s: float) -> None:
-        """Note a request that ``turns_away`` had refused, and what that cost this thread."""
+    def count_shed(self, shed: Shed, request_id: str, arrived_at: float, cost_s: float) -> None:
+        """Account for a request that ``shed_early`` had refused, and what that cost this thread in seconds."""
         assert self.serving is not None
-        self.serving.dispatcher.turned_away(deadline_s, cost_s)
+        self.ended(shed.problem.outcome, request_id, arrived_at, shed.problem)
+        self.serving.dispatcher.count_shed(shed.deadline_s, cost_s)
 
     async def start(self, bundle: Bundle) -> None:
         """Warm the bundle up and become ready.
@@ -309,6 +300,8 @@ class App(FastAPI):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request, or run the application's lifespan."""
+        if scope["type"] == "http" and scope["method"] == "HEAD":
+            scope = {**scope, "method": "GET"}  # the connection leaves the body away
         direct = DIRECT.get(scope["path"]) if scope["type"] == "http" else None
         if direct is not None and scope["method"] == "POST":
             scope["app"] = self
@@ -362,6 +355,7 @@ def create_app(
         lifespan=lifespan,
         docs_url=None,
         redoc_url=None,
+        redirect_slashes=False,  # a redirect would lead to whatever host the client names
     )
     app.state.service = service
     app.include_router(router)

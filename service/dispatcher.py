@@ -116,8 +116,8 @@ class Dispatcher:
         self._alarm = Alarm(self._act, clock)
         self._running = 0
         self._has_given_up = False
-        self._came = self._turned_away = 0
-        self._turned_away_s = 0.0
+        self._came = self._shed = 0
+        self._shed_s = 0.0
         self._cpu_s, self._counting_since = time.thread_time(), clock()
 
     @property
@@ -188,11 +188,11 @@ class Dispatcher:
             self._came += 1
             raise problem_of(refusal)
 
-    def turned_away(self, deadline_s: float, cost_s: float) -> None:
-        """Count an arrival that was refused before it was parsed, and what that cost this thread."""
-        self._turned_away += 1
-        self._turned_away_s += cost_s
-        self._scheduler.admission.turned_away(self._clock(), deadline_s)
+    def count_shed(self, deadline_s: float, cost_s: float) -> None:
+        """Count an arrival that was refused by its head, and what that cost this thread."""
+        self._shed += 1
+        self._shed_s += cost_s
+        self._scheduler.admission.count_shed(self._clock(), deadline_s)
 
     def give_up(self, problem: Problem) -> None:
         """Begin no more runs: give requests the answers that they have or get now, and those without one the reason."""
@@ -350,10 +350,10 @@ class Dispatcher:
             cpu_s, now = time.thread_time(), self._clock()
             if now - self._counting_since < OVERHEAD_WINDOW_S:
                 spent_s = cpu_s - self._cpu_s
-                cost_s = max(spent_s - self._turned_away_s, 0.0) / self._came
-                arrival_s = max(spent_s, 0.0) / (self._came + self._turned_away)
+                cost_s = max(spent_s - self._shed_s, 0.0) / self._came
+                arrival_s = max(spent_s, 0.0) / (self._came + self._shed)
                 self._scheduler.observe_overhead(cost_s, arrival_s)
-            self._came, self._turned_away, self._turned_away_s = 0, 0, 0.0
+            self._came, self._shed, self._shed_s = 0, 0, 0.0
             self._cpu_s, self._counting_since = cpu_s, now
 
 

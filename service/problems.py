@@ -95,6 +95,18 @@ class BodyTooSlow(Problem):
     status, title = 408, "Body too slow"
 
 
+class HeadTooSlow(Problem):
+    """The head of a request, its first line and headers, did not come within the server's limit; the connection ends."""
+
+    status, title = 408, "Head too slow"
+
+
+class HeadTooLarge(Problem):
+    """The head of a request, its first line and headers, is over the server's limit in bytes; the connection ends."""
+
+    status, title = 431, "Head too large"
+
+
 class InvalidUpload(Problem):
     """The multipart form cannot be read, or does not hold exactly one file."""
 

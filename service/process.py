@@ -3,6 +3,7 @@
 import asyncio
 import signal
 import socket
+from contextlib import suppress
 from math import ceil
 from types import FrameType
 
@@ -11,13 +12,13 @@ import uvicorn
 from model.bundle import BundleError
 from service.app import Service, create_app
 from service.cli.exits import complain
+from service.connection import Connection
 from service.listening import listen, url_of
-from service.protocol import Protocol
 from service.settings import Settings, SettingsError, unknown_settings
 from service.watching.log import LineWriter, open_log, standard_output, take_in_libraries
 
-KEEP_ALIVE_S = (
-    75  # longer than the pools of common clients and proxies keep a connection that is idle
+GRACE_S = (
+    1.0  # from the signal on, in which clients that ask again are told that their connection ends
 )
 LAST_LOOKS = (
     3  # one takes the connections that wait, one reads them, one begins to handle what was read
@@ -38,9 +39,12 @@ class Server(uvicorn.Server):
         await super().startup(sockets)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Read what was sent already, then stop listening and answer all that was read."""
+        """Answer what comes for a while, each reply the last of its connection; then stop listening, and close what is idle."""
         for _ in range(LAST_LOOKS):
             await asyncio.sleep(0)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(min(GRACE_S, self._service.settings.drain_s)):
+                await self._service.connections.all_closed()
         await super().shutdown(sockets)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
@@ -75,7 +79,7 @@ def _serve(settings: Settings, writer: LineWriter) -> int:
         service.log.warning("unknown_setting", variable=name)
     config = uvicorn.Config(
         app,
-        http=Protocol,
+        http=Connection,
         loop="auto",
         ws="none",
         access_log=False,
@@ -83,7 +87,6 @@ def _serve(settings: Settings, writer: LineWriter) -> int:
         log_config=None,  # its loggers are taken in like those of other libraries
         log_level="warning",
         server_header=False,
-        timeout_keep_alive=KEEP_ALIVE_S,
         timeout_graceful_shutdown=ceil(settings.drain_s),
     )
     server = Server(config, service)

@@ -12,9 +12,9 @@ import numpy as np
 import structlog
 
 from model.bundle import Bundle, BundleError, read_bundle
-from service.dispatcher import Dispatcher
+from service.dispatcher import Dispatcher, problem_of
 from service.images import ImageDecoder
-from service.problems import NotReady
+from service.problems import InvalidParameter, NotReady, Overloaded, Problem
 from service.runtime import (
     Device,
     Profile,
@@ -24,6 +24,7 @@ from service.runtime import (
     padded,
     warm_up_batch_sizes,
 )
+from service.scheduling.actions import Refusal
 from service.scheduling.arrivals import Arrivals
 from service.scheduling.latency import LatencyModel
 from service.scheduling.policies import Candidate
@@ -38,6 +39,11 @@ from service.worker import Worker
 WAY_S = 0.0002  # between a caller on this machine and the server; a longer way is the caller's to allow for
 
 LAST_REPLIES_S = 1.0  # for the answers that a drain gives out at its end
+CROWD = 4  # requests that were read and wait: from then on the next may be refused by its head
+SHED = Overloaded(
+    "more requests are waiting to be read than can be answered in time",
+    headers={"Retry-After": "1"},
+)
 
 UNUSABLE = (BundleError, RuntimeUnavailable, ValueError)  # what ``open_serving`` may raise
 
@@ -52,6 +58,14 @@ class Shared:
     log: structlog.typing.FilteringBoundLogger
     clock: Callable[[], float]
     arrivals: Arrivals
+
+
+@dataclass(frozen=True, slots=True)
+class Shed:
+    """The refusal of a request of which the head alone was read."""
+
+    problem: Problem
+    deadline_s: float
 
 
 class Serving:
@@ -110,6 +124,7 @@ class Serving:
         self._worker = shared.worker
         self._clock = shared.clock
         self._arrivals = shared.arrivals
+        self._max_queue = settings.max_queue
         self._requests: set[asyncio.Task[Any] | None] = set()
         self._left_at = -inf
         self._empty = asyncio.Event()
@@ -126,6 +141,30 @@ class Serving:
         self._left_at = self._clock()
         if not self._requests:
             self._empty.set()
+
+    def shed_early(self, arrived_at: float, query_string: bytes) -> Shed | None:
+        """Say why a request is refused by its head, if it is: those read before it leave it no time, or no place."""
+        unread = self._arrivals.waiting
+        if unread < CROWD:
+            return None
+        try:
+            query = self.parse_query(query_string)
+        except InvalidParameter:  # told in its turn
+            return None
+        now, deadline_s, admission = (
+            self._clock(),
+            query.deadline_ms / 1e3,
+            self.scheduler.admission,
+        )
+        if unread + len(self.scheduler) >= self._max_queue:
+            backlog_s = admission.backlog_s(unread, now)
+            refusal = Refusal("queue_full", 0.0, self._max_queue, backlog_s)
+            return Shed(problem_of(refusal), deadline_s)
+        if query.on_miss == "refuse" and admission.would_miss_deadline(
+            arrived_at + deadline_s, unread, now
+        ):
+            return Shed(SHED, deadline_s)
+        return None
 
     def is_alone_since(self, arrived_at: float) -> bool:
         """Say whether the one request that is in it has shared the server with no other since it arrived."""

@@ -105,6 +105,24 @@ class Settings(BaseSettings):
     max_body_bytes: int = Field(
         default=10 * 2**20, ge=1, description="Largest request body in bytes."
     )
+    max_head_bytes: int = Field(
+        default=32_768, ge=256, description="Largest request line and headers together in bytes."
+    )
+    read_head_s: float = Field(
+        default=10.0,
+        gt=0,
+        le=3600,
+        description="Longest wait for a request's first line and headers, and for the first byte.",
+    )
+    read_body_s: float = Field(
+        default=30.0, gt=0, le=3600, description="Longest wait for a request's body."
+    )
+    keep_alive_s: float = Field(
+        default=75.0,  # longer than common clients and proxies keep a connection in their pools
+        gt=0,
+        le=86_400,
+        description="Time for which a connection is kept without a request.",
+    )
     max_pixels: int = Field(
         default=25_000_000,
         ge=1,

@@ -5,6 +5,7 @@ import os
 import re
 import signal
 import socket
+import struct
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -105,6 +106,12 @@ def started(settings: Mapping[str, Any]) -> Iterator[ServerProcess]:
         yield server
     finally:
         server.close()
+
+
+def reset(connection: socket.socket) -> None:
+    """Close a connection so that the server knows that nobody reads the reply: a mere close looks like the end of sending."""
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    connection.close()
 
 
 def read_reply(connection: socket.socket) -> tuple[bytes, bytes]:

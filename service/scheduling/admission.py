@@ -100,7 +100,7 @@ class Admission:
         self._count_arrival(request, now)
         return self._too_late(request, start_s, own_s, now, was_alone=was_alone)
 
-    def lacks_time(self, deadline_at: float, unread: int, now: float) -> bool:
+    def would_miss_deadline(self, deadline_at: float, unread: int, now: float) -> bool:
         """Say whether a request is lost behind those due before it and so many others that are still to come here."""
         before_s = self._queue.place_of(deadline_at) * self._capacity.pace_s(now)
         before_s += self._unread_s(unread)
@@ -108,7 +108,7 @@ class Admission:
             before_s *= FLOOD_TAKES
         return now + self._capacity.until_free_s(now) + before_s + self.least_s() > deadline_at
 
-    def turned_away(self, now: float, deadline_s: float) -> None:
+    def count_shed(self, now: float, deadline_s: float) -> None:
         """Count an arrival that was refused before it came here."""
         self._forecast.arrived(now, deadline_s)
 

@@ -20,9 +20,9 @@ How an adapter drives it: ``admit`` each request as it arrives; then, and after 
 ``next_action`` until it returns ``Wait``, and call again at ``Wait.until`` at the latest. ``observe`` and
 ``observe_reply`` of the latency model, and ``observe_overhead`` here, are told what was measured: how long a run took,
 how long from its end to its replies, and the time a request costs, outside its run, the cores that also run it (zero
-where runs are elsewhere, on a GPU). Before ``admit`` it may ask, to save work on what is lost: ``lacks_time`` before it
-parses a request, ``foresee`` before it decodes its image, both of ``admission``, whose ``turned_away`` is told of those
-that the first turned away.
+where runs are elsewhere, on a GPU). Before ``admit`` it may ask, to save work on what is lost: ``would_miss_deadline`` before it
+reads a request's body, ``foresee`` before it decodes its image, both of ``admission``, whose ``count_shed`` is told of those
+that the first shed.
 After a run the adapter offers each request to ``refine``; what is not taken has its last answer. Every admitted request
 leaves exactly once: in a ``Run`` after which it is not refined, in an ``Expire``, in a ``HandIn``, or by ``cancel``.
 """

@@ -24,6 +24,10 @@ ANSWERED: tuple[Outcome, ...] = ("in_time", "late", "impossible")
 UNANSWERED = tuple(each for each in get_args(Outcome) if each not in ("in_time", "late"))
 
 FeedbackOutcome = Literal["scored", "replaced", "unknown", "repeated", "late", "invalid"]
+# Why the server ended a connection that its client did not end.
+Ending = Literal[
+    "silent", "slow_head", "slow_body", "idle", "unread", "malformed", "large_head", "crowded"
+]
 AGREEMENT = {True: "agrees", False: "differs"}  # values of the label ``verdict``
 LABELLED = {True: "right", False: "wrong"}
 REFINEMENT = {
@@ -174,6 +178,13 @@ class Metrics:
             "Lines of the log that nobody read in time, or that could not be written.",
             registry=registry,
         )
+        self.connections = Gauge("anytime_connections", "Connections open.", registry=registry)
+        self.connections_ended = Counter(
+            "anytime_connections_ended",
+            "Connections that the server ended, by what their clients did or left undone.",
+            ["reason"],
+            registry=registry,
+        )
         self.queue_depth = Gauge(
             "anytime_queue_depth", "Requests that wait for a run.", registry=registry
         )
@@ -211,6 +222,8 @@ class Metrics:
             self.reloads.inc(reloaded, amount=0)
         for outcome in UNANSWERED:
             self.requests.inc(NO_SUBNETWORK, outcome, amount=0)
+        for reason in get_args(Ending):
+            self.connections_ended.inc(reason, amount=0)
         for fate in get_args(FeedbackOutcome):
             self.feedback.inc(fate, amount=0)
 

@@ -412,7 +412,7 @@ async def test_requests_that_come_close_together_tell_what_one_costs(
     assert all(0 <= cost_s < 0.1 for cost_s in costs)
 
 
-async def test_what_was_turned_away_unread_is_no_cost_of_those_that_came(
+async def test_what_was_shed_early_is_no_cost_of_those_that_came(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     costs: list[tuple[float, float]] = []
@@ -426,7 +426,7 @@ async def test_what_was_turned_away_unread_is_no_cost_of_those_that_came(
 
     async with dispatching(machine, clock=lambda: now) as dispatcher:
         for _ in range(2 * OVERHEAD_REQUESTS):
-            dispatcher.turned_away(0.01, cost_s=1.0)  # more than all that there was
+            dispatcher.count_shed(0.01, cost_s=1.0)  # more than all that there was
             await ask(dispatcher, subnetwork="fast")
 
     assert costs

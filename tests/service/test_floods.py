@@ -6,7 +6,7 @@ import socket
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
-from tests.server import ServerProcess, read_reply
+from tests.server import ServerProcess, read_reply, reset
 
 StartServer = Callable[..., ServerProcess]
 
@@ -25,7 +25,7 @@ def test_clients_that_leave_are_taken_out_of_the_queue(
     for connection in connections:
         connection.sendall(request)
     for connection in connections:
-        connection.close()
+        reset(connection)
 
     counts = server.requests_by_outcome()
     while sum(counts.values()) < 200:
@@ -106,6 +106,7 @@ def test_requests_whose_turn_never_came_are_abandoned_and_forgotten(
     with socket.create_connection(server.address, timeout=60) as connection:
         server.process.send_signal(signal.SIGSTOP)
         connection.sendall(20 * request)
+        reset(connection)
     server.process.send_signal(signal.SIGCONT)
 
     counts = server.requests_by_outcome()

@@ -202,27 +202,29 @@ def test_a_lone_caller_stays_one_though_some_of_its_requests_are_impossible() ->
 
 
 @pytest.mark.parametrize("n", [5, 10, 15])
-def test_a_burst_that_can_be_answered_is_not_turned_away_unread(n: int) -> None:
+def test_a_burst_that_can_be_answered_is_not_shed_early(n: int) -> None:
     core = scheduler()
     for _ in range(200):
         core.observe_overhead(0.0005, arrival_s=0.0005)
     work_s = n * (0.001 + 0.0005)
 
-    assert not any(core.admission.lacks_time(work_s + 0.002, unread, 0.0) for unread in range(n))
+    assert not any(
+        core.admission.would_miss_deadline(work_s + 0.002, unread, 0.0) for unread in range(n)
+    )
 
 
-def test_what_cannot_be_answered_behind_what_was_read_is_turned_away() -> None:
+def test_what_cannot_be_answered_behind_what_was_read_is_count_shed() -> None:
     core = scheduler()
 
-    assert core.admission.lacks_time(0.008, unread=8, now=0.0)
-    assert not core.admission.lacks_time(0.008, unread=5, now=0.0)
+    assert core.admission.would_miss_deadline(0.008, unread=8, now=0.0)
+    assert not core.admission.would_miss_deadline(0.008, unread=5, now=0.0)
 
 
 def test_a_flood_counts_for_twice_its_work() -> None:
     core = scheduler()
 
-    assert not core.admission.lacks_time(0.030, unread=15, now=0.0)
-    assert core.admission.lacks_time(0.030, unread=16, now=0.0)
+    assert not core.admission.would_miss_deadline(0.030, unread=15, now=0.0)
+    assert core.admission.would_miss_deadline(0.030, unread=16, now=0.0)
 
 
 def test_those_who_wait_patiently_turn_no_urgent_request_away() -> None:
@@ -230,7 +232,7 @@ def test_those_who_wait_patiently_turn_no_urgent_request_away() -> None:
     for _ in range(50):
         core.admit(request(9.0), 0.0)
 
-    assert not core.admission.lacks_time(0.025, unread=4, now=0.0)
+    assert not core.admission.would_miss_deadline(0.025, unread=4, now=0.0)
 
 
 def test_slow_replies_under_load_do_not_make_a_deadline_impossible() -> None:

@@ -1,0 +1,398 @@
+"""One connection: requests are answered in their order, and every wait has an end.
+
+uvicorn makes one ``Connection`` for each that it accepts (its ``http=`` option), and asks it to ``shutdown``.
+"""
+
+import asyncio
+import time
+from collections import deque
+from math import inf
+from typing import TYPE_CHECKING, Any, cast
+
+import uvicorn
+from uvicorn.server import ServerState
+
+from service.exchange import Exchange, Headers, scope_of
+from service.problems import (
+    BodyTooSlow,
+    HeadTooLarge,
+    HeadTooSlow,
+    InternalError,
+    MalformedRequest,
+    Overloaded,
+    Problem,
+)
+from service.request_parser import LargeHeadError, MalformedError, RequestParser
+from service.watching.telemetry import Ending
+
+if TYPE_CHECKING:
+    from service.app import Service
+
+CLASSIFYING = {"/classify", "/classify/stream"}
+BUFFERED_BYTES = (
+    65_536  # of a body that the application has not taken yet: more is left in the socket
+)
+UNREAD_S = 30.0  # for a client to read what the sockets' buffers do not hold of a reply
+# After the last reply what the client still sends is read, for nothing: to close at once would reset the connection,
+# and take the reply from a client that sends first and reads then.
+LINGER_S = 30.0
+LINGER_SILENT_S = 2.0  # without a byte
+LINGER_BYTES = 64 << 20
+
+
+class Connection(asyncio.Protocol):
+    """A client's connection, from its first byte to its last.
+
+    Attributes:
+        expires_at: when it ends unless the client does something; infinite while a request is handled.
+    """
+
+    def __init__(
+        self,
+        config: uvicorn.Config,
+        server_state: ServerState,
+        app_state: dict[str, Any],
+        _loop: asyncio.AbstractEventLoop | None = None,
+    ) -> None:
+        self._app = config.loaded_app
+        self._service: Service = config.app.state.service  # type: ignore[union-attr]
+        self._settings = self._service.settings
+        self._arrivals = self._service.arrivals
+        self._connections = self._service.connections
+        self._server_state = server_state
+        self._app_state = app_state
+        self._loop = _loop or asyncio.get_running_loop()
+        self._transport: asyncio.Transport
+        self._parser = RequestParser(self, self._settings.max_head_bytes)
+        self._arrived_at = 0.0  # the request whose head is read
+        # The requests that were read and not answered yet, in their order; of the last one the body may be to come.
+        self._exchanges: deque[Exchange] = deque()
+        self._reading: Exchange | None = None
+        self._skipped_bytes = 0  # of the body of a request that is refused
+        self._cpu_s = 0.0  # of this thread, when the work on what is read began
+        self._replied_at = -inf
+        self._is_paused = False
+        self._writable = asyncio.Event()
+        self._writable.set()
+        self._is_half_closed = False  # the client sends nothing more
+        self._is_stopping = False
+        self._is_deaf = False  # what comes now is no request
+        self._is_lingering = False
+        self._linger_until = inf
+        self._lingered_bytes = 0
+        self._expires_by: Ending = "silent"
+        self.expires_at = inf
+
+    # The transport's calls
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Wait for the first request."""
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's are no subclass
+        self._server_state.connections.add(self)  # type: ignore[arg-type]
+        self._watch_clock()
+        if not self._connections.add(self):
+            self._refuse(Overloaded("too many connections are open", headers={"Retry-After": "1"}))
+
+    def data_received(self, data: bytes) -> None:
+        """Read what has come."""
+        if self._is_deaf:
+            self._linger_on(len(data))
+            return
+        self._cpu_s = time.thread_time()
+        try:
+            self._parser.feed(data)
+        except MalformedError:
+            self._connections.ended("malformed")
+            self._refuse(MalformedRequest("what was sent is no HTTP/1.1 request"))
+        except LargeHeadError:
+            limit = self._settings.max_head_bytes
+            self._connections.ended("large_head")
+            self._refuse(
+                HeadTooLarge(f"the head of the request is over {limit} bytes", limit=limit)
+            )
+        self._regulate_reading()
+
+    def eof_received(self) -> bool:
+        """Answer what was read, though no more comes; return whether the connection stays open for that."""
+        self._is_half_closed = True
+        return bool(self._exchanges) and self._reading is None and not self._is_lingering
+
+    def pause_writing(self) -> None:
+        """Wait for a client that does not read."""
+        self._writable.clear()
+        self._watch_clock()
+        self._regulate_reading()
+
+    def resume_writing(self) -> None:
+        """Go on, now that it has read."""
+        self._writable.set()
+        self._watch_clock()
+        self._answer_next()
+        self._regulate_reading()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Stop the work for a client that has gone."""
+        self._server_state.connections.discard(self)
+        self._connections.remove(self)
+        self._is_deaf = True
+        self._writable.set()
+        while self._exchanges:
+            self._abandon(self._exchanges.popleft())
+
+    def shutdown(self) -> None:
+        """Close if no request is under way, else after its reply; uvicorn's word that the server stops."""
+        self._is_stopping = True
+        if not self._exchanges and not self._parser.is_in_head and not self._is_lingering:
+            self._transport.close()
+
+    def abort(self) -> None:
+        """End at once."""
+        self._transport.abort()
+
+    def expire(self) -> None:
+        """End: the client took too long."""
+        settings = self._settings
+        if self._is_lingering:
+            now = time.monotonic()
+            if self._transport.get_write_buffer_size() and now < self._linger_until:
+                self.expires_at = now + LINGER_SILENT_S  # it still reads
+            else:
+                self._transport.abort()
+            return
+        self._connections.ended(self._expires_by)
+        if self._expires_by == "slow_head":
+            detail = f"the head of the request did not come within {settings.read_head_s:g} s"
+            self._refuse(HeadTooSlow(detail, limit=settings.read_head_s))
+        elif self._expires_by == "slow_body":
+            detail = f"the body did not come within {settings.read_body_s:g} s"
+            self._refuse(BodyTooSlow(detail, limit=settings.read_body_s))
+        else:
+            self._transport.abort()
+
+    # The parser's calls
+
+    def head_begun(self) -> None:
+        """Stamp the arrival when the first bytes of a request are read, before anything waits."""
+        self._arrived_at, is_first = self._arrivals.read(
+            time.monotonic(), replied_at=self._replied_at
+        )
+        if is_first:
+            self._loop.call_soon(self._arrivals.looked)  # runs when all sockets were read
+        if not self._exchanges:
+            self._watch_clock()
+
+    def head_read(self, head: RequestParser) -> None:
+        """Have a request handled, or see that it is refused: its body is still to come."""
+        if self._is_deaf:
+            return
+        state = {**self._app_state, "arrived_at": self._arrived_at}
+        exchange = self._reading = Exchange(
+            self,
+            scope_of(head, state),
+            keep_alive=head.http_version == "1.1" and head.keep_alive,
+            awaits_continue=(b"expect", b"100-continue") in head.headers,
+        )
+        self._exchanges.append(exchange)
+        if _is_to_classify(exchange.scope):
+            exchange.shed = self._service.shed_early(self._arrived_at, head.query_string)
+            if exchange.shed is None:
+                self._arrivals.waiting += 1
+            else:
+                exchange.refusal = exchange.shed.problem
+                self._skipped_bytes = 0
+        if len(self._exchanges) == 1:
+            self._watch_clock()
+            self._answer_next()
+
+    def body_read(self, body: bytes) -> None:
+        """Keep a part of a body, unless its request is refused."""
+        if self._reading is None:
+            return
+        if self._reading.refusal is None:
+            self._reading.received(body)
+        else:
+            self._skipped_bytes += len(body)
+            if self._skipped_bytes > self._settings.max_body_bytes:
+                self._answer_next()
+
+    def request_read(self) -> None:
+        """Note that a request was read to its end."""
+        if self._reading is not None:
+            self._reading.ended()
+            self._reading = None
+            self._answer_next()
+
+    # The exchanges' calls
+
+    @property
+    def common_headers(self) -> Headers:
+        """The headers of every reply."""
+        return self._server_state.default_headers
+
+    def is_last(self) -> bool:
+        """Whether the connection ends with the reply that is written now."""
+        ends = self._is_half_closed or self._is_stopping or self._service.draining
+        return ends and len(self._exchanges) == 1
+
+    def write(self, data: bytes) -> None:
+        """Send bytes to the client."""
+        if not self._transport.is_closing():
+            self._transport.write(data)
+
+    async def writable(self) -> None:
+        """Wait until the client has read most of what was written."""
+        await self._writable.wait()
+
+    def body_taken(self) -> None:
+        """Read on."""
+        self._regulate_reading()
+
+    def replied(self, exchange: Exchange) -> None:
+        """Go on to the next request, or end."""
+        self._replied_at = time.monotonic()
+        self._arrivals.worked(self._replied_at)
+        if not self._exchanges or exchange is not self._exchanges[0]:
+            return
+        self._exchanges.popleft()
+        if not exchange.keep_alive:
+            self._linger()
+            return
+        if self._is_stopping and not self._exchanges and not self._parser.is_in_head:
+            self._transport.close()
+            return
+        self._watch_clock()
+        self._answer_next()
+        self._regulate_reading()
+
+    # The requests
+
+    def _answer_next(self) -> None:
+        """Begin to answer the first request, if the client reads; of those refused, all that are whole."""
+        while self._exchanges and self._writable.is_set() and not self._is_lingering:
+            exchange = self._exchanges[0]
+            if exchange.refusal is None:
+                if exchange.task is None:
+                    exchange.task = self._loop.create_task(self._handle(exchange))
+                    self._server_state.tasks.add(exchange.task)
+                    exchange.task.add_done_callback(self._server_state.tasks.discard)
+                return
+            is_endless = self._skipped_bytes > self._settings.max_body_bytes
+            if not (exchange.is_whole or exchange.awaits_continue or is_endless):
+                return  # its body is read first, for nothing
+            self._reply_with(exchange, exchange.refusal)
+
+    def _reply_with(self, exchange: Exchange, refusal: Problem) -> None:
+        """Refuse a request in the application's place."""
+        sent = dict(exchange.scope["headers"]).get(b"x-request-id", b"")
+        request_id = self._service.request_id(sent)
+        exchange.refuse(refusal, request_id)
+        if exchange.shed is not None:
+            now_s = time.thread_time()
+            arrived_at = exchange.scope["state"]["arrived_at"]
+            self._service.count_shed(
+                exchange.shed, request_id, arrived_at, cost_s=now_s - self._cpu_s
+            )
+            self._cpu_s = now_s
+
+    async def _handle(self, exchange: Exchange) -> None:
+        """Have the application answer a request."""
+        exchange.is_handled = True
+        if _is_to_classify(exchange.scope):
+            self._arrivals.waiting -= 1
+        try:
+            await self._app(exchange.scope, exchange.receive, exchange.send)
+        except Exception as error:
+            self._service.log.error("request_crashed", exc_info=error)
+            if not exchange.has_reply_begun:
+                self._reply_with(exchange, InternalError("the server failed to handle the request"))
+        finally:
+            if not exchange.is_over:
+                self._transport.abort()  # its reply cannot be completed
+
+    def _abandon(self, exchange: Exchange) -> None:
+        """Stop the work on a request whose client has gone."""
+        exchange.leave()
+        if not _is_to_classify(exchange.scope):
+            return
+        if exchange.is_handled:
+            assert exchange.task is not None
+            exchange.task.cancel()
+        elif exchange.task is None:
+            if exchange.refusal is None:
+                self._arrivals.waiting -= 1
+            headers, state = dict(exchange.scope["headers"]), exchange.scope["state"]
+            request_id = self._service.request_id(headers.get(b"x-request-id", b""))
+            self._service.ended("abandoned", request_id, state["arrived_at"])
+
+    def _refuse(self, problem: Problem) -> None:
+        """Refuse what is no request, once those before it were answered, and end."""
+        if self._is_deaf:
+            return
+        self._is_deaf = True
+        if self._reading is not None:  # there is no end of it to come
+            broken, self._reading = self._exchanges.pop(), None
+            if broken.has_reply_begun:
+                self._transport.abort()
+                return
+            self._abandon(broken)
+        scope = {"method": "", "path": "", "http_version": "1.1", "headers": [], "state": {}}
+        exchange = Exchange(self, scope, keep_alive=False, awaits_continue=False)
+        exchange.refusal = problem
+        exchange.ended()
+        self._exchanges.append(exchange)
+        self._watch_clock()
+        self._answer_next()
+
+    # The end, and the time until then
+
+    def _linger(self) -> None:
+        """End, once the client could read the last reply."""
+        self._is_deaf = self._is_lingering = True
+        self._reading = None
+        while self._exchanges:
+            self._abandon(self._exchanges.popleft())
+        if self._is_half_closed:
+            self._transport.close()
+            return
+        self._linger_until = time.monotonic() + LINGER_S
+        self.expires_at = time.monotonic() + LINGER_SILENT_S
+        self._transport.write_eof()
+        self._regulate_reading()
+
+    def _linger_on(self, size: int) -> None:
+        """Read what is of no use."""
+        self._lingered_bytes += size
+        self.expires_at = min(time.monotonic() + LINGER_SILENT_S, self._linger_until)
+        if self._lingered_bytes > LINGER_BYTES:
+            self._transport.abort()
+
+    def _watch_clock(self) -> None:
+        """Give the client its time for what it is to do now; call this when that changes."""
+        settings = self._settings
+        if self._is_lingering:
+            return
+        if not self._writable.is_set():
+            self._expires_by, patience_s = "unread", UNREAD_S
+        elif self._exchanges:
+            is_skipped = self._exchanges[0].refusal is not None
+            self._expires_by, patience_s = "slow_body", settings.read_body_s if is_skipped else inf
+        elif self._parser.is_in_head:
+            self._expires_by, patience_s = "slow_head", settings.read_head_s
+        elif self._replied_at == -inf:
+            self._expires_by, patience_s = "silent", settings.read_head_s
+        else:
+            self._expires_by, patience_s = "idle", settings.keep_alive_s
+        self.expires_at = time.monotonic() + patience_s
+
+    def _regulate_reading(self) -> None:
+        """Leave in the socket what there is no room for."""
+        body_bytes = len(self._reading.body) if self._reading is not None else 0
+        is_full = len(self._exchanges) > 1 or body_bytes > BUFFERED_BYTES
+        pauses = not self._is_lingering and (is_full or not self._writable.is_set())
+        if pauses != self._is_paused and not self._transport.is_closing():
+            self._is_paused = pauses
+            (self._transport.pause_reading if pauses else self._transport.resume_reading)()
+
+
+def _is_to_classify(scope: dict[str, Any]) -> bool:
+    return scope["path"] in CLASSIFYING and scope["method"] == "POST"

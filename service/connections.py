@@ -1,0 +1,78 @@
+"""All connections of the server: how many there may be, which wait too long, and when the last one has ended."""
+
+import asyncio
+import resource
+import time
+from math import inf
+from typing import TYPE_CHECKING
+
+from service.settings import Settings
+from service.watching.telemetry import Ending, Metrics
+
+if TYPE_CHECKING:
+    from service.connection import Connection
+
+OTHER_FILES = 64  # descriptors that are kept for the bundle, the log, listeners and threads
+SWEEPS = 4  # looks at all connections within the shortest wait; at least one a second
+
+
+class Connections:
+    """What all connections share.
+
+    Args:
+        settings: how long a client may take.
+        metrics: shows how many are open, and counts those that the server ends.
+    """
+
+    def __init__(self, settings: Settings, metrics: Metrics) -> None:
+        self._most = max(resource.getrlimit(resource.RLIMIT_NOFILE)[0] - OTHER_FILES, 1)
+        shortest_s = min(settings.read_head_s, settings.read_body_s, settings.keep_alive_s)
+        self._sweep_every_s = min(shortest_s / SWEEPS, 1.0)
+        self._metrics = metrics
+        self._open: set[Connection] = set()
+        self._timer: asyncio.TimerHandle | None = None
+        self._all_closed = asyncio.Event()
+        self._all_closed.set()
+        metrics.connections.set_function(lambda: len(self._open))
+
+    def add(self, connection: "Connection") -> bool:
+        """Take in a new connection; False if there are too many, and none that waits could be ended for it."""
+        has_room = len(self._open) < self._most
+        if not has_room:
+            oldest = min(self._open, key=lambda each: each.expires_at)
+            if oldest.expires_at < inf:
+                has_room = True
+                oldest.abort()
+            self.ended("crowded")
+        self._open.add(connection)
+        self._all_closed.clear()
+        if self._timer is None:
+            self._arm()
+        return has_room
+
+    def remove(self, connection: "Connection") -> None:
+        """Forget a connection that has ended."""
+        self._open.discard(connection)
+        if not self._open:
+            self._all_closed.set()
+
+    def ended(self, by: Ending) -> None:
+        """Count a connection that the server ends."""
+        self._metrics.connections_ended.inc(by)
+
+    async def all_closed(self) -> None:
+        """Wait until no connection is open."""
+        await self._all_closed.wait()
+
+    def _arm(self) -> None:
+        loop = asyncio.get_running_loop()
+        self._timer = loop.call_later(self._sweep_every_s, self._sweep)
+
+    def _sweep(self) -> None:
+        """End the connections whose time is over."""
+        now = time.monotonic()
+        for connection in [each for each in self._open if each.expires_at <= now]:
+            connection.expire()
+        self._timer = None
+        if self._open:
+            self._arm()

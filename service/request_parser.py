@@ -1,0 +1,144 @@
+"""What comes over a connection, read as HTTP/1.1: heads within a limit, bodies, and requests for other protocols ignored."""
+
+from typing import Protocol
+
+import httptools
+
+
+class MalformedError(Exception):
+    """What came is no HTTP/1.1."""
+
+
+class LargeHeadError(Exception):
+    """What came belongs to no body, and is more than a head may have."""
+
+
+class Reader(Protocol):
+    """Is told what was read."""
+
+    def head_begun(self) -> None:
+        """Take note that the first bytes of a request have come."""
+
+    def head_read(self, head: "RequestParser") -> None:
+        """Take a request whose head has come."""
+
+    def body_read(self, body: bytes) -> None:
+        """Take a part of its body."""
+
+    def request_read(self) -> None:
+        """Take note of its end."""
+
+
+class RequestParser:
+    """Parses one connection's requests; httptools does all of it, once.
+
+    Args:
+        reader: is told what was read.
+        max_head_bytes: of a request's first line, headers and trailers, and of anything else that is no body.
+
+    Attributes:
+        method, target, raw_path, query_string, headers: of the last head; names of headers are in lower case.
+        is_in_head: a head has begun, and has not ended.
+    """
+
+    def __init__(self, reader: Reader, max_head_bytes: int) -> None:
+        self._reader = reader
+        self._max_head_bytes = max_head_bytes
+        self._parser = httptools.HttpRequestParser(self)
+        self._head_bytes = 0
+        self._untold_bytes = 0  # since the parser told of anything: of a header that does not end
+        self.method = self.target = self.raw_path = self.query_string = b""
+        self.headers: list[tuple[bytes, bytes]] = []
+        self.is_in_head = False
+
+    @property
+    def http_version(self) -> str:
+        """The version of HTTP that the last head names."""
+        return self._parser.get_http_version()
+
+    @property
+    def keep_alive(self) -> bool:
+        """Whether the last head lets another request follow."""
+        return self._parser.should_keep_alive()
+
+    def feed(self, data: bytes) -> None:
+        """Parse what has come.
+
+        Raises:
+            MalformedError, LargeHeadError: nobody knows what follows it.
+        """
+        self._untold_bytes += len(data)
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserUpgrade as upgrade:
+            if self.method == b"CONNECT":
+                raise MalformedError from upgrade
+            self._reread_without_upgrade(data[upgrade.args[0] :])
+        except httptools.HttpParserError as error:
+            if isinstance(error.__context__, LargeHeadError):
+                raise error.__context__ from None
+            if error.__context__ is None or isinstance(error.__context__, MalformedError):
+                raise MalformedError from error
+            raise  # a bug in one of the calls below
+        self._check_size()
+
+    def _reread_without_upgrade(self, rest: bytes) -> None:
+        """Read a head again that asks for another protocol, without that wish, and what follows it.
+
+        httptools takes what follows for that protocol. No other is spoken here, and then HTTP has the wish ignored.
+        """
+        lines = [b"%b %b HTTP/1.1" % (self.method, self.target)]
+        lines += [b"%b: %b" % header for header in self.headers if header[0] != b"upgrade"]
+        self._parser = httptools.HttpRequestParser(self)
+        self.feed(b"\r\n".join([*lines, b"", rest]))
+
+    def _check_size(self) -> None:
+        if max(self._head_bytes, self._untold_bytes) > self._max_head_bytes:
+            raise LargeHeadError
+
+    # httptools' calls
+
+    def on_message_begin(self) -> None:
+        """Begin a head, or begin it again."""
+        self.target, self.headers = b"", []
+        self._head_bytes = self._untold_bytes = 0
+        if not self.is_in_head:
+            self.is_in_head = True
+            self._reader.head_begun()
+
+    def on_url(self, url: bytes) -> None:
+        """Take a part of the target."""
+        self.target += url
+        self._head_bytes += len(url)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Take a header; behind a chunked body it is a trailer, which nobody asked for."""
+        self._head_bytes += len(name) + len(value)
+        if self.is_in_head:
+            self.headers.append((name.lower(), value))
+
+    def on_headers_complete(self) -> None:
+        """Tell of a head, unless it is to be read again."""
+        self._untold_bytes = 0
+        self._check_size()
+        self.method = self._parser.get_method()
+        if self._parser.should_upgrade():
+            return
+        try:
+            url = httptools.parse_url(self.target)
+        except httptools.HttpParserInvalidURLError as error:
+            raise MalformedError from error
+        self.raw_path, self.query_string = url.path or b"/", url.query or b""
+        self.is_in_head = False
+        self._reader.head_read(self)
+
+    def on_body(self, body: bytes) -> None:
+        """Pass a part of a body on."""
+        self._untold_bytes = 0
+        self._reader.body_read(body)
+
+    def on_message_complete(self) -> None:
+        """Tell of a request's end."""
+        self._untold_bytes = 0
+        if not self.is_in_head:
+            self._reader.request_read()
