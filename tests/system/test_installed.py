@@ -75,9 +75,15 @@ def test_an_installed_server_serves_the_bundled_network(programs: Path, elsewher
     with started({"command": command, "folder": elsewhere, "warm_up_s": 0.2}) as server:
         server.wait_for("ready")
         reply = server.classify(image.getvalue()).json()
+        page, sample = server.client.get("/"), server.client.get("/samples/cat.jpg")
+        server.client.post("/load", json={"times": 0.1, "deadline_ms": 500})
+        while not server.client.get("/load").json()["sent_per_s"]:
+            pass  # its process sends, whatever the folder holds
         server.terminate()
 
         assert reply["bundle"]["name"] == "cifar10"
+        assert page.headers["Content-Type"] == "text/html; charset=utf-8"
+        assert sample.content == (ROOT / "docs/samples/cat.jpg").read_bytes()
         assert server.end() == (0, "")
 
 
