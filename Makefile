@@ -7,7 +7,7 @@ BIN    := $(VENV)/bin
 RUNTIME   := $(if $(shell nvidia-smi -L 2>/dev/null),gpu,cpu)
 OTHER_ORT := $(if $(filter gpu,$(RUNTIME)),onnxruntime,onnxruntime-gpu)
 
-# For `make train` and `make export`: another recipe or data set, e.g. make train RECIPE=cpu-narrow-c4 DATA=cifar10
+# For `make train`, and RECIPE for `make export`: another recipe or data set, e.g. make train RECIPE=cpu-narrow-c4 DATA=cifar10
 RECIPE ?= tiny
 DATA   ?= digits
 RUN    ?= runs/$(RECIPE)

@@ -22,10 +22,10 @@ from model.bundle import PRETRAINED_DIR, BundleError, Precision, read_bundle
 from model.drop_path import DropPath
 from training import TrainingError, first_line
 from training.anytime import evaluate_anytime
-from training.arguments import positive, within
-from training.checkpoint import load_trained
+from training.arguments import DATA_HELP, add_run_arguments, add_seed, positive, within
+from training.checkpoint import Checkpoint, load_trained
 from training.compare import compare
-from training.config import RECIPES, Augmentation, Recipe
+from training.config import RECIPES, Augmentation
 from training.data import DataSet, Split, load_data
 from training.distributed import Group, joined_group, own_device
 from training.evaluate import evaluate_checkpoint, reported_subnetworks
@@ -34,11 +34,6 @@ from training.files import check_writable
 from training.reproduce import EXPERIMENTS, reproduce
 from training.stopping import end_on_signals
 from training.trainer import train
-
-DATA_HELP = (
-    "digits (needs no download), cifar10, cifar100 or svhn (fetched once), or a path: an official archive, or a "
-    "folder with train/<class>/* and test/<class>/* images"
-)
 
 EXAMPLES = {  # from data to a served model, and what else there is
     "train": "anytime train --recipe tiny --out runs/digits",
@@ -49,7 +44,6 @@ EXAMPLES = {  # from data to a served model, and what else there is
     "compare": "anytime compare --data cifar10 --out runs/compared",
 }
 
-SEEDS = range(1 << 32)  # small enough for what is derived from them
 IMAGE_SIZES = range(8, 1025)  # augmentation shifts by 4 pixels; the largest costs 1,024 of CIFAR's
 
 
@@ -110,8 +104,13 @@ def _parser() -> argparse.ArgumentParser:
         "--recipe", required=True, choices=RECIPES, metavar="NAME", help="how to train; see above"
     )
     fit.add_argument("--data", default="digits", help=DATA_HELP + " (default: %(default)s)")
+    fit.add_argument(
+        "--skip-unreadable",
+        action="store_true",
+        help="leave images that cannot be read out, instead of refusing them",
+    )
     fit.add_argument("--out", required=True, type=Path, help="folder of the run's checkpoint")
-    _add_seed(fit)
+    add_seed(fit)
     fit.add_argument("--epochs", type=positive(int), help="instead of the recipe's")
     fit.add_argument("--batch-size", type=positive(int), help="instead of the recipe's")
     fit.add_argument(
@@ -144,7 +143,7 @@ def _parser() -> argparse.ArgumentParser:
     fit.set_defaults(command=_train)
 
     evaluate = commands.add_parser("evaluate", help="score every column alone and the full network")
-    _add_run_arguments(evaluate)
+    add_run_arguments(evaluate)
     evaluate.add_argument(
         "--split",
         choices=("validation", "test"),
@@ -167,7 +166,7 @@ def _parser() -> argparse.ArgumentParser:
         action="store_true",
         help="train with Muon over one cycle, for a few epochs; the paper's SGD takes hundreds",
     )
-    _add_seed(claims)
+    add_seed(claims)
     claims.add_argument("--out", required=True, type=Path, help="folder of runs and results")
     claims.set_defaults(command=_reproduce)
 
@@ -188,12 +187,12 @@ def _parser() -> argparse.ArgumentParser:
         default=20,
         help="of mixed drop-path; the others get what costs the same (default: %(default)s)",
     )
-    _add_seed(ways)
+    add_seed(ways)
     ways.add_argument("--out", required=True, type=Path, help="folder of runs and table")
     ways.set_defaults(command=_compare)
 
     export = commands.add_parser("export", help="write the bundle that the server serves")
-    _add_run_arguments(export)
+    add_run_arguments(export)
     export.add_argument(
         "--out",
         required=True,
@@ -225,22 +224,6 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _add_run_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments that find a trained run and its data again."""
-    parser.add_argument("--run", required=True, type=Path, help="folder of a trained run")
-    parser.add_argument(
-        "--data",
-        default="digits",
-        help="what the run was trained on: " + DATA_HELP + " (default: %(default)s)",
-    )
-
-
-def _add_seed(command: argparse.ArgumentParser) -> None:
-    command.add_argument(
-        "--seed", type=within(SEEDS), default=0, help="of everything random (default: 0)"
-    )
-
-
 def _recipes_help() -> str:
     """List the recipes with what tells them apart."""
     lines = [f"  {n:<24} {r.architecture.name:<14} {r.description}" for n, r in RECIPES.items()]
@@ -251,9 +234,14 @@ def _recipes_help() -> str:
     )
 
 
-def _load(source: str, recipe: Recipe, seed: int) -> DataSet:
-    """Load the data that a recipe trains on."""
-    return load_data(source, seed=seed, image_size=recipe.architecture.image_size)
+def _data_of(checkpoint: Checkpoint, source: str | None) -> DataSet:
+    """Load the data of a run, from where it was or from another place."""
+    return load_data(
+        source or checkpoint.source or checkpoint.dataset,
+        seed=checkpoint.seed,
+        image_size=checkpoint.recipe.architecture.image_size,
+        skip_unreadable=checkpoint.skips_unreadable,
+    )
 
 
 @contextmanager
@@ -279,7 +267,12 @@ def _train(options: argparse.Namespace) -> None:
     recipe.check()
 
     def load() -> DataSet:
-        data = _load(options.data, recipe, options.seed)
+        data = load_data(
+            options.data,
+            seed=options.seed,
+            image_size=recipe.architecture.image_size,
+            skip_unreadable=options.skip_unreadable,
+        )
         if options.image_size not in (None, data.image_size):
             raise TrainingError(
                 f"{data.name}: its images are {data.image_size}×{data.image_size} and stay so; leave out --image-size"
@@ -287,6 +280,9 @@ def _train(options: argparse.Namespace) -> None:
         return data
 
     with _joined(load) as (data, device, group):
+        if group.rank == 0:
+            for note in data.notes:
+                print(f"note: {note}", file=sys.stderr)
         train(
             recipe,
             data,
@@ -303,7 +299,7 @@ def _train(options: argparse.Namespace) -> None:
 def _evaluate(options: argparse.Namespace) -> None:
     """Print what each column alone and the full network cost and are worth."""
     checkpoint = load_trained(options.run)
-    data = _load(options.data, checkpoint.recipe, checkpoint.seed)
+    data = _data_of(checkpoint, options.data)
     split: Split = getattr(data, options.split)
     scores = evaluate_checkpoint(checkpoint, data, split, own_device())
     architecture = checkpoint.recipe.architecture_for(data)
@@ -354,7 +350,7 @@ def _export(options: argparse.Namespace) -> None:
     """Write a bundle and print what it holds."""
     checkpoint = load_trained(options.run)
     check_writable(options.out.resolve().parent)
-    data = _load(options.data, checkpoint.recipe, checkpoint.seed)
+    data = _data_of(checkpoint, options.data)
     name = options.name or options.out.resolve().name
     manifest = export_bundle(
         checkpoint,

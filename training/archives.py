@@ -114,6 +114,10 @@ def read_archive(path: Path) -> Archive | None:
         TrainingError: a file of it is missing, damaged, or holds what a data set does not; or there are several.
     """
     if path.is_file():
+        if path.suffix not in (".gz", ".tgz"):
+            raise TrainingError(
+                f"{path}: is a file, but no .tar.gz of CIFAR; pass that, or a folder of images by class"
+            )
         return _cifar(path, _unpack(path))
     found = _found(path)
     if len(found) > 1:

@@ -1,9 +1,15 @@
-"""Numbers on the command line, refused in words where they are out of range."""
+"""Arguments that several commands share, and numbers that are refused in words where they are out of range."""
 
 import argparse
 from collections.abc import Callable
+from pathlib import Path
 from typing import TypeVar
 
+DATA_HELP = (
+    "digits (needs no download), cifar10, cifar100 or svhn (fetched once), or a path: an official archive, or a "
+    "folder of images by class, <class>/*, or train/<class>/* and test/<class>/*"
+)
+SEEDS = range(1 << 32)  # small enough for what is derived from them
 LARGEST = 1_000_000  # of any number that is asked for
 
 N = TypeVar("N", int, float)
@@ -33,3 +39,19 @@ def positive(kind: type[N]) -> Callable[[str], N]:
 
     parse.__name__ = kind.__name__
     return parse
+
+
+def add_run_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments that find a trained run and its data again."""
+    parser.add_argument("--run", required=True, type=Path, help="folder of a trained run")
+    parser.add_argument(
+        "--data",
+        help="what the run was trained on, where that is elsewhere now: " + DATA_HELP,
+    )
+
+
+def add_seed(command: argparse.ArgumentParser) -> None:
+    """Add the argument that decides everything random."""
+    command.add_argument(
+        "--seed", type=within(SEEDS), default=0, help="of everything random (default: 0)"
+    )

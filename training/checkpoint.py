@@ -33,6 +33,8 @@ class Checkpoint:
         history: one record an epoch, see ``trainer``.
         averaged: state of the average of the weights, where the recipe keeps one.
         origin: recipe, epochs and seed of the run whose weights this one began with; empty for none.
+        source: what the data was loaded from, a name or an absolute path; empty where it was not noted yet.
+        skips_unreadable: whether images that cannot be read were left out.
     """
 
     recipe: Recipe
@@ -45,6 +47,8 @@ class Checkpoint:
     history: list[dict[str, float]] = field(default_factory=list)
     averaged: dict[str, Any] = field(default_factory=dict)
     origin: str = ""
+    source: str = ""
+    skips_unreadable: bool = False
 
     @property
     def description(self) -> str:

@@ -6,7 +6,8 @@ A data set is named by a path, or by a name that needs none:
 - ``cifar10``, ``cifar100``, ``svhn``: the official archives, fetched once and verified;
 - CIFAR's ``.tar.gz``, or a folder with it or with the files of CIFAR or SVHN;
 - a folder with ``train/<class>/*`` and ``test/<class>/*``: JPEG, PNG or WebP images of any size. ``val/<class>/*`` are
-  the validation images, or those of the test where there are no others.
+  the validation images, or those of the test where there are no others;
+- a folder with ``<class>/*``, of which some of every class validate and some test, by the seed.
 
 Sets of CIFAR's size are one tensor in memory; larger ones stay on disk and are decoded while the network trains.
 """
@@ -14,10 +15,11 @@ Sets of CIFAR's size are one tensor in memory; larger ones stay on disk and are 
 import hashlib
 import os
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Protocol, Self
 
@@ -27,15 +29,17 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
+from tqdm import tqdm
 
 from model.images import FORMATS, Pixels, to_pixels
 from training import TrainingError
 from training.archives import DOWNLOADS, Labelled, download, read_archive
+from training.folders import EXPECTED, Images, find_images, named
+from training.held_out import doubts, stratified
 
-IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp"}
 VALIDATION_FRACTION = 0.1  # CIFAR-10: 45,000 to train on, 5,000 to select on
 MAX_TENSOR_BYTES = 2 << 30  # of the training images; SVHN with its extra images still fits
-HEADERS_AHEAD = 10_000  # files of a large set that wait to be opened; each takes a kilobyte
+FILES_AHEAD = 10_000  # that wait to be opened; each takes a kilobyte
 BATCHES_AHEAD = 2  # decoded while the network works on another
 
 
@@ -60,6 +64,9 @@ class Split(Protocol):
 
     def content(self) -> Iterator[bytes]:
         """Give what identifies the split, for a hash."""
+
+    def identities(self) -> list[bytes]:
+        """Return what tells each image from others, wherever it is stored."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +98,10 @@ class TensorSplit:
         """Give the pixels and the labels."""
         yield self.images.numpy().tobytes()
         yield self.labels.numpy().tobytes()
+
+    def identities(self) -> list[bytes]:
+        """Return a hash of each image's pixels."""
+        return [hashlib.sha256(image.tobytes()).digest() for image in self.images.numpy()]
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +142,10 @@ class FileSplit:
             yield os.fsencode(f"{path.parent.name}/{path.name} {path.stat().st_size}\n")
         yield self.labels.numpy().tobytes()
 
+    def identities(self) -> list[bytes]:
+        """Return the path that each file has behind links."""
+        return [os.fsencode(os.path.realpath(path)) for path in self.paths]
+
     def _decoded(self, chunk: Tensor, images: Sequence[Future[Pixels]]) -> tuple[Tensor, Tensor]:
         """Return the batch of a chunk once its images are decoded."""
         device = self.labels.device
@@ -150,7 +165,10 @@ class DataSet:
         validation: images to choose by.
         test: images to publish figures of.
         sha256: hash of the images and labels, however a seed splits them.
-        is_split_by_seed: ``train`` and ``validation`` are the official training images, split by a seed.
+        is_split_by_seed: which images validate was drawn by a seed.
+        source: what it was loaded from, a name or an absolute path.
+        skips_unreadable: images that could not be read were to be left out.
+        notes: what its user should know of it, a sentence each.
     """
 
     name: str
@@ -161,32 +179,43 @@ class DataSet:
     test: Split
     sha256: str
     is_split_by_seed: bool = True
+    source: str = ""
+    skips_unreadable: bool = False
+    notes: tuple[str, ...] = ()
 
 
 def load_data(
-    source: str, *, seed: int, image_size: int = 32, max_tensor_bytes: int = MAX_TENSOR_BYTES
+    source: str,
+    *,
+    seed: int,
+    image_size: int = 32,
+    skip_unreadable: bool = False,
+    max_tensor_bytes: int = MAX_TENSOR_BYTES,
 ) -> DataSet:
     """Load a data set and split its training images 9:1 into train and validation, where it has none to validate with.
 
     Args:
         source: a name or a path, see above.
-        seed: decides which images validate.
+        seed: decides which images validate, and of one folder of classes which test.
         image_size: images of class folders are resized to this height and width.
+        skip_unreadable: leave images of class folders that cannot be read out, instead of refusing them.
         max_tensor_bytes: class folders with larger training images are left on disk.
 
     Raises:
         TrainingError: there is no such data, or it cannot be read.
     """
     train: Split
-    test: Split
+    test: Split | None
     validation: Split | None = None
+    notes: tuple[str, ...] = ()
+    is_path = is_folders = False
     if source == "digits":
         classes, train, test = _digits()
         image_size = 8
     else:
-        is_name = source in DOWNLOADS
+        is_path = source not in DOWNLOADS
         cache = Path(pooch.os_cache("anytime-inference")) / source
-        path = download(DOWNLOADS[source], cache) if is_name else Path(source)
+        path = Path(source) if is_path else download(DOWNLOADS[source], cache)
         if not source or not path.exists():
             raise TrainingError(f"{source or 'an empty name'}: no such data; choose {_choices()}")
         archive = read_archive(path)
@@ -194,28 +223,40 @@ def load_data(
             classes, train, test = archive.classes, _split(archive.train), _split(archive.test)
             image_size = 32
         else:
-            classes, train, validation, test = _class_folders(path, image_size, max_tensor_bytes)
+            is_folders = True
+            classes, (train, validation, test), notes = _class_folders(
+                path, image_size, max_tensor_bytes, skip_unreadable
+            )
     _check_classes(source, classes)
     for kind, split in (("training", train), ("test", test)):
-        if not len(split):
+        if split is not None and not len(split):
             raise TrainingError(f"{source}: holds no {kind} images")
+    if len(train) * VALIDATION_FRACTION < 1:
+        raise TrainingError(f"{source}: holds {len(train)} training images; at least 10 are needed")
     digest = hashlib.sha256()
     for split in filter(None, (train, validation, test)):
         for part in split.content():
             digest.update(part)
     order = torch.randperm(len(train), generator=torch.Generator().manual_seed(seed))
-    n_validation = 0 if validation else int(len(train) * VALIDATION_FRACTION)
-    if len(train) * VALIDATION_FRACTION < 1:
-        raise TrainingError(f"{source}: holds {len(train)} training images; at least 10 are needed")
+    is_split_by_seed = validation is None
+    if test is None:
+        test, validation, train = (train.take(own) for own in stratified(train.labels, order))
+    else:
+        n_validation = 0 if validation else int(len(train) * VALIDATION_FRACTION)
+        validation = validation or train.take(order[:n_validation])
+        train = train.take(order[n_validation:])
     return DataSet(
         name=Path(source).resolve().name,
         classes=classes,
         image_size=image_size,
-        train=train.take(order[n_validation:]),
-        validation=validation or train.take(order[:n_validation]),
+        train=train,
+        validation=validation,
         test=test,
         sha256=digest.hexdigest(),
-        is_split_by_seed=validation is None,
+        is_split_by_seed=is_split_by_seed,
+        skips_unreadable=skip_unreadable,
+        source=str(Path(source).resolve()) if is_path else source,
+        notes=(*notes, *(doubts(classes, train, validation, test) if is_folders else ())),
     )
 
 
@@ -233,7 +274,7 @@ def _check_classes(source: str, classes: tuple[str, ...]) -> None:
 
 def _choices() -> str:
     """Say what a data set can be named by."""
-    return f"digits, {', '.join(DOWNLOADS)}, or a folder with train/<class>/* and test/<class>/*"
+    return f"digits, {', '.join(DOWNLOADS)}, or {EXPECTED}"
 
 
 def _digits() -> tuple[tuple[str, ...], TensorSplit, TensorSplit]:
@@ -254,81 +295,75 @@ def _split(part: Labelled) -> TensorSplit:
     return TensorSplit(torch.from_numpy(part.images), torch.from_numpy(part.labels))
 
 
+Parts = tuple[Split, Split | None, Split | None]
+"""Images to train on, to validate with and to test with; ``None`` where there is no folder of them."""
+
+
 def _class_folders(
-    root: Path, image_size: int, max_tensor_bytes: int
-) -> tuple[tuple[str, ...], Split, Split | None, Split]:
-    """Read the images to train on, to validate with where there are any, and to test with."""
-    classes = _classes(root / "train")
-    if len(classes) < 2:
-        raise TrainingError(
-            f"{root}: no data set, {len(classes)} classes in train; expected {_choices()} with at least 2 classes"
-        )
-    # ImageNet's test images have no labels, and no class folders: val is the test.
-    scored = [root / part for part in ("val", "test") if _classes(root / part)]
-    if not scored:
-        raise TrainingError(
-            f"{root}: neither test nor val holds class folders; sort the images of one into folders named as those of train"
-        )
-    for folder in scored:
-        differing = set(classes) ^ set(_classes(folder))
-        if differing:
-            raise TrainingError(
-                f"{folder}: its class folders differ from those of train: {', '.join(sorted(differing)[:5])}"
-            )
-    files = [_files(part, classes, image_size) for part in (root / "train", *scored)]
-    splits: list[Split] = [*files]
-    if len(files[0]) * image_size**2 * 3 > max_tensor_bytes:
-        for split in files:
-            _check_headers(split)
-    else:
-        splits = [_in_memory(split) for split in files]
-    train, *validation, test = splits
-    return classes, train, validation[0] if validation else None, test
-
-
-def _classes(folder: Path) -> tuple[str, ...]:
-    """Return the names of a folder's class folders, in order."""
-    return tuple(
-        sorted(p.name for p in folder.glob("*") if p.is_dir() and not p.name.startswith("."))
+    root: Path, image_size: int, max_tensor_bytes: int, skip_unreadable: bool
+) -> tuple[tuple[str, ...], Parts, tuple[str, ...]]:
+    """Read class folders: their names, their images, and what is left out of them."""
+    found = find_images(root)
+    is_large = len(found.train) * image_size**2 * 3 > max_tensor_bytes
+    read: Callable[[Path], Pixels | None] = (
+        _check_header if is_large else partial(_read, image_size=image_size)
     )
+    faults: list[str] = []
+
+    def readable(images: Images) -> Split:
+        pixels: list[Pixels] = []
+        kept: Images = []
+        for image, result in zip(images, _attempt_each(read, images), strict=True):
+            if isinstance(result, TrainingError):
+                faults.append(str(result))
+                continue
+            kept.append(image)
+            if result is not None:
+                pixels.append(result)
+        labels = torch.tensor([label for _, label in kept], dtype=torch.int64)
+        if not is_large and kept:
+            return TensorSplit(torch.from_numpy(np.stack(pixels)), labels)
+        paths = np.empty(len(kept), object)
+        paths[:] = [path for path, _ in kept]
+        return FileSplit(paths, labels, image_size)
+
+    train, validation, test = (
+        None if images is None else readable(images)
+        for images in (found.train, found.validation, found.test)
+    )
+    assert train is not None
+    if not faults:
+        return found.classes, (train, validation, test), found.notes
+    what = f"{len(faults)} images cannot be read" if len(faults) > 1 else "an image cannot be read"
+    if not skip_unreadable:
+        raise TrainingError(
+            f"{root}: {what}; mend the data, or go without with --skip-unreadable: {named(faults)}"
+        )
+    note = f"{what}, left out: {named(faults)}"
+    return found.classes, (train, validation, test), (*found.notes, note)
 
 
-def _files(folder: Path, classes: Iterable[str], image_size: int) -> FileSplit:
-    """List the images of one split, class by class in order of their names."""
-    files: list[tuple[Path, int]] = []
-    for label, name in enumerate(classes):
-        found = [
-            path
-            for path in sorted((folder / name).glob("*"))
-            if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
-        ]
-        if not found:
-            raise TrainingError(
-                f"{folder / name}: holds no images ({', '.join(sorted(IMAGE_SUFFIXES))})"
-            )
-        files += [(path, label) for path in found]
-    paths = np.empty(len(files), object)
-    paths[:] = [path for path, _ in files]
-    return FileSplit(paths, torch.tensor([label for _, label in files]), image_size)
+def _attempt_each(
+    read: Callable[[Path], Pixels | None], images: Images
+) -> Iterator[Pixels | TrainingError | None]:
+    """Give what reading each image gives, or how it fails: all of them are met before training, not days into it."""
 
+    def attempt(image: tuple[Path, int]) -> Pixels | TrainingError | None:
+        try:
+            return read(image[0])
+        except TrainingError as error:
+            return error
 
-def _check_headers(split: FileSplit) -> None:
-    """Open every file of a split, which might else be met when training has gone on for days."""
-    with ThreadPoolExecutor() as pool:
-        for chunk in np.array_split(split.paths, len(split) // HEADERS_AHEAD + 1):
-            for _ in pool.map(_check_header, chunk):
-                pass
+    with ThreadPoolExecutor() as pool, tqdm(total=len(images), desc="reading", disable=None) as bar:
+        for first in range(0, len(images), FILES_AHEAD):
+            for result in pool.map(attempt, images[first : first + FILES_AHEAD]):
+                bar.update()
+                yield result
 
 
 def _check_header(path: Path) -> None:
     with _opened(path):
         pass
-
-
-def _in_memory(split: FileSplit) -> TensorSplit:
-    """Decode every image of a split."""
-    batches = split.batches(torch.split(torch.arange(len(split)), 1024))
-    return TensorSplit(torch.cat([images for images, _ in batches]), split.labels)
 
 
 def _read(path: Path, image_size: int) -> Pixels:
@@ -346,6 +381,4 @@ def _opened(path: Path) -> Iterator[Image.Image]:
     except MemoryError:
         raise
     except Exception as error:  # Pillow's readers raise nearly anything on damaged files
-        raise TrainingError(
-            f"{path}: not a readable image ({error}); replace it before you train: a set without it is another"
-        ) from error
+        raise TrainingError(f"{path}: not a readable image ({error})") from error

@@ -289,7 +289,14 @@ def _start(recipe: Recipe, data: DataSet, folder: Path, *, seed: int, resume: bo
             f"{folder}: holds a checkpoint already; continue it with --resume or choose another --out"
         )
     if not exists:
-        return Checkpoint(recipe=recipe, seed=seed, dataset=data.name, dataset_sha256=data.sha256)
+        return Checkpoint(
+            recipe=recipe,
+            seed=seed,
+            dataset=data.name,
+            dataset_sha256=data.sha256,
+            source=data.source,
+            skips_unreadable=data.skips_unreadable,
+        )
     checkpoint = load_checkpoint(folder)
     for what, theirs, ours in (
         *_fields(checkpoint.recipe, recipe),
@@ -299,7 +306,8 @@ def _start(recipe: Recipe, data: DataSet, folder: Path, *, seed: int, resume: bo
         if theirs != ours:
             raise TrainingError(
                 f"{folder}: its checkpoint has {what} {theirs}, this run has {ours}; "
-                "resume with what it was begun with, or choose another --out"
+                "resume with what it was begun with; or train on from its weights by another schedule: "
+                f"--begin-with {folder}, with another --out and without --resume"
             )
     return checkpoint
 

@@ -156,8 +156,35 @@ def test_images_and_mini_batches_have_the_size_that_is_asked_for(
 
     recipe = load_checkpoint(tmp_path / "run").recipe
     assert (recipe.architecture.image_size, recipe.batch_size) == (20, 8)
-    assert main(["evaluate", "--run", run, "--data", data]) == 0
-    assert not capsys.readouterr().err
+    capsys.readouterr()
+    assert main(["evaluate", "--run", run]) == 0  # it knows its data
+    assert "4 validation images of " in capsys.readouterr().out
+
+
+def test_what_a_user_should_know_of_the_data_is_said_before_training(
+    class_folders: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (class_folders / "train" / "dark" / "000.jpg").write_bytes(b"no image")
+    train = ["train", "--recipe", "tiny", "--epochs", "1", "--out", str(tmp_path / "run")]
+    train += ["--data", str(class_folders)]
+    assert main(train) == 1
+    assert (
+        "an image cannot be read; mend the data, or go without with --skip-unreadable"
+        in capsys.readouterr().err
+    )
+
+    assert main([*train, "--skip-unreadable"]) == 0
+    assert "note: an image cannot be read, left out: " in capsys.readouterr().err
+    assert main(["evaluate", "--run", str(tmp_path / "run")]) == 0
+
+
+def test_a_file_that_is_no_archive_is_not_fetched_again(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = ["train", "--recipe", "tiny", "--out", str(tmp_path / "run"), "--data", __file__]
+    assert main(run) == 1
+
+    assert "is a file, but no .tar.gz of CIFAR; pass that" in capsys.readouterr().err
 
 
 def fill_the_gpu() -> None:
