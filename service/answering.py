@@ -25,6 +25,7 @@ from service.problems import (
 )
 from service.scheduling.deadline_queue import Refine
 from service.schemas import ClassifyQuery
+from service.uploads import read_upload
 from service.watching.telemetry import Outcome
 
 if TYPE_CHECKING:
@@ -75,8 +76,11 @@ async def handle(request: Request, answer: Answering) -> Response | None:
         serving = serving_of(service)
         # Entered with the whole body: a slow sender keeps no bundle from being replaced.
         with serving:
-            query = serving.parse_query(request.scope["query_string"])
             read_at = service.clock()
+            upload = read_upload(
+                body, headers.get(b"content-type", b""), headers.get(b"content-encoding", b"")
+            )
+            query = serving.parse_query(request.scope["query_string"], upload.fields)
             deadline_at = arrived_at + query.deadline_ms / 1e3
             serving.dispatcher.foresee(
                 arrived_at=arrived_at,
@@ -87,8 +91,7 @@ async def handle(request: Request, answer: Answering) -> Response | None:
             )
             with service.bodies.kept(body):
                 pixels = await serving.decoder.decode(
-                    body,
-                    headers.get(b"content-type", b""),
+                    upload.only_file(),
                     give_up_at=deadline_at if query.on_miss == "refuse" else inf,
                 )
             decode_s = service.clock() - read_at

@@ -35,6 +35,9 @@ EXAMPLES: dict[str, Problem] = {
             "4096 bytes of the body have come in 30 s, the longest wait for all", limit=30.0
         ),
         problems.InvalidUpload("the form has no file; it must hold exactly one"),
+        problems.UnsupportedEncoding(
+            "the body has the Content-Encoding 'gzip'; send it as it is", encoding="gzip"
+        ),
         problems.NotAnImage("the 5752 bytes sent are no JPEG, PNG, WEBP image"),
         problems.DamagedImage("the image cannot be decoded: it is truncated"),
         problems.TooManyPixels(
@@ -179,7 +182,8 @@ CLASSIFY: Document = {
     ],
     "requestBody": {
         "required": True,
-        "description": "The bytes of a JPEG, PNG or WebP image, or a multipart form with one file.",
+        "description": "The bytes of a JPEG, PNG or WebP image, or a multipart form with one file; "
+        "its other fields are parameters.",
         "content": {
             **{name: {"schema": _BINARY} for name in ("image/jpeg", "image/png", "image/webp")},
             "multipart/form-data": {"schema": _FORM},
@@ -195,6 +199,7 @@ CLASSIFY_RESPONSES: dict[int | str, Document] = {
         problems.MalformedRequest,
         problems.BodyTooSlow,
         problems.BodyTooLarge,
+        problems.UnsupportedEncoding,
         problems.NotAnImage,
         problems.InvalidParameter,
         problems.DamagedImage,

@@ -72,7 +72,7 @@ class MethodNotAllowed(Problem):
 
 
 class InvalidParameter(Problem):
-    """A query parameter is unknown, repeated, or has a value that it cannot take."""
+    """A parameter, in the query or a form, is unknown, repeated, or has a value that it cannot take."""
 
     status, title = 422, "Invalid parameter"
 
@@ -113,20 +113,26 @@ class InvalidUpload(Problem):
     status, title = 400, "Invalid upload"
 
 
+class UnsupportedEncoding(Problem):
+    """The body is packed, by its ``Content-Encoding``; send the image as it is, which is packed already."""
+
+    status, title = 415, "Unsupported encoding"
+
+
 class NotAnImage(Problem):
-    """The bytes are of no image format that the server reads: JPEG, PNG or WebP."""
+    """The bytes are of no image format that the server reads: JPEG, PNG or WebP, of 8 bits a sample if JPEG."""
 
     status, title = 415, "Not an image"
 
 
 class DamagedImage(Problem):
-    """The bytes begin like an image, but are truncated or damaged."""
+    """The bytes begin like an image, but are truncated or damaged, in their pixels or in what describes them."""
 
     status, title = 422, "Damaged image"
 
 
 class TooManyPixels(Problem):
-    """The image is over the server's limit in pixels, and was not decoded."""
+    """The image is over the server's limit in pixels, or in pixels times scans, and was not decoded."""
 
     status, title = 422, "Too many pixels"
 

@@ -59,18 +59,21 @@ class QueryParser:
 
         self._parsed = lru_cache(CACHED_QUERIES)(self._parse)
 
-    def __call__(self, query_string: bytes) -> ClassifyQuery:
-        """Return the parameters, defaults filled in.
+    def __call__(
+        self, query_string: bytes, fields: tuple[tuple[str, str], ...] = ()
+    ) -> ClassifyQuery:
+        """Return the parameters of a query and the fields of a form, defaults filled in.
 
         Raises:
             InvalidParameter: one is unknown, repeated or bad.
         """
-        return self._parsed(query_string)
+        return self._parsed(query_string, fields)
 
-    def _parse(self, query_string: bytes) -> ClassifyQuery:
+    def _parse(self, query_string: bytes, fields: tuple[tuple[str, str], ...]) -> ClassifyQuery:
         values = dict(self._defaults)
         seen: set[str] = set()
-        for name, text in parse_qsl(query_string.decode("latin-1"), keep_blank_values=True):
+        query = parse_qsl(query_string.decode("latin-1"), keep_blank_values=True)
+        for name, text in (*query, *fields):
             parse = self._parsers.get(name)
             if parse is None:
                 known = ", ".join(self._parsers)

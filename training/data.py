@@ -31,7 +31,8 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
-from model.images import FORMATS, Pixels, to_pixels
+from model.image_files import FORMATS, read_image_file
+from model.images import Pixels, to_pixels
 from training import TrainingError
 from training.archives import DOWNLOADS, Labelled, download, read_archive
 from training.folders import EXPECTED, Images, find_images, named
@@ -362,22 +363,21 @@ def _attempt_each(
 
 
 def _check_header(path: Path) -> None:
-    with _opened(path):
+    with _naming(path), Image.open(path, formats=FORMATS):
         pass
 
 
 def _read(path: Path, image_size: int) -> Pixels:
     """Decode one image to (H, W, 3), as the server does."""
-    with _opened(path) as image:
-        return to_pixels(image, image_size)
+    with _naming(path):
+        return to_pixels(read_image_file(path.read_bytes()), image_size)
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[Image.Image]:
-    """Open an image for the block; name its file where anything fails."""
+def _naming(path: Path) -> Iterator[None]:
+    """Name the file of an image where anything in the block fails."""
     try:
-        with Image.open(path, formats=FORMATS) as image:
-            yield image
+        yield
     except MemoryError:
         raise
     except Exception as error:  # Pillow's readers raise nearly anything on damaged files

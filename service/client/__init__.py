@@ -40,6 +40,7 @@ from service.client.problems import (
     UnexpectedReply,
     UnknownRequest,
     Unreachable,
+    UnsupportedEncoding,
 )
 
 __all__ = [
@@ -81,4 +82,5 @@ __all__ = [
     "UnexpectedReply",
     "UnknownRequest",
     "Unreachable",
+    "UnsupportedEncoding",
 ]

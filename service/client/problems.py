@@ -107,6 +107,12 @@ class InvalidUpload(Problem):
     status = 400
 
 
+class UnsupportedEncoding(Problem):
+    """The body is packed, by its ``Content-Encoding``; send the image as it is, which is packed already."""
+
+    status = 415
+
+
 class NotAnImage(Problem):
     """The bytes are of no image format that the server reads: JPEG, PNG or WebP."""
 

@@ -20,9 +20,7 @@ from PIL import Image
 IMAGE = os.environ.get("IMAGE_UNDER_TEST", "")
 ROOT = Path(__file__).parents[2]
 LARGEST_BYTES = 450_000_000
-RESTRICTED = (
-    "--read-only --tmpfs /tmp --cap-drop ALL --security-opt no-new-privileges --memory 1536m"
-)
+RESTRICTED = "--read-only --tmpfs /tmp --cap-drop ALL --security-opt no-new-privileges --memory 2g"
 
 pytestmark = [
     pytest.mark.skipif(not IMAGE, reason="needs a built image: deploy/try-image.sh makes one"),

@@ -1,5 +1,6 @@
 """The API as clients see it: the real server process, over real sockets."""
 
+import gzip
 import socket
 from io import BytesIO
 
@@ -224,3 +225,36 @@ def assert_problem(response: httpx.Response, status: int, slug: str) -> None:
     assert problem["type"] == f"/problems/{slug}"
     assert problem["status"] == status
     assert problem["title"] == CATALOGUE[slug].title
+
+
+def test_form_fields_are_parameters_of_the_request(server: ServerProcess, jpeg: bytes) -> None:
+    files = [
+        ("file", ("cat.jpg", jpeg, "image/jpeg")),
+        ("meta", ("blob", b"{}", "application/json")),
+    ]
+
+    answer = server.client.post(
+        "/classify", files=files, data={"deadline_ms": "777", "top_k": "2"}
+    ).json()
+
+    assert answer["deadline_ms"] == 777
+    assert len(answer["top"]) == 2
+
+
+@pytest.mark.parametrize(("query", "field"), [("", "deadline"), ("?deadline_ms=5", "deadline_ms")])
+def test_a_form_field_that_is_no_parameter_or_repeats_one_is_refused_by_name(
+    server: ServerProcess, jpeg: bytes, query: str, field: str
+) -> None:
+    response = server.client.post(f"/classify{query}", files={"file": jpeg}, data={field: "5"})
+
+    assert_problem(response, 422, "invalid-parameter")
+    assert response.json()["parameter"] == field
+
+
+def test_a_body_that_is_packed_is_refused(server: ServerProcess, jpeg: bytes) -> None:
+    response = server.client.post(
+        "/classify", content=gzip.compress(jpeg), headers={"Content-Encoding": "gzip"}
+    )
+
+    assert_problem(response, 415, "unsupported-encoding")
+    assert response.headers["accept-encoding"] == "identity"

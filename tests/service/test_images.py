@@ -1,4 +1,5 @@
 import asyncio
+import gzip
 import struct
 import time
 import zlib
@@ -12,11 +13,10 @@ from numpy.testing import assert_allclose, assert_array_equal
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from service.images import ImageDecoder, image_content
+from service.images import ImageDecoder
 from service.problems import (
     DamagedImage,
     Expired,
-    InvalidUpload,
     NotAnImage,
     Overloaded,
     Problem,
@@ -170,14 +170,19 @@ async def test_other_bytes_are_no_image(decoder: ImageDecoder, content: bytes) -
         await decoder.decode(content)
 
 
+async def test_a_gzip_body_is_called_one(decoder: ImageDecoder, jpeg: bytes) -> None:
+    with pytest.raises(NotAnImage, match="packed with gzip"):
+        await decoder.decode(gzip.compress(jpeg))
+
+
 @pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP"])
-async def test_a_truncated_image_is_a_problem(
+async def test_an_image_is_damaged_wherever_it_is_cut_off(
     decoder: ImageDecoder, picture: Image.Image, format: str
 ) -> None:
     whole = encode(picture, format)
 
-    for length in range(1, len(whole) - 20, 7):
-        with pytest.raises((DamagedImage, NotAnImage)):
+    for length in range(12, len(whole) - 20, 7):
+        with pytest.raises(DamagedImage):
             await decoder.decode(whole[:length])
 
 
@@ -213,46 +218,66 @@ async def test_a_large_image_that_nobody_wants_any_more_is_not_decoded(
         await decoder_with(max_waiting=1).decode(content, give_up_at=time.monotonic())
 
 
-def form(*files: bytes) -> bytes:
-    parts = [
-        b'--edge\r\nContent-Disposition: form-data; name="file"; filename="a.jpg"\r\n\r\n' + file
-        for file in files
-    ]
-    return b"\r\n".join([*parts, b"--edge--\r\n"])
-
-
-FORM = b"multipart/form-data; boundary=edge"
-
-
-def test_the_file_of_a_form_is_the_image() -> None:
-    content = b"\xff\xd8 any bytes \r\n--edg \x00" * 1000
-
-    assert image_content(form(content), FORM) == content
-
-
-@pytest.mark.parametrize("content_type", [b"", b"image/jpeg", b"application/x-www-form-urlencoded"])
-def test_any_other_body_is_the_image(content_type: bytes) -> None:
-    assert image_content(b"bytes", content_type) == b"bytes"
-
-
-@pytest.mark.parametrize(
-    ("content_type", "body", "detail"),
-    [
-        (FORM, form(), "holds 0 files"),
-        (FORM, form(b"one", b"two"), "holds 2 files"),
-        (FORM, b"no form at all", "cannot be read"),
-        (FORM, form(b"one")[:-20], "holds 0 files"),
-        (b"multipart/form-data", form(b"one"), "boundary"),
-    ],
-)
-def test_a_form_holds_exactly_one_file(content_type: bytes, body: bytes, detail: str) -> None:
-    with pytest.raises(InvalidUpload, match=detail):
-        image_content(body, content_type)
-
-
 async def test_a_png_may_hold_a_long_text_beside_its_pixels(decoder: ImageDecoder) -> None:
     text, file = PngInfo(), BytesIO()
     text.add_text("workflow", "x" * 1_200_000, zip=True)
     Image.new("RGB", (8, 8), "red").save(file, "PNG", pnginfo=text)
 
     assert (await decoder.decode(file.getvalue()))[0, 0].tolist() == [255, 0, 0]
+
+
+def with_chunk(png: bytes, kind: bytes, body: bytes) -> bytes:
+    """Put a chunk behind the header of a PNG."""
+    chunk = kind + body
+    packed = struct.pack(">I", len(body)) + chunk + struct.pack(">I", zlib.crc32(chunk))
+    return png[:33] + packed + png[33:]
+
+
+@pytest.mark.parametrize("kind", [b"iCCP", b"zTXt", b"iTXt"])
+async def test_what_is_packed_beside_the_pixels_is_never_unpacked(
+    decoder: ImageDecoder, picture: Image.Image, kind: bytes
+) -> None:
+    content = with_chunk(encode(picture, "PNG"), kind, b"name\0\0" + b"not packed at all")
+
+    assert_array_equal(await decoder.decode(content), np.asarray(picture))
+
+
+async def test_scans_without_end_are_refused_by_the_structure(
+    decoder: ImageDecoder, picture: Image.Image
+) -> None:
+    progressive = encode(picture.resize((1000, 1000)), "JPEG", progressive=True)
+    scan = progressive[progressive.rfind(b"\xff\xda") : -2]
+
+    with pytest.raises(DamagedImage, match="1010 scans"):
+        await decoder.decode(progressive[:-2] + 1000 * scan + b"\xff\xd9")
+    with pytest.raises(
+        TooManyPixels, match="in 90 scans, 90000000 to decode, the limit is 64000000"
+    ):
+        await decoder.decode(progressive[:-2] + 80 * scan + b"\xff\xd9")
+
+
+async def test_a_neighbours_deadline_holds_while_large_images_are_decoded(
+    picture: Image.Image,
+) -> None:
+    decoder = decoder_with(max_waiting=100)
+    large = encode(picture.resize((1990, 1990)), "JPEG", progressive=True)
+
+    neighbours = [asyncio.ensure_future(decoder.decode(large)) for _ in range(3)]
+    await decoder.decode(encode(picture.resize((300, 300)), "PNG"))
+    with pytest.raises(Expired):
+        await decoder.decode(large, give_up_at=time.monotonic() + 0.001)
+
+    assert not any(neighbour.done() for neighbour in neighbours[1:])
+    await asyncio.gather(*neighbours)
+
+
+async def test_closing_waits_for_no_image_that_was_not_begun(picture: Image.Image) -> None:
+    decoder = decoder_with(max_waiting=100)
+    large = encode(picture.resize((1990, 1990)), "JPEG", progressive=True)
+    waiting = [asyncio.ensure_future(decoder.decode(large)) for _ in range(10)]
+    await asyncio.sleep(0)
+
+    decoder.close()
+
+    ended = await asyncio.gather(*waiting, return_exceptions=True)
+    assert sum(isinstance(each, asyncio.CancelledError) for each in ended) >= 8
