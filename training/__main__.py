@@ -28,9 +28,10 @@ from training.compare import compare
 from training.config import RECIPES, Augmentation
 from training.data import DataSet, Split, load_data
 from training.distributed import Group, joined_group, own_device
-from training.evaluate import evaluate_checkpoint, reported_subnetworks
+from training.evaluate import confusion, predict_checkpoint, reported_subnetworks, score
 from training.export import export_bundle
 from training.files import check_writable
+from training.history import by_class, draw_curves
 from training.reproduce import EXPERIMENTS, reproduce
 from training.stopping import end_on_signals
 from training.trainer import train
@@ -283,7 +284,7 @@ def _train(options: argparse.Namespace) -> None:
         if group.rank == 0:
             for note in data.notes:
                 print(f"note: {note}", file=sys.stderr)
-        train(
+        checkpoint = train(
             recipe,
             data,
             options.out,
@@ -294,6 +295,8 @@ def _train(options: argparse.Namespace) -> None:
             begin_with=options.begin_with,
             report=partial(print, flush=True),
         )
+        if group.rank == 0:
+            draw_curves(checkpoint.history, options.out)
 
 
 def _evaluate(options: argparse.Namespace) -> None:
@@ -301,7 +304,7 @@ def _evaluate(options: argparse.Namespace) -> None:
     checkpoint = load_trained(options.run)
     data = _data_of(checkpoint, options.data)
     split: Split = getattr(data, options.split)
-    scores = evaluate_checkpoint(checkpoint, data, split, own_device())
+    answers = predict_checkpoint(checkpoint, data, split, own_device())
     architecture = checkpoint.recipe.architecture_for(data)
     print(
         f"{options.run}: {checkpoint.recipe.name}, epoch {checkpoint.epoch}, "
@@ -309,10 +312,13 @@ def _evaluate(options: argparse.Namespace) -> None:
     )
     print(f"{'subnetwork':<14} {'depth':>5} {'MMACs':>9} {'accuracy':>9} {'loss':>7}")
     for name, active in reported_subnetworks(architecture).items():
+        scored = score(answers[name], split.labels)
         print(
             f"{name:<14} {cost.depth(architecture, active):>5} {cost.macs(architecture, active) / 1e6:>9.2f} "
-            f"{scores[name].accuracy:>9.2%} {scores[name].loss:>7.4f}"
+            f"{scored.accuracy:>9.2%} {scored.loss:>7.4f}"
         )
+    print(f"\n{name}, by class:")
+    print(by_class(confusion(answers[name], split.labels), data.classes))
 
 
 def _reproduce(options: argparse.Namespace) -> None:

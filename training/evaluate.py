@@ -134,6 +134,23 @@ def evaluate_checkpoint(
     Raises:
         TrainingError: the data is not what the network was trained on.
     """
+    answers = predict_checkpoint(checkpoint, data, split, device, only=only)
+    return {name: score(logits, split.labels) for name, logits in answers.items()}
+
+
+def predict_checkpoint(
+    checkpoint: Checkpoint,
+    data: DataSet,
+    split: Split,
+    device: torch.device,
+    *,
+    only: Collection[str] = (),
+) -> dict[str, Tensor]:
+    """Return the logits (N, classes) that ``evaluate_checkpoint`` scores, on the CPU.
+
+    Raises:
+        TrainingError: the data is not what the network was trained on.
+    """
     network = restore_network(checkpoint, data).to(device)
     normalise = channel_statistics(data.train).to(device)
     training, scored = data.train.to(device), split.to(device)
@@ -141,7 +158,14 @@ def evaluate_checkpoint(
     sets = {name: active for name, active in reported.items() if not only or name in only}
     subnetworks = extract_each_for_serving(network, sets.values(), training, normalise)
     answers = predict_each(subnetworks, scored, normalise)
-    return {name: score(logits, scored.labels) for name, logits in zip(sets, answers, strict=True)}
+    return {name: logits.cpu() for name, logits in zip(sets, answers, strict=True)}
+
+
+def confusion(logits: Tensor, labels: Tensor) -> Tensor:
+    """Return how many images of each class (rows) were taken for each class (columns), int64 (classes, classes)."""
+    classes = logits.shape[1]
+    pairs = labels * classes + logits.argmax(1)
+    return torch.bincount(pairs, minlength=classes**2).view(classes, classes)
 
 
 def fit_temperature(logits: Tensor, labels: Tensor) -> float:

@@ -38,6 +38,7 @@ from training.evaluate import (
     score,
 )
 from training.files import written_by_one
+from training.history import epoch_line, write_history
 from training.optim import Optimizer, averaged, rate_factor
 from training.origin import begin_from, completed, is_for_other_classes
 
@@ -93,7 +94,9 @@ def train(
             with group.together():
                 if group.rank == 0:
                     save_checkpoint(checkpoint, folder)
-                    report(_epoch_line(record, recipe.epochs))
+                    write_history(checkpoint.history, folder)
+                    took_s = time.perf_counter() - started_at
+                    report(epoch_line(record, recipe.epochs, took_s))
     return checkpoint
 
 
@@ -368,16 +371,3 @@ def _has_bf16(device: torch.device) -> bool:
 def mixed_precision(device: torch.device) -> torch.autocast | nullcontext[None]:
     """Return bf16 autocast where the device computes it in hardware, else float32."""
     return torch.autocast(device.type, dtype=torch.bfloat16) if _has_bf16(device) else nullcontext()
-
-
-def _epoch_line(record: dict[str, float], epochs: int) -> str:
-    """Return the line printed after an epoch: validation accuracy of every column alone and of the full network."""
-    accuracies = "  ".join(
-        f"{key.removesuffix('/accuracy')} {value:.1%}"
-        for key, value in record.items()
-        if key.endswith("/accuracy")
-    )
-    return (
-        f"epoch {record['epoch']:.0f}/{epochs}  loss {record['train_loss']:.3f}  {accuracies}  "
-        f"({record['images_per_s']:.0f} images/s)"
-    )

@@ -269,7 +269,11 @@ def test_train_then_evaluate_by_the_command_line(
     table = capsys.readouterr().out.splitlines()
     assert "360 test images of digits" in table[0]
     assert table[1].split() == ["subnetwork", "depth", "MMACs", "accuracy", "loss"]
-    assert [row.split()[0] for row in table[2:]] == ["column-1", "column-2", "column-3", "full"]
+    assert [row.split()[0] for row in table[2:6]] == ["column-1", "column-2", "column-3", "full"]
+    assert table[7] == "full, by class:"
+    assert [row.split()[0] for row in table[9:]] == list("0123456789")
+    assert sum(int(row.split()[1]) for row in table[9:]) == 360
+    assert (tmp_path / "run" / "curves.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_export_prints_what_the_bundle_holds(
