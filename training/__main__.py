@@ -23,9 +23,10 @@ from model.drop_path import DropPath
 from training import TrainingError, first_line
 from training.anytime import evaluate_anytime
 from training.arguments import DATA_HELP, add_run_arguments, add_seed, positive, within
+from training.check import check_folder
 from training.checkpoint import Checkpoint, load_trained
 from training.compare import compare
-from training.config import RECIPES, Augmentation
+from training.config import RECIPES, Augmentation, recipes_help
 from training.data import DataSet, Split, load_data
 from training.distributed import Group, joined_group, own_device
 from training.evaluate import confusion, predict_checkpoint, reported_subnetworks, score
@@ -40,6 +41,7 @@ EXAMPLES = {  # from data to a served model, and what else there is
     "train": "anytime train --recipe tiny --out runs/digits",
     "evaluate": "anytime evaluate --run runs/digits --split test",
     "export": "anytime export --run runs/digits --out runs/digits/bundle",
+    "data": "anytime data check photos",
     "measure": "anytime measure --bundle runs/digits/bundle --out runs/digits",
     "reproduce": "anytime reproduce table4 --data cifar10 --out runs/table4",
     "compare": "anytime compare --data cifar10 --out runs/compared",
@@ -95,10 +97,17 @@ def _parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
+    folder = commands.add_parser("data", help="look at a folder of images before training on it")
+    folder.add_argument("what", choices=["check"], help="what cannot be read, what is there twice")
+    folder.add_argument(
+        "folder", type=Path, help="<class>/*, or train/<class>/* and test/<class>/*"
+    )
+    folder.set_defaults(command=lambda options: print(check_folder(options.folder)))
+
     fit = commands.add_parser(
         "train",
         help="train a network by a named recipe",
-        description=_recipes_help(),
+        description=recipes_help(),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     fit.add_argument(
@@ -223,16 +232,6 @@ def _parser() -> argparse.ArgumentParser:
     for name, command in commands.choices.items():
         command.epilog = f"example: {EXAMPLES[name]}"
     return parser
-
-
-def _recipes_help() -> str:
-    """List the recipes with what tells them apart."""
-    lines = [f"  {n:<24} {r.architecture.name:<14} {r.description}" for n, r in RECIPES.items()]
-    return (
-        "Train a network; after each epoch its columns are scored and a checkpoint is written.\n"
-        "Start several processes with: torchrun --nproc-per-node N -m training train ...\n\n"
-        "recipes, with their networks:\n" + "\n".join(lines)
-    )
 
 
 def _data_of(checkpoint: Checkpoint, source: str | None) -> DataSet:

@@ -231,3 +231,13 @@ def shortened(recipe: Recipe) -> Recipe:
         weight_decay=_MUON.weight_decay,
         nesterov=_MUON.nesterov,
     )
+
+
+def recipes_help() -> str:
+    """Return how a network is trained on the command line, and the recipes with what tells them apart."""
+    lines = [f"  {n:<24} {r.architecture.name:<14} {r.description}" for n, r in RECIPES.items()]
+    return (
+        "Train a network; after each epoch its columns are scored and a checkpoint is written.\n"
+        "Start several processes with: torchrun --nproc-per-node N -m training train ...\n\n"
+        "recipes, with their networks:\n" + "\n".join(lines)
+    )

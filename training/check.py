@@ -1,0 +1,172 @@
+"""What a folder of images holds, before anything is trained on it: classes, sizes, what cannot be read, what is twice."""
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+
+from tqdm import tqdm
+
+from model.image_files import UnknownImage, read_image_file
+from model.images import to_pixels
+from training import first_line
+from training.folders import ClassFolders, find_images, named
+
+PROBE_SIZE = 32  # images are decoded to this size, to see whether they can be
+FEW_IMAGES = 20  # of a class; fewer are hardly learnt
+UNEVEN = 10  # times as many images in one class as in another
+
+
+@dataclass(frozen=True, slots=True)
+class Looked:
+    """An image file, looked at.
+
+    Attributes:
+        path: of the file.
+        part: "train", "val" or "test"; "all" where the folder is not split.
+        label: its class.
+        digest: sha256 of its bytes.
+        sides: width and height; none where it cannot be read.
+        fault: why it cannot be read, empty where it can.
+    """
+
+    path: Path
+    part: str
+    label: int
+    digest: bytes
+    sides: tuple[int, int] | None
+    fault: str = ""
+
+
+def check_folder(root: Path) -> str:
+    """Look at every image of a folder by class and return a report of lines.
+
+    Raises:
+        TrainingError: it holds no images by class.
+    """
+    found = find_images(root)
+    images = _look_at_all(found)
+    readable = [image for image in images if not image.fault]
+    return "\n".join(
+        (
+            f"{root}: {len(images)} images in {len(found.classes)} classes",
+            *_counts(found, images),
+            *_sizes(readable),
+            *_faults(images, root),
+            *_duplicates(readable, root),
+            *found.notes,
+            *_suggestions(found, readable),
+        )
+    )
+
+
+def _look_at_all(found: ClassFolders) -> list[Looked]:
+    parts = {"train": found.train, "val": found.validation, "test": found.test}
+    if found.test is None:
+        parts = {"all": found.train}
+    files = [(path, part, label) for part, own in parts.items() for path, label in own or ()]
+    with ThreadPoolExecutor() as pool:
+        looked = pool.map(lambda file: _look(*file), files)
+        return list(tqdm(looked, total=len(files), desc="reading", unit=" images", disable=None))
+
+
+def _look(path: Path, part: str, label: int) -> Looked:
+    try:
+        content = path.read_bytes()
+        file = read_image_file(content)
+        to_pixels(file, PROBE_SIZE)
+    except MemoryError:
+        raise
+    except UnknownImage as error:
+        return Looked(path, part, label, b"", None, f"its bytes {error}")
+    except Exception as error:  # whatever is wrong with it is what is reported
+        return Looked(path, part, label, b"", None, first_line(error))
+    digest = hashlib.sha256(content).digest()
+    return Looked(path, part, label, digest, (file.width, file.height))
+
+
+def _counts(found: ClassFolders, images: Sequence[Looked]) -> list[str]:
+    """Return a table of the images of each class in each part."""
+    parts = list(dict.fromkeys(image.part for image in images))
+    counts: dict[tuple[str, int], int] = defaultdict(int)
+    for image in images:
+        counts[image.part, image.label] += 1
+    width = max(len("class"), *map(len, found.classes))
+    head = f"{'class':<{width}}" + "".join(f" {part:>7}" for part in parts)
+    rows = [
+        f"{name:<{width}}" + "".join(f" {counts[part, label]:>7}" for part in parts)
+        for label, name in enumerate(found.classes)
+    ]
+    return [head, *rows]
+
+
+def _sizes(readable: Sequence[Looked]) -> list[str]:
+    sides = sorted(image.sides for image in readable if image.sides)
+    if not sides:
+        return []
+    by_area = sorted(sides, key=lambda each: each[0] * each[1])
+    smallest, middle, largest = (by_area[i] for i in (0, len(by_area) // 2, -1))
+    return [
+        "sizes: "
+        + ", ".join(
+            f"{what} {width}×{height}"
+            for what, (width, height) in (
+                ("smallest", smallest),
+                ("middle", middle),
+                ("largest", largest),
+            )
+        )
+    ]
+
+
+def _faults(images: Sequence[Looked], root: Path) -> list[str]:
+    faults = [f"{_short(image, root)} ({image.fault})" for image in images if image.fault]
+    return [f"cannot be read: {len(faults)}: {named(faults)}"] if faults else []
+
+
+def _duplicates(readable: Sequence[Looked], root: Path) -> list[str]:
+    """Name the files that are there several times: in two parts, as two classes, or otherwise."""
+    same: dict[bytes, list[Looked]] = defaultdict(list)
+    for image in readable:
+        same[image.digest].append(image)
+    kinds: dict[str, list[str]] = defaultdict(list)
+    for copies in same.values():
+        if len(copies) < 2:
+            continue
+        if len({image.label for image in copies}) > 1:
+            kind = "the same file as several classes"
+        elif len({image.part for image in copies}) > 1:
+            kind = "the same file to train and to score with, which flatters"
+        else:
+            kind = "the same file several times"
+        kinds[kind].append(" = ".join(_short(image, root) for image in copies))
+    return [f"{kind}: {len(groups)}: {named(groups)}" for kind, groups in sorted(kinds.items())]
+
+
+def _suggestions(found: ClassFolders, readable: Sequence[Looked]) -> list[str]:
+    learnt = [image for image in readable if image.part in ("train", "all")]
+    numbers = [sum(i.label == label for i in learnt) for label in range(len(found.classes))]
+    lines = []
+    few = [
+        f"{name} ({n})" for name, n in zip(found.classes, numbers, strict=True) if n < FEW_IMAGES
+    ]
+    if few:
+        lines.append(
+            f"suggestion: fewer than {FEW_IMAGES} images to learn from are hardly enough: {named(few)}"
+        )
+    if max(numbers) > UNEVEN * min(numbers):
+        lines.append(
+            f"suggestion: one class has {max(numbers)} images and another {min(numbers)}; rare ones will be missed"
+        )
+    shorter = median(min(image.sides) for image in readable if image.sides) if readable else 0
+    size = 128 if shorter >= 256 else 64 if shorter >= 96 else 0
+    if size:
+        lines.append(f"suggestion: the images are large enough for --image-size {size}")
+    return lines
+
+
+def _short(image: Looked, root: Path) -> str:
+    return str(image.path.relative_to(root))
