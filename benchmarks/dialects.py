@@ -111,7 +111,7 @@ def _plain(path: str) -> Dialect:
 
 
 DIALECTS = {
-    "anytime": _plain("/classify?deadline_ms={deadline_ms:g}&on_miss=refuse"),
+    "anytime": _plain("/classify?deadline_ms={deadline_ms:g}"),
     "plain": _plain("/classify"),
     "form": Dialect(
         "/classify",

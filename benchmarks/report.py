@@ -50,6 +50,41 @@ def write_tables(found: Mapping[str, Any], docs: Path) -> None:
     write_section(docs / "results.md", "serving", "\n\n".join(parts))
 
 
+def write_modes(found: Mapping[str, Any], docs: Path) -> None:
+    """Put the comparison of the values of ``on_miss`` in its place in ``results.md``."""
+    points, conditions = found["modes"], found["conditions"]
+    versions = ", ".join(f"{name} {number}" for name, number in conditions["versions"].items())
+    text = (
+        f"## Late answers or refusals past the capacity\n\n`{COMMAND} --parts modes --seconds {conditions['seconds']:g}` on "
+        f"{conditions['machine']} ({conditions['system']}; {versions}), commit {conditions['commit']}, {conditions['started']}. "
+        "The server has one core and the load generator another; both values of `on_miss` by turns, Poisson arrivals, latency from the intended send "
+        f"time, deadline {conditions['deadline_ms']:g} ms. In time of all offered, median and range over the seeds; then the latest answer "
+        "of all seeds. Runs in which the generator lagged are thrown out.\n\n"
+    )
+    cells: dict[tuple[int, float], dict[str, list[Point]]] = {}
+    for point in points:
+        cell = cells.setdefault((point["connections"], point["rate"]), {})
+        cell.setdefault(point["on_miss"], []).append(point)
+    rows = [
+        [
+            str(connections),
+            f"{rate:g}",
+            *(_mode(cell.get(mode, [])) for mode in ("answer", "refuse")),
+        ]
+        for (connections, rate), cell in cells.items()
+    ]
+    header = ["connections", "offered/s", "`on_miss=answer`", "`on_miss=refuse`"]
+    write_section(docs / "results.md", "modes", text + table(header, rows))
+
+
+def _mode(points: Sequence[Point]) -> str:
+    if not points:
+        return "–"
+    latest_ms = max(point["answered_ms"]["max"] for point in points if point["answered_ms"])
+    in_time = spread([point["in_time"] for point in points], percent)
+    return f"{in_time}, n = {sum(point['offered'] for point in points)}; latest {latest_ms:.0f} ms"
+
+
 def _conditions(conditions: Mapping[str, Any]) -> str:
     versions = ", ".join(f"{name} {number}" for name, number in conditions["versions"].items())
     return (

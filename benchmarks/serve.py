@@ -1,8 +1,8 @@
 """``python -m benchmarks.serve``: measure the real server, alone and beside others, and write the tables and plots.
 
 The server runs on one core and the load generator on another. Nothing else should run on the machine. The parts, in
-order: the floor (a bare handler), deadlines without load, capacity, a long overload, the peers, and rounds of a sweep
-over the rates for as long as the budget lasts.
+order: the floor (a bare handler), deadlines without load, capacity, a long overload, both values of ``on_miss`` up to
+three times the capacity, the peers, and rounds of a sweep over the rates for as long as the budget lasts.
 """
 
 import argparse
@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.conditions import describe_conditions
-from benchmarks.report import publish
+from benchmarks.report import publish, write_modes
 from benchmarks.servers import (
     PEER_DIALECTS,
     ROOT,
@@ -34,8 +34,12 @@ from benchmarks.servers import (
 from model.bundle import Bundle, read_bundle
 
 FIRST_PORT = 9100  # a peer takes up to three
-PARTS = ("floor", "deadlines", "capacity", "overload", "peers", "sweep")
+PARTS = ("floor", "deadlines", "capacity", "overload", "modes", "peers", "sweep")
 RATES = (50, 100, 200, 300, 500, 700, 900, 1100, 1300, 1600, 2000, 3000)
+MODES = ("answer", "refuse")  # of on_miss
+MODE_RATES = (1200, 1600, 2000, 3000, 5000)
+MODE_CONNECTIONS = (64, 512, 3000)
+MODE_SEEDS = 2
 IN_TIME = 0.99  # of all requests offered: the server holds the rate
 COLLAPSED = 0.05  # no more is to be seen at higher rates
 SETTLE_S = 0.5  # at the same rate before what is counted
@@ -114,10 +118,13 @@ class Session:
         phases: list[dict[str, Any]] = json.loads(output)
         return phases
 
-    def point(self, server: Server, rate: float, seed: int) -> dict[str, Any] | None:
+    def point(
+        self, server: Server, rate: float, seed: int, connections: int = 512
+    ) -> dict[str, Any] | None:
         """Return the figures at a rate; None if the generator lagged at every try."""
         for attempt in range(TRIES):
-            arguments = ("--deadline-ms", self.deadline_ms, "--seed", 100 * seed + attempt)
+            arguments: tuple[object, ...] = ("--deadline-ms", self.deadline_ms)
+            arguments += ("--seed", 100 * seed + attempt, "--connections", connections)
             phases = ("--phase", f"{rate}:{SETTLE_S}", "--phase", f"{rate}:{self.seconds}")
             _, figures = self.measure(server, *phases, *arguments)
             if not figures["lagging"]:
@@ -204,6 +211,31 @@ def measure_overload(session: Session, seconds: float) -> None:
     }
 
 
+def measure_modes(session: Session) -> None:
+    """Compare the values of ``on_miss`` side by side, with few connections and with many."""
+    points = session.found["modes"] = []
+    with ExitStack() as stack:
+        servers = [
+            stack.enter_context(
+                session.serving(
+                    anytime(
+                        session.bundle.folder,
+                        "anytime",
+                        settings={"ANYTIME_DEFAULT_ON_MISS": mode},
+                    )
+                )
+            )
+            for mode in MODES
+        ]
+        for seed in range(MODE_SEEDS):
+            for connections in MODE_CONNECTIONS:
+                for rate in MODE_RATES:
+                    for mode, server in zip(MODES, servers, strict=True):
+                        point = session.point(server, rate, seed, connections)
+                        if point is not None:
+                            points.append(point | {"on_miss": mode, "connections": connections})
+
+
 def sweep(session: Session, systems: Sequence[System], seed: int, part: str) -> None:
     """Measure each system at rising rates until it collapses."""
     points = session.found.setdefault(part, [])
@@ -252,6 +284,7 @@ def main() -> int:
         "deadlines": lambda: measure_deadlines(session),
         "capacity": lambda: measure_capacity(session),
         "overload": lambda: measure_overload(session, options.overload_s),
+        "modes": lambda: measure_modes(session),
         "peers": lambda: sweep(session, [*map(bare, graphs), *peers], 0, "peers"),
         "sweep": lambda: _sweep_in_rounds(session),
     }
@@ -259,10 +292,14 @@ def main() -> int:
         print(f"{time.monotonic() - started_at:5.0f} s: {name}", flush=True)
         parts[name]()
         (out / "serving.json").write_text(json.dumps(session.found, indent=1))
+    if "modes" in options.parts:
+        write_modes(session.found, ROOT / "docs")
     if list(options.parts) == list(PARTS):
         publish(session.found, ROOT / "docs")
     else:
-        print(f"what was found is in {out / 'serving.json'}; only a whole measurement is published")
+        print(
+            f"what was found is in {out / 'serving.json'}; but for modes, only a whole measurement is published"
+        )
     return 0
 
 

@@ -65,6 +65,7 @@ def anytime(
             "ANYTIME_POLICY": policy,
             "ANYTIME_PORT": "{port}",
             "ANYTIME_DEVICE": device,
+            "ANYTIME_DEFAULT_ON_MISS": "refuse",  # no other server here is asked for late answers
             "ANYTIME_THREADS": "1",
             "ANYTIME_LOG_SAMPLE": "0",  # no other server here writes a line a request
             **settings,

@@ -82,7 +82,7 @@ async def handle(request: Request, answer: Answering) -> Response | None:
             )
             query = serving.parse_query(request.scope["query_string"], upload.fields)
             deadline_at = arrived_at + query.deadline_ms / 1e3
-            serving.dispatcher.foresee(
+            serving.dispatcher.check_before_decode(
                 arrived_at=arrived_at,
                 deadline_at=deadline_at,
                 on_miss=query.on_miss,
@@ -92,7 +92,9 @@ async def handle(request: Request, answer: Answering) -> Response | None:
             with service.bodies.kept(body):
                 pixels = await serving.decoder.decode(
                     upload.only_file(),
-                    give_up_at=deadline_at if query.on_miss == "refuse" else inf,
+                    give_up_at=serving.scheduler.admission.late_until(
+                        arrived_at, query.deadline_ms / 1e3, query.on_miss, query.subnetwork
+                    ),
                 )
             decode_s = service.clock() - read_at
             asked = Asked(request_id, arrived_at, query, pixels, read_at, decode_s, headers)

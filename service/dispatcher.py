@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from model.images import Pixels
 from service.alarm import Alarm
 from service.problems import DeadlineImpossible, Expired, InternalError, Overloaded, Problem
-from service.scheduling.actions import Expire, HandIn, Refusal, Run, Wait
+from service.scheduling.actions import Displace, Expire, HandIn, Refusal, Run, Wait
 from service.scheduling.deadline_queue import OnMiss, Refine, Request
 from service.scheduling.latency import LatencyModel
 from service.scheduling.scheduler import Scheduler
@@ -165,7 +165,7 @@ class Dispatcher:
             self._scheduler.cancel(request)
             raise
 
-    def foresee(
+    def check_before_decode(
         self,
         *,
         arrived_at: float,
@@ -183,13 +183,15 @@ class Dispatcher:
             DeadlineImpossible, Overloaded: it is.
         """
         request = Request(arrived_at, deadline_at, on_miss, subnetwork)
-        refusal = self._scheduler.admission.foresee(request, self._clock(), was_alone=was_alone)
+        refusal = self._scheduler.admission.check_before_decode(
+            request, self._clock(), was_alone=was_alone
+        )
         if refusal is not None:
             self._came += 1
             raise problem_of(refusal)
 
     def count_shed(self, deadline_s: float, cost_s: float) -> None:
-        """Count an arrival that was refused by its head, and what that cost this thread."""
+        """Count an arrival that was shed before it came here, and what that cost this thread."""
         self._shed += 1
         self._shed_s += cost_s
         self._scheduler.admission.count_shed(self._clock(), deadline_s)
@@ -224,6 +226,9 @@ class Dispatcher:
                         self._workers[run.device].start(partial(self._run, run))
                 case Expire(requests):
                     self._expire(requests)
+                case Displace(requests, refusal):
+                    for request in requests:
+                        self._fail(request, problem_of(refusal))
                 case HandIn(requests):
                     for request in requests:
                         self._hand_in(request)
@@ -233,7 +238,7 @@ class Dispatcher:
 
     def _expire(self, requests: Sequence[Request]) -> None:
         for request in requests:
-            allowed_ms = 1e3 * (request.deadline_at - request.arrived_at)
+            allowed_ms = 1e3 * (request.late_until - request.arrived_at)
             problem = Expired(f"no run could end within {allowed_ms:g} ms of the arrival")
             self._fail(request, problem)
 
@@ -316,7 +321,7 @@ class Dispatcher:
         """Give a request its answer, unless it is to be refined."""
         job: Job = request.payload
         if job.stop_at_confidence < inf and answered.probabilities.max() >= job.stop_at_confidence:
-            self._scheduler.suffice(request)
+            self._scheduler.accept_answer(request)
         elif not self._has_given_up and self._scheduler.refine(
             request, answered.subnetwork, self._clock()
         ):
@@ -351,8 +356,10 @@ class Dispatcher:
             if now - self._counting_since < OVERHEAD_WINDOW_S:
                 spent_s = cpu_s - self._cpu_s
                 cost_s = max(spent_s - self._shed_s, 0.0) / self._came
-                arrival_s = max(spent_s, 0.0) / (self._came + self._shed)
-                self._scheduler.observe_overhead(cost_s, arrival_s)
+                arrived = self._came + self._shed
+                arrival_s = max(spent_s, 0.0) / arrived
+                replying_s = cost_s / 2 * self._came / arrived
+                self._scheduler.observe_overhead(cost_s, arrival_s, arrival_s - replying_s)
             self._came, self._shed, self._shed_s = 0, 0, 0.0
             self._cpu_s, self._counting_since = cpu_s, now
 

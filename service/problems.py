@@ -152,7 +152,7 @@ class Overloaded(Problem):
 
 
 class Expired(Problem):
-    """The deadline passed while the request waited, and it asked for no late answer."""
+    """The deadline passed while the request waited, and with it the time in which a late answer was wanted."""
 
     status, title = 504, "Expired"
     outcome = "expired"

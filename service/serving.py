@@ -24,7 +24,6 @@ from service.runtime import (
     padded,
     warm_up_batch_sizes,
 )
-from service.scheduling.actions import Refusal
 from service.scheduling.arrivals import Arrivals
 from service.scheduling.latency import LatencyModel
 from service.scheduling.policies import Candidate
@@ -97,6 +96,7 @@ class Serving:
             policy=settings.policy,
             max_queue=settings.max_queue,
             max_batch=settings.max_batch,
+            max_lateness=settings.max_lateness,
             insure=settings.insurance,
         )
         self.dispatcher = Dispatcher(
@@ -124,7 +124,6 @@ class Serving:
         self._worker = shared.worker
         self._clock = shared.clock
         self._arrivals = shared.arrivals
-        self._max_queue = settings.max_queue
         self._requests: set[asyncio.Task[Any] | None] = set()
         self._left_at = -inf
         self._empty = asyncio.Event()
@@ -156,13 +155,11 @@ class Serving:
             query.deadline_ms / 1e3,
             self.scheduler.admission,
         )
-        if unread + len(self.scheduler) >= self._max_queue:
-            backlog_s = admission.backlog_s(unread, now)
-            refusal = Refusal("queue_full", 0.0, self._max_queue, backlog_s)
-            return Shed(problem_of(refusal), deadline_s)
-        if query.on_miss == "refuse" and admission.would_miss_deadline(
-            arrived_at + deadline_s, unread, now
-        ):
+        deadline_at = arrived_at + deadline_s
+        if admission.would_be_full(deadline_at, unread):
+            return Shed(problem_of(admission.queue_full(unread, now)), deadline_s)
+        late_until = admission.late_until(arrived_at, deadline_s, query.on_miss, query.subnetwork)
+        if admission.would_miss_deadline(deadline_at, late_until, unread, now):
             return Shed(SHED, deadline_s)
         return None
 

@@ -84,6 +84,12 @@ class Settings(BaseSettings):
         default="answer",
         description="When no answer fits the deadline: answer late from the fastest subnetwork, or refuse.",
     )
+    max_lateness: float = Field(
+        default=3.0,
+        ge=0,
+        allow_inf_nan=False,
+        description="Latest answer with on_miss=answer, in deadlines after the deadline; what would be later is refused.",
+    )
     default_top_k: int = Field(
         default=5, ge=1, description="Labels in `top` for requests that do not say."
     )

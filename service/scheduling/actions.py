@@ -36,9 +36,17 @@ class Run:
 
 @dataclass(frozen=True, slots=True)
 class Expire:
-    """Refuse ``requests``: they asked for no late answer, and can no longer be met."""
+    """Refuse ``requests``: they can no longer be met, nor answered late while that is of use."""
 
     requests: tuple[Request, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Displace:
+    """Refuse ``requests``: more urgent ones have taken their places in a full queue."""
+
+    requests: tuple[Request, ...]
+    refusal: Refusal
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,4 +63,4 @@ class Wait:
     until: float | None = None
 
 
-Action = Run | Expire | HandIn | Wait
+Action = Run | Expire | Displace | HandIn | Wait

@@ -1,21 +1,24 @@
-"""PURE: who is let in, who is refused and why, and what can be told of that before a request is parsed or decoded."""
+"""PURE: which requests are let in, which are shed and why, and what is known of that before a request is decoded.
+
+A request is *timely* if it can be answered by its deadline behind those due before it. One that cannot, but wants a late
+answer (``on_miss="answer"``), is let in only if the load leaves time for that answer while it is of use; see
+``Admission.late_until``.
+"""
 
 from math import inf, isfinite
 
 import numpy as np
 from numpy.typing import NDArray
 
-from service.scheduling.actions import Refusal
-from service.scheduling.best_effort import BestEffort
+from service.scheduling.actions import Displace, Refusal
 from service.scheduling.capacity import Capacity
-from service.scheduling.deadline_queue import STAGED, DeadlineQueue, Request
+from service.scheduling.deadline_queue import STAGED, DeadlineQueue, OnMiss, Request
 from service.scheduling.forecast import Forecast
 from service.scheduling.latency import LatencyModel
 from service.scheduling.policies import Option
 
 DOUBT_AFTER_S = 0.1  # without a run, on an idle machine that refuses
-FLOOD = 16  # requests that were read and wait are no burst any more: as much comes again while they are worked on
-FLOOD_TAKES = 2.0  # times as long as the work itself, with the refusals of what comes meanwhile
+LEAST_LATE_S = 0.1  # for a deadline that no machine meets: it asks for the fastest answer there is
 
 
 class Admission:
@@ -23,46 +26,60 @@ class Admission:
 
     Args:
         queue: of the requests that can be met.
-        best_effort: of those that get a late answer.
+        late: of those that get a late answer, by ``late_until``.
         latency: predicted run latencies.
         capacity: the machine's time.
         forecast: is told of every arrival.
         fastest: what those run in that would otherwise be lost.
         max_queue: the most requests that may wait.
+        max_lateness: how late an answer may be, in deadlines.
     """
 
     def __init__(
         self,
         queue: DeadlineQueue,
-        best_effort: BestEffort,
+        late: DeadlineQueue,
         latency: LatencyModel,
         capacity: Capacity,
         forecast: Forecast,
         *,
         fastest: Option,
         max_queue: int,
+        max_lateness: float,
     ) -> None:
         self._queue = queue
-        self._best_effort = best_effort
+        self._late = late
         self._latency = latency
         self._capacity = capacity
         self._forecast = forecast
         self._fastest = fastest
         self._max_queue = max_queue
-        self._max_late = (max_queue + 1) // 2  # the other places are for requests that can be met
+        self._max_lateness = max_lateness
+        self._displaced: list[Request] = []
         self._counts = np.arange(1.0, max_queue + 1.0)
         self._last_run_at = -inf
 
     @property
     def _waiting(self) -> int:
-        return len(self._queue) + len(self._best_effort)
+        return len(self._queue) + len(self._late)
 
     def ran(self, now: float) -> None:
         """Note that a run ended."""
         self._last_run_at = now
 
+    def late_until(
+        self, arrived_at: float, deadline_s: float, on_miss: OnMiss, subnetwork: str | None = None
+    ) -> float:
+        """Return when an answer is of no use any more: at the deadline, or some deadlines later if it may be late."""
+        if on_miss == "refuse":
+            return arrived_at + deadline_s
+        late_s = self._max_lateness * deadline_s
+        if deadline_s < self.idle_s(subnetwork):
+            late_s = max(late_s, LEAST_LATE_S)
+        return arrived_at + deadline_s + late_s
+
     def admit(self, request: Request, now: float, *, was_alone: bool = False) -> Refusal | None:
-        """Accept a request, or say why not.
+        """Let a request in, or say why not. A full queue sheds the least urgent request for a more urgent one.
 
         Args:
             request: it has come and was decoded.
@@ -70,51 +87,64 @@ class Admission:
             was_alone: whether all the time since its arrival went to itself.
         """
         self._count_arrival(request, now, is_staged=request.refine in STAGED)
+        found = self._queue_for(request, now, was_alone=was_alone)
+        if isinstance(found, Refusal):
+            return found
         if self._waiting >= self._max_queue:
-            return Refusal("queue_full", 0.0, self._max_queue, self._drain_s(now))
-        name = request.subnetwork or self._fastest.name
-        own_s = self._latency.predict_s(name, self._company(request)) + self._latency.reserve_s
-        start_s = self._start_s(request, now)
-        if now + start_s + own_s <= request.deadline_at:
-            self._queue.add(request)
-        elif request.on_miss == "answer":
-            if len(self._best_effort) >= self._max_late:
-                return Refusal("queue_full", 0.0, self._max_late, self._drain_s(now))
-            self._best_effort.add((request,))
-        else:
-            return self._too_late(request, start_s, own_s, now, was_alone=was_alone)
+            if not self._is_displaceable_by(request.deadline_at) or found is self._late:
+                return self.queue_full(0, now)
+            victims = self._late or self._queue
+            self._displaced.append(victims.last)
+            victims.remove(victims.last)
+        found.add(request)
         return None
 
-    def foresee(self, request: Request, now: float, *, was_alone: bool = False) -> Refusal | None:
-        """Say why a request would be refused although its image took no time to decode, if it would: none need be decoded.
+    def check_before_decode(
+        self, request: Request, now: float, *, was_alone: bool = False
+    ) -> Refusal | None:
+        """Say why a request would be shed although its image took no time to decode, if it would: it need not be decoded.
 
         Args:
             request, now, was_alone: as of ``admit``, which is not to be called for those refused here.
         """
-        if request.on_miss == "answer":
-            return None
-        own_s = self.least_s(request.subnetwork)
-        start_s = self._capacity.until_free_s(now)
-        if now + start_s + own_s <= request.deadline_at:
+        found = self._queue_for(request, now, was_alone=was_alone)
+        if not isinstance(found, Refusal):
             return None
         self._count_arrival(request, now)
-        return self._too_late(request, start_s, own_s, now, was_alone=was_alone)
+        return found
 
-    def would_miss_deadline(self, deadline_at: float, unread: int, now: float) -> bool:
-        """Say whether a request is lost behind those due before it and so many others that are still to come here."""
-        before_s = self._queue.place_of(deadline_at) * self._capacity.pace_s(now)
-        before_s += self._unread_s(unread)
-        if unread >= FLOOD:
-            before_s *= FLOOD_TAKES
-        return now + self._capacity.until_free_s(now) + before_s + self.least_s() > deadline_at
+    def would_miss_deadline(
+        self, deadline_at: float, late_until: float, unread: int, now: float
+    ) -> bool:
+        """Say whether a request is lost behind those due before it and so many others that were read, and wait to be decoded.
+
+        Args:
+            deadline_at: when its answer is due.
+            late_until: when it is of no use any more.
+            unread: requests before it that are still to come here.
+            now: seconds.
+        """
+        own_s = self.least_s()
+        before_s = self._capacity.until_free_s(now) + self._capacity.unread_s(unread, now)
+        before_s += self._queue.place_of(deadline_at) * self._capacity.pace_s(now)
+        if now + before_s + own_s <= deadline_at:
+            return False
+        return now + self._late_start_s(now, unread) + own_s > late_until
+
+    def would_be_full(self, deadline_at: float, unread: int) -> bool:
+        """Say whether a request finds no place behind so many others that are still to come here."""
+        if unread >= self._max_queue:
+            return True
+        is_full = unread + self._waiting >= self._max_queue
+        return is_full and not self._is_displaceable_by(deadline_at)
+
+    def queue_full(self, unread: int, now: float) -> Refusal:
+        """Return what those are told that find no place, with so many requests that are still to come here."""
+        return Refusal("queue_full", 0.0, self._max_queue, self._backlog_s(unread, now))
 
     def count_shed(self, now: float, deadline_s: float) -> None:
-        """Count an arrival that was refused before it came here."""
+        """Count an arrival that was shed before it came here."""
         self._forecast.arrived(now, deadline_s)
-
-    def backlog_s(self, unread: int, now: float) -> float:
-        """Return how long the work lasts that was accepted, and that of so many requests that are still to come here."""
-        return self._drain_s(now) + self._unread_s(unread)
 
     def least_s(self, subnetwork: str | None = None) -> float:
         """Return how long before its deadline the run of a request must start, if it runs alone: in this subnetwork, or any."""
@@ -126,12 +156,12 @@ class Admission:
         name = subnetwork or self._fastest.name
         return self._latency.profile_s(name, 1) + self._latency.idle_reserve_s
 
-    def spare_s(self, now: float) -> NDArray[np.float64]:
-        """Return (n,) how long each waiting request's run could be put off, were all run as fast as can be."""
-        slack_s = self._queue.slack_s(
-            now + self._latency.reserve_s + self._capacity.until_free_s(now)
-        )
-        return slack_s - self._counts[: len(slack_s)] * self._capacity.pace_s(now)
+    def displaced(self, now: float) -> Displace | None:
+        """Return those whose places were taken since the last call, if there are any."""
+        if not self._displaced:
+            return None
+        taken, self._displaced = tuple(self._displaced), []
+        return Displace(taken, self.queue_full(0, now))
 
     def _count_arrival(
         self, request: Request, now: float, *, is_staged: bool | None = None
@@ -144,28 +174,48 @@ class Admission:
             is_staged=is_staged,
         )
 
+    def _queue_for(
+        self, request: Request, now: float, *, was_alone: bool
+    ) -> DeadlineQueue | Refusal:
+        """Return where a request is to wait, or why it is shed."""
+        allowed_s = request.deadline_at - request.arrived_at
+        request.late_until = self.late_until(
+            request.arrived_at, allowed_s, request.on_miss, request.subnetwork
+        )
+        name = request.subnetwork or self._fastest.name
+        own_s = self._latency.predict_s(name, self._company(request)) + self._latency.reserve_s
+        start_s = self._start_s(request, now)
+        if now + start_s + own_s <= request.deadline_at:
+            return self._queue
+        late_s = self._late_start_s(now) + self.least_s(request.subnetwork)
+        if request.on_miss == "answer" and now + late_s <= request.late_until:
+            return self._late
+        return self._too_late(request, start_s, own_s, now, was_alone=was_alone)
+
     def _start_s(self, request: Request, now: float) -> float:
         """Return when a new request could start, in seconds from now; never, if only in another's place."""
-        pace_s = self._capacity.pace_s(now)
-        kept_s = self._kept_s(pace_s)
-        start_s = self._capacity.until_free_s(now) + kept_s
+        start_s = self._capacity.until_free_s(now)
         if not self._queue:
             return start_s
-        place = self._queue.place_of(request.deadline_at)
-        spare_s = self.spare_s(now) - kept_s
+        slack_s = self._queue.slack_s(now + self._latency.reserve_s + start_s)
+        lost = int(slack_s.searchsorted(self._latency.predict_s(self._fastest.name, 1)))
+        place = max(self._queue.place_of(request.deadline_at) - lost, 0)
+        pace_s = self._capacity.pace_s(now)
+        spare_s = self._spare_s(slack_s[lost:], pace_s)
         if place < len(spare_s) and spare_s[place:].min() < pace_s:
             return inf
-        if place:  # of those before it, some may be lost already and take no time
-            start_s += place * pace_s + min(float(spare_s[:place].min()), 0.0)
+        if place:  # of those before it, some may be lost behind others and take no time
+            before_s = place * pace_s + min(float(spare_s[:place].min()), 0.0)
+            start_s += max(before_s, 0.0)
         return start_s
 
-    def _kept_s(self, pace_s: float) -> float:
-        """Return the time that is kept free for the next best-effort request: once it is due, as long as it takes."""
-        if not self._best_effort:
-            return 0.0
-        if not self._best_effort.is_due:
-            return pace_s
-        return max(pace_s, self._latency.predict_s(self._best_effort.subnetwork, 1))
+    def _spare_s(self, slack_s: NDArray[np.float64], pace_s: float) -> NDArray[np.float64]:
+        """Return (n,) how long each request's run could be put off, were all run as fast as can be."""
+        return slack_s - self._counts[: len(slack_s)] * pace_s
+
+    def _late_start_s(self, now: float, unread: int = 0) -> float:
+        """Return when a late answer's run could start, behind all other work and in time that no arrival needs."""
+        return self._backlog_s(unread, now) / self._capacity.idle_fraction(now)
 
     def _company(self, request: Request) -> int:
         """Return the size of the batch a new request will run in, were all run as fast as can be."""
@@ -173,14 +223,19 @@ class Admission:
             return 1
         return min(len(self._queue) + 1, self._fastest.best_size)
 
-    def _unread_s(self, unread: int) -> float:
-        """Return how long so many requests take that are still to come here."""
-        each_s = self._capacity.run_s() + self._forecast.overhead_s
-        return unread * each_s / self._latency.devices
-
     def _drain_s(self, now: float) -> float:
         """Return when the requests that wait should be done, in seconds from now."""
         return self._waiting * self._capacity.pace_s(now) + self._capacity.until_free_s(now)
+
+    def _backlog_s(self, unread: int, now: float) -> float:
+        """Return how long the work lasts that was accepted, and that of so many requests that are still to come here."""
+        return self._drain_s(now) + self._capacity.unread_s(unread, now)
+
+    def _is_displaceable_by(self, deadline_at: float) -> bool:
+        """Say whether one that waits is less urgent than a new request with this deadline."""
+        return bool(self._late) or (
+            bool(self._queue) and self._queue.last.deadline_at > deadline_at
+        )
 
     def _doubt_old_predictions(self, now: float) -> None:
         """Keep a machine that refuses everything from believing for ever that it is slow: only runs tell it better."""

@@ -9,6 +9,7 @@ from service.scheduling.forecast import Forecast
 from service.scheduling.latency import LatencyModel
 
 LEAST_FREE = 0.05  # arrivals that cost more time than there is still leave a little to decide with
+LEAST_IDLE = 0.1  # callers that wait for their answers take all the time there is, and leave it to a short backlog
 MORE_ARRIVALS = 2.0  # standard deviations over the mean, where each arrival takes time
 
 Number = TypeVar("Number", float, NDArray[np.float64])
@@ -67,13 +68,24 @@ class Capacity:
         return self._fastest_s * self._latency.slowdown(device)
 
     def pace_s(self, now: float) -> float:
-        """Return the least time between the requests answered, all work counted."""
-        outside_s = self._forecast.overhead_s / 2
-        return (self.run_s() + outside_s) / (self._latency.devices * self.free_fraction(now))
+        """Return the least time that a waiting request takes, run and reply, beside the arrivals that are read meanwhile."""
+        reply_s = self._forecast.overhead_s / 2
+        return (self.run_s() + reply_s) / (self._latency.devices * self.free_fraction(now))
+
+    def unread_s(self, unread: int, now: float) -> float:
+        """Return how long so many requests take that are still to be decoded, beside the arrivals that are read meanwhile."""
+        each_s = self.run_s() + self._forecast.overhead_s
+        return unread * each_s / (self._latency.devices * self.free_fraction(now))
+
+    def idle_fraction(self, now: float) -> float:
+        """Return the fraction of time that is left if all arrivals at their lasting rate are answered."""
+        each_s = self.run_s() + self._forecast.overhead_s
+        busy = self._forecast.lasting_rate(now) * each_s / self._latency.devices
+        return max(1.0 - busy, LEAST_IDLE)
 
     def free_fraction(self, now: float) -> float:
-        """Return the fraction of time that reading and replying to arrivals leave."""
-        busy = self._forecast.rate(now) * self._forecast.arrival_s / self._latency.devices
+        """Return the fraction of time that reading arrivals leaves."""
+        busy = self._forecast.rate(now) * self._forecast.deciding_s / self._latency.devices
         return max(1.0 - busy, LEAST_FREE)
 
     def arrivals_s(self, coming: Number) -> Number:

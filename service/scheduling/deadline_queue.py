@@ -2,8 +2,9 @@
 
 from array import array
 from bisect import bisect_right
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from operator import attrgetter
 from typing import Any, Literal
 
 import numpy as np
@@ -22,6 +23,7 @@ class Request:
         arrived_at: when it arrived, in seconds of a monotonic clock.
         deadline_at: when its answer is due, reply included, on the same clock.
         on_miss: what becomes of it where no subnetwork can meet its deadline: a late answer, or a refusal.
+        late_until: when a late answer is of no use any more; set by admission, ``deadline_at`` where none is wanted.
         subnetwork: the only subnetwork that may answer it; None leaves the choice to the policy.
         refine: what follows its first answer, which then comes from the fastest subnetwork: nothing, the deepest answer
             that there is time for, or every step to it. ``insured`` is set by the scheduler.
@@ -36,15 +38,24 @@ class Request:
     refine: Refine = "none"
     payload: Any = None
     answered_by: str | None = None
+    late_until: float = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Want no late answer until admission says how late one may be."""
+        self.late_until = self.deadline_at
 
 
 class DeadlineQueue:
     """Requests in deadline order; ties in order of arrival.
 
     The deadlines lie in an array of their own: to insert is to move bytes, and all are seen as one vector.
+
+    Args:
+        due_at: when a request is due here.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, due_at: Callable[[Request], float] = attrgetter("deadline_at")) -> None:
+        self.due_at = due_at
         self._deadlines = array("d")
         self._requests: list[Request] = []
 
@@ -61,14 +72,19 @@ class DeadlineQueue:
         """The most urgent request."""
         return self._requests[0]
 
+    @property
+    def last(self) -> Request:
+        """The least urgent request."""
+        return self._requests[-1]
+
     def place_of(self, deadline_at: float) -> int:
         """Return how many requests go before a new one with this deadline."""
         return bisect_right(self._deadlines, deadline_at)
 
     def add(self, request: Request) -> None:
         """Put a request in its place."""
-        place = self.place_of(request.deadline_at)
-        self._deadlines.insert(place, request.deadline_at)
+        place = self.place_of(self.due_at(request))
+        self._deadlines.insert(place, self.due_at(request))
         self._requests.insert(place, request)
 
     def take(self, count: int) -> tuple[Request, ...]:
@@ -79,11 +95,12 @@ class DeadlineQueue:
 
     def remove(self, request: Request) -> bool:
         """Remove one request; False if it is not here."""
-        for place in range(self.place_of(request.deadline_at) - 1, -1, -1):
+        due_at = self.due_at(request)
+        for place in range(self.place_of(due_at) - 1, -1, -1):
             if self._requests[place] is request:
                 del self._requests[place], self._deadlines[place]
                 return True
-            if self._deadlines[place] != request.deadline_at:
+            if self._deadlines[place] != due_at:
                 break
         return False
 

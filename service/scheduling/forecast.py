@@ -12,6 +12,9 @@ from numpy.typing import NDArray
 
 RECENT_S = 0.025  # time constant of the current rate; over 5 ms it was no better
 PROOFS = (16, 64)  # so many arrivals prove a rate before the recent one has risen to it
+LASTING_S = (
+    0.25  # time constant of the lasting rate: that a late answer waits for, some deadlines long
+)
 LONELY = 24  # after so many arrivals that each found an idle machine, callers wait for their answers: none comes before
 SHORTEST_PROOF_S = 0.004  # what comes in less comes at one instant, and proves no rate
 HERALD_GAIN = 1 / 256  # an arrival: what follows an arrival is learned over several bursts
@@ -29,6 +32,7 @@ class Forecast:
     def __init__(self) -> None:
         self._recent = 0.0  # arrivals a second at the last arrival; decays from there
         self._heralded = 0.0  # the recent rate as arrivals found it: what one arrival lets expect
+        self._lasting = 0.0  # arrivals a second at the last one, over a longer time
         self._last_at = 0.0
         self._lonely = 0  # the latest arrivals that found an idle machine
         self._proven = 0.0  # the rate that the latest arrivals prove, by a standard deviation
@@ -39,6 +43,7 @@ class Forecast:
         self._sums_s: NDArray[np.float64] = np.zeros(1)
         self._overhead_s = 0.0
         self._arrival_s = 0.0
+        self._deciding_s = 0.0
         self._staged = 0.0
         self._going_on = 1.0
 
@@ -59,8 +64,13 @@ class Forecast:
 
     @property
     def arrival_s(self) -> float:
-        """The mean cost of any arrival there; one that is refused unread costs little."""
+        """The mean cost of any arrival there; one that is shed unread costs little."""
         return self._arrival_s
+
+    @property
+    def deciding_s(self) -> float:
+        """The part of it until the arrival waits for its run, or is shed: that is spent before any run."""
+        return self._deciding_s
 
     def arrived(
         self,
@@ -92,16 +102,18 @@ class Forecast:
         self._heralded *= exp(-silence_s / HERALD_MEMORY_S)
         self._heralded += HERALD_GAIN * (self._recent - self._heralded)
         self._recent += 1 / RECENT_S
+        self._lasting = self._lasting * exp(-silence_s / LASTING_S) + 1 / LASTING_S
         self._deadlines_s.append(max(deadline_s, 0.0))
         self._seen += 1
         if self._seen < DEADLINES_KEPT or self._seen % (DEADLINES_KEPT // 4) == 0:
             self._sorted_s = np.sort(np.array(self._deadlines_s))
             self._sums_s = np.concatenate(([0.0], np.cumsum(self._sorted_s)))
 
-    def observe_overhead(self, cost_s: float, arrival_s: float) -> None:
-        """Learn what a request that was decided on cost outside its run, and what an arrival did."""
+    def observe_overhead(self, cost_s: float, arrival_s: float, deciding_s: float) -> None:
+        """Learn what a request that was decided on cost outside its run, any arrival, and that until it was decided on."""
         self._overhead_s += OVERHEAD_GAIN * (cost_s - self._overhead_s)
         self._arrival_s += OVERHEAD_GAIN * (arrival_s - self._arrival_s)
+        self._deciding_s += OVERHEAD_GAIN * (deciding_s - self._deciding_s)
 
     def observe_first_answer(self, *, is_enough: bool) -> None:
         """Learn whether a first answer was enough."""
@@ -126,10 +138,14 @@ class Forecast:
         return recent + (self._heralded - recent) * goes_on
 
     def lasting_rate(self, now: float) -> float:
+        """Return the mean rate of arrivals, per second, over a quarter of a second."""
+        return self._lasting * exp(-max(now - self._last_at, 0.0) / LASTING_S)
+
+    def lull_rate(self, now: float) -> float:
         """Return the part of the rate that does not come from the latest arrivals alone: what is left in a lull."""
         return min(self._heralded, self.rate(now))
 
-    def harmless_s(self, answer_s: float, rate: float) -> float:
+    def max_blocking_s(self, answer_s: float, rate: float) -> float:
         """Return for how long a device may be kept from arrivals: but one in 50 such runs costs none its deadline.
 
         Args:

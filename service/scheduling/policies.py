@@ -141,10 +141,9 @@ class Anytime:
         head_s = float(outlook.slack_s[0])
         share_s = self._share_s(outlook)
         fastest = self.options[0]
-        rivals_fit = (
-            outlook.rate * (fastest.pace_s * slowdown) < self._latency.devices * outlook.free
-        )
-        for option in reversed(self.options if rivals_fit else self.options[:1]):
+        each_s = fastest.pace_s * slowdown + 2 * outlook.outside_s
+        arrivals_fit = outlook.rate * each_s < self._latency.devices
+        for option in reversed(self.options if arrivals_fit else self.options[:1]):
             size = option.paying(option.fitting(outlook.runnable, head_s, device))
             if size and self._latency.typical_s(option.name, size, device) <= size * share_s:
                 if self._is_to_insure(option, size, outlook, size * share_s):

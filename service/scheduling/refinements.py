@@ -29,14 +29,14 @@ class Leave:
         start_s: seconds until it is free.
         machine_s: seconds of all devices until the most urgent one's answer must be handed in, less what others need.
         rivals: how many share that time, those refined included.
-        shield_s: the longest run that is unlikely to cost an arrival its deadline.
+        max_blocking_s: the longest run that is unlikely to cost an arrival its deadline.
     """
 
     device: int
     start_s: float
     machine_s: float
     rivals: float
-    shield_s: float
+    max_blocking_s: float
 
     @property
     def share_s(self) -> float:
@@ -145,13 +145,13 @@ class Refinements:
             start_s=self._capacity.until_free_s(now),
             machine_s=machine_s - rivals * self._forecast.overhead_s / 2,
             rivals=rivals,
-            shield_s=self._shield_s(rate),
+            max_blocking_s=self.max_blocking_s(rate),
         )
 
     def step(self, request: Request, answered_by: str, leave: Leave, now: float) -> Option | None:
         """Return the subnetwork that should answer a request next, after one that has; None if there is no time."""
         slack_s = self.hand_in_at(request) - now - leave.start_s
-        limit_s = min(slack_s, leave.share_s, leave.shield_s)
+        limit_s = min(slack_s, leave.share_s, leave.max_blocking_s)
         deeper = [each for each in self._options if each.accuracy > self._accuracy[answered_by]]
         fitting = [
             (each, cost_s)
@@ -167,11 +167,11 @@ class Refinements:
             )
         return deepest
 
-    def awaits_lull(self, request: Request, answered_by: str, leave: Leave, now: float) -> bool:
+    def should_defer(self, request: Request, answered_by: str, leave: Leave, now: float) -> bool:
         """Whether a request that asked for better answers could have one, but for the latest arrivals."""
         if request.refine not in STAGED:
             return False
-        in_lull = replace(leave, shield_s=self._shield_s(self._forecast.lasting_rate(now)))
+        in_lull = replace(leave, max_blocking_s=self.max_blocking_s(self._forecast.lull_rate(now)))
         return self.step(request, answered_by, in_lull, now) is not None
 
     def take(self, option: Option, leave: Leave, now: float) -> tuple[Request, ...]:
@@ -187,14 +187,14 @@ class Refinements:
         size = option.paying(size)
         while size > 1:
             cost_s = self._latency.typical_s(option.name, size, leave.device)
-            if cost_s <= min(slack_s, size * leave.share_s, leave.shield_s):
+            if cost_s <= min(slack_s, size * leave.share_s, leave.max_blocking_s):
                 break
             size -= 1
         return self._waiting.take(size)
 
-    def _shield_s(self, rate: float) -> float:
+    def max_blocking_s(self, rate: float) -> float:
         """Return the longest run that is unlikely to cost one of the arrivals at a rate its deadline."""
         if not rate:
             return inf
         answer_s = self._latency.predict_s(self._options[0].name, 1) + self._latency.reserve_s
-        return self._forecast.harmless_s(answer_s, rate)
+        return self._forecast.max_blocking_s(answer_s, rate)

@@ -3,15 +3,16 @@
 The rules:
 
 1. A request is due at ``deadline_at``; its run must end ``latency.reserve_s`` earlier, for the reply.
-2. On arrival: a full queue refuses it. A request that cannot be met, or only in place of one accepted before, is
-   refused if it asks for that (``on_miss="refuse"``), and else becomes *best effort*.
+2. On arrival: a request that cannot be met, or only in place of one accepted before, is shed; unless it takes a late
+   answer (``on_miss="answer"``) and the load leaves time for one by ``late_until``: then it is *late*. In a full queue
+   the least urgent gives way.
 3. Requests that can be met run in the order of their deadlines (EDF); the policy chooses how many, and the subnetwork.
    A request that names its subnetwork runs in it; a batch is of neighbours in the queue that name the same or none.
 4. A waiting request that not even the fastest subnetwork can meet any more, or that the policy gives up so that more
-   others are met, is expired or becomes best effort.
-5. Best-effort requests run in the fastest subnetwork (or the one they name), first come first served: when nothing
-   else waits, and at most once in ``BEST_EFFORT_EVERY`` runs where every waiting request can still be met after it.
-   Admission keeps time for that run, so they neither delay others past their deadlines nor starve.
+   others are met, is expired or becomes late.
+5. Late requests run in the fastest subnetwork (or the one they name), in the order of ``late_until``: when no timely one
+   waits, and for no longer than arrivals could wait. One that cannot be answered by ``late_until`` is expired. So a late
+   answer never costs a timely one.
 6. A request that has an answer may be refined: it asks for that, or the policy insured it, by a shallow answer before a
    deep one that might be late. Refinements run when nothing waits that has no answer, those asked for also after a lull
    that they wait for; the best answer there is is handed in when the deadline comes.
@@ -20,21 +21,22 @@ How an adapter drives it: ``admit`` each request as it arrives; then, and after 
 ``next_action`` until it returns ``Wait``, and call again at ``Wait.until`` at the latest. ``observe`` and
 ``observe_reply`` of the latency model, and ``observe_overhead`` here, are told what was measured: how long a run took,
 how long from its end to its replies, and the time a request costs, outside its run, the cores that also run it (zero
-where runs are elsewhere, on a GPU). Before ``admit`` it may ask, to save work on what is lost: ``would_miss_deadline`` before it
-reads a request's body, ``foresee`` before it decodes its image, both of ``admission``, whose ``count_shed`` is told of those
-that the first shed.
+where runs are elsewhere, on a GPU). Before ``admit`` it may ask, to save work on what is lost: ``would_miss_deadline``
+before it reads a request, ``check_before_decode`` before it decodes its image, both of ``admission``, whose
+``count_shed`` is told of those that the first shed.
 After a run the adapter offers each request to ``refine``; what is not taken has its last answer. Every admitted request
-leaves exactly once: in a ``Run`` after which it is not refined, in an ``Expire``, in a ``HandIn``, or by ``cancel``.
+leaves exactly once: in a ``Run`` after which it is not refined, in an ``Expire``, a ``Displace``, a ``HandIn``, or by
+``cancel``.
 """
 
 from collections.abc import Sequence
+from operator import attrgetter
 
 import numpy as np
 from numpy.typing import NDArray
 
 from service.scheduling.actions import Action, Expire, HandIn, Refusal, Run, Wait
 from service.scheduling.admission import Admission
-from service.scheduling.best_effort import BestEffort
 from service.scheduling.capacity import Capacity
 from service.scheduling.deadline_queue import STAGED, DeadlineQueue, Request
 from service.scheduling.forecast import Forecast
@@ -42,7 +44,7 @@ from service.scheduling.latency import LatencyModel
 from service.scheduling.policies import Candidate, GiveUp, Outlook, policy_named
 from service.scheduling.refinements import Refinements
 
-LULL_S = 0.005  # after so long a refinement that waits for fewer arrivals is looked at again
+DEFER_S = 0.005  # after so long a run that waits for fewer arrivals is looked at again
 
 
 class Scheduler:
@@ -54,6 +56,7 @@ class Scheduler:
         policy: ``anytime``, ``slackfit`` or ``static:<subnetwork>``.
         max_queue: the most requests that may wait for an answer, and for a better one.
         max_batch: the most requests in one run.
+        max_lateness: how late an answer may be, in deadlines.
         insure: whether the policy may let a shallow answer precede a deep one that might be late.
 
     Attributes:
@@ -71,6 +74,7 @@ class Scheduler:
         policy: str = "anytime",
         max_queue: int = 1024,
         max_batch: int = 16,
+        max_lateness: float = 3.0,
         insure: bool = True,
     ) -> None:
         self._latency = latency
@@ -82,15 +86,16 @@ class Scheduler:
         self._forecast = Forecast()
         self._capacity = Capacity(latency, self._forecast, self._fastest.pace_s)
         self._queue = DeadlineQueue()
-        self._best_effort = BestEffort(self._fastest.name)
+        self._late = DeadlineQueue(attrgetter("late_until"))
         self.admission = Admission(
             self._queue,
-            self._best_effort,
+            self._late,
             latency,
             self._capacity,
             self._forecast,
             fastest=self._fastest,
             max_queue=max_queue,
+            max_lateness=max_lateness,
         )
         accuracy = {each.name: each.accuracy for each in subnetworks}
         self._refinements = Refinements(
@@ -105,7 +110,7 @@ class Scheduler:
 
     def __len__(self) -> int:
         """Return how many requests wait for an answer."""
-        return len(self._queue) + len(self._best_effort)
+        return len(self._queue) + len(self._late)
 
     @property
     def refinable(self) -> int:
@@ -119,19 +124,21 @@ class Scheduler:
     def next_action(self, now: float) -> Action:
         """Return what to do now; call again until it is ``Wait``."""
         device = self._capacity.free_device()
+        displaced = self.admission.displaced(now)
+        if displaced:
+            return displaced
         due = self._refinements.due(now)
         if due:
             return HandIn(due)
-        expired = self._give_up(self._hopeless(now, can_start=device is not None))
+        can_start = device is not None
+        expired = self._give_up(self._hopeless(self._queue, now, can_start=can_start))
+        expired += self._late.take(self._hopeless(self._late, now, can_start=can_start))
         if expired:
             return Expire(expired)
         if device is None:
             return Wait(self._next_due_at())
-        if self._best_effort and (not self._queue or self._has_room_for_best_effort(now)):
-            return self._run_best_effort(device, now)
         if not self._queue:
-            return self._run_refinement(device, now)
-        self._best_effort.pass_over()
+            return self._run_late(device, now) or self._run_refinement(device, now)
         outlook = self._outlook(device, now)
         forced = self._forced(self._queue.head)
         if forced is not None:
@@ -166,7 +173,7 @@ class Scheduler:
         has_place = len(self._refinements) < self._max_queue
         if not has_place or not (
             self._refinements.step(request, answered_by, leave, now)
-            or self._refinements.awaits_lull(request, answered_by, leave, now)
+            or self._refinements.should_defer(request, answered_by, leave, now)
         ):
             self._refinements.release(request)
             return False
@@ -174,7 +181,7 @@ class Scheduler:
         request.answered_by = answered_by
         return True
 
-    def suffice(self, request: Request) -> None:
+    def accept_answer(self, request: Request) -> None:
         """Let a request go whose answer is good enough."""
         if request.answered_by is None and request.refine in STAGED:
             self._forecast.observe_first_answer(is_enough=True)
@@ -184,7 +191,7 @@ class Scheduler:
         """Take out all that wait."""
         return (
             *self._queue.take(len(self._queue)),
-            *self._best_effort.clear(),
+            *self._late.take(len(self._late)),
             *self._refinements.clear(),
         )
 
@@ -192,13 +199,19 @@ class Scheduler:
         """Remove a request whose client has gone; False if it no longer waits."""
         return (
             self._queue.remove(request)
-            or self._best_effort.remove(request)
+            or self._late.remove(request)
             or self._refinements.release(request)
         )
 
-    def observe_overhead(self, cost_s: float, arrival_s: float) -> None:
-        """Learn what a request that comes here costs, outside its run, the cores that run it, and what any arrival does."""
-        self._forecast.observe_overhead(cost_s, arrival_s)
+    def observe_overhead(self, cost_s: float, arrival_s: float, deciding_s: float) -> None:
+        """Learn what requests cost the cores that run them, outside their runs.
+
+        Args:
+            cost_s: one that comes here.
+            arrival_s: any arrival, by the mean; some are shed before they come here.
+            deciding_s: the part of that until it waits for its run, or is shed.
+        """
+        self._forecast.observe_overhead(cost_s, arrival_s, deciding_s)
 
     def _outlook(self, device: int, now: float) -> Outlook:
         """Return what the policy may know."""
@@ -229,68 +242,76 @@ class Scheduler:
         others = len(self) + len(self._refinements) - 1
         leave = self._refinements.leave(self._queue.head, now, others=others)
         slack_s = self._refinements.hand_in_at(self._queue.head) - now
-        return min(slack_s, leave.share_s, leave.shield_s)
+        return min(slack_s, leave.share_s, leave.max_blocking_s)
 
     def _forced(self, request: Request) -> str | None:
         """Return the only subnetwork that may give a request its first answer."""
         return request.subnetwork or (self._fastest.name if request.refine != "none" else None)
 
-    def _hopeless(self, now: float, *, can_start: bool) -> int:
-        """Return how many of the most urgent requests can no longer be met."""
+    def _hopeless(self, queue: DeadlineQueue, now: float, *, can_start: bool) -> int:
+        """Return how many of the most urgent requests of a queue can no longer be met."""
         count = 0
-        for request in self._queue:
-            spare_s = self._latest_start_at(request) - now
+        for request in queue:
+            spare_s = self._latest_start_at(queue, request) - now
             if spare_s > 0 or (spare_s == 0 and can_start):
                 break
             count += 1
         return count
 
     def _give_up(self, count: int) -> tuple[Request, ...]:
-        """Take out the most urgent requests; those to be answered late become best effort, the others return."""
+        """Take out the most urgent requests; those that take a late answer become late, the others return."""
         gone = self._queue.take(count) if count else ()
-        self._best_effort.add(each for each in gone if each.on_miss == "answer")
+        for request in gone:
+            if request.on_miss == "answer":
+                self._late.add(request)
         return tuple(each for each in gone if each.on_miss == "refuse")
 
-    def _latest_start_at(self, request: Request) -> float:
-        """Return the last instant at which a run of its own would still meet a request."""
-        return request.deadline_at - self.admission.least_s(request.subnetwork)
+    def _latest_start_at(self, queue: DeadlineQueue, request: Request) -> float:
+        """Return the last instant at which a run of its own would still meet a request of a queue."""
+        return queue.due_at(request) - self.admission.least_s(request.subnetwork)
 
     def _next_due_at(self) -> float | None:
-        """Return when a request must be refused that asks for that, or the best answer so far be handed in."""
-        due_at = self._refinements.next_hand_in_at
-        if self._queue and self._queue.head.on_miss == "refuse":
-            expires_at = self._latest_start_at(self._queue.head)
-            return expires_at if due_at is None else min(expires_at, due_at)
-        return due_at
+        """Return when a request must be given up, or the best answer so far be handed in."""
+        due_at = [
+            self._latest_start_at(each, each.head) for each in (self._queue, self._late) if each
+        ]
+        hand_in_at = self._refinements.next_hand_in_at
+        if hand_in_at is not None:
+            due_at.append(hand_in_at)
+        return min(due_at, default=None)
 
-    def _has_room_for_best_effort(self, now: float) -> bool:
-        """Return whether a late request may go first: seldom, and only if no other misses by it."""
-        if not self._best_effort.is_due:
-            return False
-        run_s = self._latency.predict_s(self._best_effort.subnetwork, 1)
-        return bool(self.admission.spare_s(now).min() >= run_s)
-
-    def _run_best_effort(self, device: int, now: float) -> Run:
-        """Run the oldest best-effort requests that go together, in no larger a batch than pays."""
-        subnetwork = self._best_effort.subnetwork
-        batch = self._best_effort.take(1 if self._queue else self._fastest.best_size)
-        return self._start(device, batch, subnetwork, now)
+    def _run_late(self, device: int, now: float) -> Run | None:
+        """Run the late requests that go together, in no larger a batch than pays and no longer than arrivals could wait."""
+        if not self._late:
+            return None
+        subnetwork = self._late.head.subnetwork or self._fastest.name
+        limit_s = self._refinements.max_blocking_s(self._forecast.rate(now))
+        size = self._late.alike(self._fastest.best_size)
+        while size and self._latency.predict_s(subnetwork, size, device) > limit_s:
+            size -= 1
+        return self._start(device, self._late.take(size), subnetwork, now) if size else None
 
     def _run_refinement(self, device: int, now: float) -> Run | HandIn | Wait:
         """Run the most urgent requests that have an answer and time for a better one; hand in the others."""
         if not self._refinements:
-            return Wait(self._next_due_at())
+            return self._wait(now, is_deferred=bool(self._late))
         head = self._refinements.head
         assert head.answered_by is not None
         leave = self._refinements.leave(head, now, others=len(self._refinements) - 1)
         option = self._refinements.step(head, head.answered_by, leave, now)
         if option is None:
-            if self._refinements.awaits_lull(head, head.answered_by, leave, now):
-                due_at = self._next_due_at()
-                return Wait(now + LULL_S if due_at is None else min(due_at, now + LULL_S))
+            if self._refinements.should_defer(head, head.answered_by, leave, now):
+                return self._wait(now, is_deferred=True)
             self._refinements.release(head)
             return HandIn((head,))
         return self._start(device, self._refinements.take(option, leave, now), option.name, now)
+
+    def _wait(self, now: float, *, is_deferred: bool) -> Wait:
+        """Wait until something is due, or a run that was deferred is to be looked at again."""
+        due_at = self._next_due_at()
+        if not is_deferred:
+            return Wait(due_at)
+        return Wait(now + DEFER_S if due_at is None else min(due_at, now + DEFER_S))
 
     def _start(self, device: int, batch: tuple[Request, ...], subnetwork: str, now: float) -> Run:
         predicted_s = self._latency.predict_s(subnetwork, len(batch), device)

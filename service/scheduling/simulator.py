@@ -10,7 +10,7 @@ from heapq import heappop, heappush
 from itertools import count
 from math import inf
 
-from service.scheduling.actions import Expire, HandIn, Run, Wait
+from service.scheduling.actions import Displace, Expire, HandIn, Run, Wait
 from service.scheduling.deadline_queue import Request
 from service.scheduling.latency import LatencyModel
 from service.scheduling.scheduler import Scheduler
@@ -64,7 +64,7 @@ class Tally:
     Args:
         in_time: answers in time, by subnetwork.
         late: answers after their deadline.
-        refused: refused on arrival, by reason.
+        refused: shed on arrival or for a more urgent one, by reason.
         expired: given up in the queue.
     """
 
@@ -170,7 +170,7 @@ class Simulation:
             if self._half_s:
                 self._now = self._machine.ends_at(self._now, self._half_s)
                 overhead_s = self._machine.overhead_s
-                self._scheduler.observe_overhead(overhead_s, arrival_s=overhead_s)
+                self._scheduler.observe_overhead(overhead_s, overhead_s, deciding_s=self._half_s)
             refusal = self._scheduler.admit(self._arrivals.popleft(), self._now)
             if refusal is not None:
                 self.tally.refused[refusal.reason] += 1
@@ -183,6 +183,9 @@ class Simulation:
                 case Expire(expired):
                     self.tally.expired += len(expired)
                     self.unanswered -= len(expired)
+                case Displace(requests, refusal):
+                    self.tally.refused[refusal.reason] += len(requests)
+                    self.unanswered -= len(requests)
                 case HandIn(requests):
                     given_at = self._now
                     for request in requests:

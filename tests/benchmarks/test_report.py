@@ -1,7 +1,7 @@
 from pathlib import Path
 from typing import Any
 
-from benchmarks.report import write_tables
+from benchmarks.report import write_modes, write_tables
 
 CONDITIONS = {
     "machine": "a machine",
@@ -51,3 +51,16 @@ def test_ours_is_compared_with_the_best_of_the_others_at_each_rate(tmp_path: Pat
     text = (tmp_path / "results.md").read_text()
     assert "| 100 | 90.0 % (90.0 %–90.0 %) | 88.0 % | bare handler: full | +2.0 |" in text
     assert "| 900 | 80.0 % (80.0 %–80.0 %) | 10.0 % | bare handler: full | +70.0 |" in text
+
+
+def test_the_values_of_on_miss_stand_side_by_side(tmp_path: Path) -> None:
+    modes = [
+        point("anytime", 2000, 0.8) | {"on_miss": mode, "connections": 64, "offered": 10}
+        for mode in ("answer", "refuse")
+    ]
+
+    write_modes({"conditions": CONDITIONS, "modes": modes}, tmp_path)
+
+    written = (tmp_path / "results.md").read_text()
+    cell = "100.0 % (100.0 %–100.0 %), n = 10; latest 3 ms"
+    assert f"| 64 | 2000 | {cell} | {cell} |" in written

@@ -419,7 +419,7 @@ async def test_what_was_shed_early_is_no_cost_of_those_that_came(
     monkeypatch.setattr(
         Scheduler,
         "observe_overhead",
-        lambda _, cost_s, arrival_s: costs.append((cost_s, arrival_s)),
+        lambda _, cost_s, arrival_s, deciding_s: costs.append((cost_s, arrival_s)),
     )
     machine, now = Machine(), time.monotonic()
     machine.go.set()

@@ -80,7 +80,7 @@ def test_the_overhead_is_a_mean_of_what_was_observed() -> None:
     forecast = Forecast()
 
     for k in range(400):
-        forecast.observe_overhead(0.0002 if k % 2 else 0.0006, arrival_s=0.0001)
+        forecast.observe_overhead(0.0002 if k % 2 else 0.0006, arrival_s=0.0001, deciding_s=0.0001)
 
     assert forecast.overhead_s == pytest.approx(0.0004, rel=0.05)
     assert forecast.arrival_s == pytest.approx(0.0001, rel=0.05)
@@ -91,7 +91,7 @@ def test_a_run_is_harmless_as_long_as_the_latest_deadlines_could_wait() -> None:
     for k in range(64):
         forecast.arrived(0.01 * k, 0.010)
 
-    assert forecast.harmless_s(0.001, rate=100) == pytest.approx(0.009)
+    assert forecast.max_blocking_s(0.001, rate=100) == pytest.approx(0.009)
 
 
 def test_deadlines_that_nothing_can_meet_protect_nobody() -> None:
@@ -99,7 +99,7 @@ def test_deadlines_that_nothing_can_meet_protect_nobody() -> None:
     for k in range(64):
         forecast.arrived(0.01 * k, 0.000001)
 
-    assert forecast.harmless_s(0.001, rate=100) == float("inf")
+    assert forecast.max_blocking_s(0.001, rate=100) == float("inf")
 
 
 def test_a_rare_urgent_arrival_forbids_only_runs_that_are_likely_to_meet_one() -> None:
@@ -108,4 +108,4 @@ def test_a_rare_urgent_arrival_forbids_only_runs_that_are_likely_to_meet_one() -
         forecast.arrived(0.01 * k, 0.002 if k == 5 else 1.0)
 
     # 100 arrivals a second, one in 64 of them urgent: in 12.8 ms a fiftieth of one comes
-    assert forecast.harmless_s(0.001, rate=100) == pytest.approx(0.0128)
+    assert forecast.max_blocking_s(0.001, rate=100) == pytest.approx(0.0128)

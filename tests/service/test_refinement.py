@@ -123,7 +123,7 @@ def test_an_answer_that_is_good_enough_ends_the_search() -> None:
     run = run_of(core.next_action(0.0))
     core.finished(run, 0.001)
 
-    core.suffice(asked)
+    core.accept_answer(asked)
 
     assert core.next_action(0.001) == Wait()
 

@@ -2,7 +2,7 @@ from collections.abc import Mapping
 
 import pytest
 
-from service.scheduling.actions import Action, Expire, Refusal, Run, Wait
+from service.scheduling.actions import Action, Displace, Expire, Refusal, Run, Wait
 from service.scheduling.deadline_queue import Request
 from service.scheduling.latency import LatencyModel
 from service.scheduling.policies import Candidate
@@ -76,7 +76,7 @@ def test_the_most_urgent_request_runs_first() -> None:
     first = run_of(core.next_action(0.0))
 
     assert first.batch == (urgent,)
-    assert core.next_action(0.0) == Wait()  # the device is busy
+    assert isinstance(core.next_action(0.0), Wait)  # the device is busy
     core.finished(first, 0.004)
     assert run_of(core.next_action(0.004)).batch == (patient,)
 
@@ -92,7 +92,7 @@ def test_a_crowd_shares_its_slack() -> None:
 def test_a_lone_caller_gets_the_deepest_answer_however_fast_it_asks() -> None:
     core, now = scheduler(), 0.0
     core.observe_overhead(
-        0.01, arrival_s=0.01
+        0.01, arrival_s=0.01, deciding_s=0.005
     )  # reading and replying take half a millisecond of the one core
     for _ in range(200):
         core.admit(request(0.03, arrived_at=now), now)
@@ -159,7 +159,9 @@ def test_a_machine_that_refuses_everything_doubts_that_it_is_slow() -> None:
 
 
 @pytest.mark.parametrize("deadline_s", [0.0005, 0.0015, 0.0045, 0.1])
-def test_what_admission_would_refuse_on_an_idle_machine_is_foreseen(deadline_s: float) -> None:
+def test_what_admission_would_refuse_on_an_idle_machine_is_known_before_decoding(
+    deadline_s: float,
+) -> None:
     def slowed() -> Scheduler:
         latency = LatencyModel(PROFILE, reserve_s=0.0)
         for _ in range(30):
@@ -168,19 +170,19 @@ def test_what_admission_would_refuse_on_an_idle_machine_is_foreseen(deadline_s: 
 
     asked = request(deadline_s, refuse=True)
 
-    assert slowed().admission.foresee(asked, 0.0) == slowed().admit(asked, 0.0)
+    assert slowed().admission.check_before_decode(asked, 0.0) == slowed().admit(asked, 0.0)
 
 
-def test_a_request_that_wants_its_answer_late_is_never_foreseen_to_be_lost() -> None:
-    assert scheduler().admission.foresee(request(0.0001), 0.0) is None
+def test_an_idle_machine_answers_late_what_no_machine_could_meet() -> None:
+    assert scheduler().admission.check_before_decode(request(0.0001), 0.0) is None
 
 
-def test_a_request_that_a_run_under_way_leaves_no_time_is_foreseen_to_be_lost() -> None:
+def test_a_request_that_a_run_under_way_leaves_no_time_is_lost_before_decoding() -> None:
     core = scheduler()
     core.admit(request(1.0, subnetwork="full"), 0.0)
     core.next_action(0.0)
 
-    refusal = core.admission.foresee(request(0.005, refuse=True), 0.0)
+    refusal = core.admission.check_before_decode(request(0.005, refuse=True), 0.0)
 
     assert refusal is not None
     assert refusal.reason == "overloaded"
@@ -188,10 +190,10 @@ def test_a_request_that_a_run_under_way_leaves_no_time_is_foreseen_to_be_lost() 
 
 def test_a_lone_caller_stays_one_though_some_of_its_requests_are_impossible() -> None:
     core, now = scheduler(), 0.0
-    core.observe_overhead(0.01, arrival_s=0.01)
+    core.observe_overhead(0.01, arrival_s=0.01, deciding_s=0.005)
     for k in range(200):
         asked = request(0.0001 if k % 10 == 0 else 0.03, now, refuse=True)
-        if core.admission.foresee(asked, now) is None:
+        if core.admission.check_before_decode(asked, now) is None:
             core.admit(asked, now)
             run = run_of(core.next_action(now))
             core.finished(run, now + run.predicted_s)
@@ -201,38 +203,52 @@ def test_a_lone_caller_stays_one_though_some_of_its_requests_are_impossible() ->
     assert run.subnetwork == "full"
 
 
+def misses(core: Scheduler, deadline_s: float, unread: int, late_s: float = 0.0) -> bool:
+    return core.admission.would_miss_deadline(deadline_s, deadline_s + late_s, unread, 0.0)
+
+
 @pytest.mark.parametrize("n", [5, 10, 15])
-def test_a_burst_that_can_be_answered_is_not_shed_early(n: int) -> None:
+def test_a_burst_that_can_be_answered_is_not_shed_unread(n: int) -> None:
     core = scheduler()
     for _ in range(200):
-        core.observe_overhead(0.0005, arrival_s=0.0005)
+        core.observe_overhead(0.0005, arrival_s=0.0005, deciding_s=0.00025)
     work_s = n * (0.001 + 0.0005)
 
-    assert not any(
-        core.admission.would_miss_deadline(work_s + 0.002, unread, 0.0) for unread in range(n)
-    )
+    assert not any(misses(core, work_s + 0.002, unread) for unread in range(n))
 
 
-def test_what_cannot_be_answered_behind_what_was_read_is_count_shed() -> None:
+def test_what_cannot_be_answered_behind_what_was_read_is_shed() -> None:
     core = scheduler()
 
-    assert core.admission.would_miss_deadline(0.008, unread=8, now=0.0)
-    assert not core.admission.would_miss_deadline(0.008, unread=5, now=0.0)
+    assert misses(core, 0.008, unread=8)
+    assert not misses(core, 0.008, unread=5)
 
 
-def test_a_flood_counts_for_twice_its_work() -> None:
+def test_what_can_be_answered_late_is_not_shed_unread() -> None:
     core = scheduler()
 
-    assert not core.admission.would_miss_deadline(0.030, unread=15, now=0.0)
-    assert core.admission.would_miss_deadline(0.030, unread=16, now=0.0)
+    assert not misses(core, 0.008, unread=8, late_s=0.010)
+    assert misses(core, 0.008, unread=40, late_s=0.010)
 
 
-def test_those_who_wait_patiently_turn_no_urgent_request_away() -> None:
+def test_arrivals_that_go_on_take_time_from_what_was_read_before_them() -> None:
+    core = scheduler()
+    for _ in range(200):
+        core.observe_overhead(0.0005, arrival_s=0.0005, deciding_s=0.00025)
+    assert not misses(core, 0.020, unread=10)
+
+    for k in range(200):
+        core.admission.count_shed((k - 200) / 2000, 0.025)
+
+    assert misses(core, 0.020, unread=10)
+
+
+def test_those_who_wait_patiently_shed_no_urgent_request() -> None:
     core = scheduler()
     for _ in range(50):
         core.admit(request(9.0), 0.0)
 
-    assert not core.admission.would_miss_deadline(0.025, unread=4, now=0.0)
+    assert not misses(core, 0.025, unread=4)
 
 
 def test_slow_replies_under_load_do_not_make_a_deadline_impossible() -> None:
@@ -269,32 +285,132 @@ def test_a_full_queue_refuses() -> None:
     assert (refusal.reason, refusal.limit) == ("queue_full", 1)
 
 
-def test_a_deadline_already_past_is_answered_best_effort_when_nothing_else_waits() -> None:
+def late_request(late_s: float = 0.01, deadline_s: float = 0.02) -> Request:
+    """Return one whose deadline is past at 0; it may be answered up to three deadlines later."""
+    return request(deadline_s, arrived_at=-deadline_s - late_s)
+
+
+def test_a_late_answer_waits_until_no_timely_request_does() -> None:
     core = scheduler()
-    late, timely = request(-1.0), request(1.0)
+    late, timely = late_request(), request(1.0)
     core.admit(late, 0.0)
     core.admit(timely, 0.0)
 
     first = run_of(core.next_action(0.0))
-    core.finished(first, 0.1)
-    second = run_of(core.next_action(0.1))
+    core.finished(first, 0.02)
+    second = run_of(core.next_action(0.02))
 
     assert first.batch == (timely,)
     assert (second.batch, second.subnetwork) == ((late,), "column-1")
 
 
-def test_late_answers_take_no_more_than_half_the_places() -> None:
-    core = scheduler(max_queue=4)
+def test_a_late_answer_that_the_load_keeps_waiting_expires_some_deadlines_late() -> None:
+    core = scheduler()
+    late, timely = late_request(), request(1.0)
+    core.admit(late, 0.0)
+    core.admit(timely, 0.0)
+    core.next_action(0.0)
 
-    refusals = [core.admit(request(-1.0), 0.0) for _ in range(3)]
+    wait = core.next_action(0.0)
 
-    assert refusals[:2] == [None, None]
-    assert refusals[2] is not None
-    assert (refusals[2].reason, refusals[2].limit) == ("queue_full", 2)
-    assert core.admit(request(1.0), 0.0) is None
+    assert isinstance(wait, Wait)
+    assert wait.until == pytest.approx(-0.03 + 4 * 0.02 - 0.0011)
+    assert core.next_action((wait.until or 0.0) + 1e-6) == Expire((late,))
 
 
-def test_a_waiting_request_that_can_no_longer_be_met_expires_or_becomes_best_effort() -> None:
+@pytest.mark.parametrize(("max_lateness", "is_shed"), [(0.0, True), (1.0, True), (3.0, False)])
+def test_how_late_an_answer_may_be_is_a_setting(max_lateness: float, is_shed: bool) -> None:
+    core = Scheduler(SUBNETWORKS, LatencyModel(PROFILE, reserve_s=0.0), max_lateness=max_lateness)
+
+    refusal = core.admission.check_before_decode(late_request(late_s=0.03), 0.0)
+
+    assert (refusal is not None) == is_shed
+
+
+def test_no_late_answer_is_promised_where_arrivals_take_all_the_time() -> None:
+    core = scheduler()
+    for k in range(1000):
+        core.admission.count_shed((k - 1000) / 2000, 0.025)  # twice what column-1 can answer
+    for _ in range(10):
+        core.admit(request(0.5), 0.0)
+
+    refusal = core.admission.check_before_decode(late_request(), 0.0)
+
+    assert refusal is not None
+    assert refusal.reason == "overloaded"
+
+
+def test_a_late_run_is_no_longer_than_arrivals_could_wait() -> None:
+    core = scheduler()
+    for k in range(200):
+        core.admission.count_shed((k - 200) / 100, 0.005)
+    late = request(0.02, arrived_at=-0.03, subnetwork="full")
+    core.admit(late, 0.0)
+
+    assert isinstance(core.next_action(0.0), Wait)
+    assert len(core) == 1
+
+
+def test_the_least_urgent_request_gives_way_in_a_full_queue() -> None:
+    core = scheduler(max_queue=3)
+    patient = [request(86_400.0 + k) for k in range(2)]
+    for each in (patient[0], late_request(), patient[1]):
+        core.admit(each, 0.0)
+
+    assert core.admit(request(0.02), 0.0) is None
+    assert core.admit(request(0.02), 0.0) is None
+    displaced = core.next_action(0.0)
+
+    assert isinstance(displaced, Displace)
+    assert displaced.requests[0].on_miss == "answer"
+    assert displaced.requests[1] is patient[1]
+    assert displaced.refusal.reason == "queue_full"
+    assert len(core) == 3
+
+
+def test_a_full_queue_is_full_for_the_least_urgent() -> None:
+    core = scheduler(max_queue=2)
+    core.admit(request(1.0), 0.0)
+
+    assert not core.admission.would_be_full(2.0, unread=0)
+    assert core.admission.would_be_full(2.0, unread=1)
+    assert not core.admission.would_be_full(0.5, unread=1)
+    assert core.admission.would_be_full(0.5, unread=2)
+
+
+def test_after_a_stall_what_cannot_be_met_is_not_admitted() -> None:
+    core = scheduler()
+    core.admit(request(0.005), 0.0)
+    for _ in range(20):
+        core.admit(request(1.02), 0.0)
+
+    # at 1 s the first is lost, and 20 ms of work are due before one with 15 ms
+    refusal = core.admit(request(0.0215, arrived_at=0.9995, refuse=True), 1.0)
+
+    assert refusal is not None
+
+
+def test_a_refusable_request_behind_one_that_may_be_late_expires_on_time() -> None:
+    core = scheduler()
+    core.admit(request(1.0, subnetwork="full"), 0.0)
+    stuck = run_of(core.next_action(0.0))
+    answered, refused = request(0.020), request(0.021, refuse=True)
+    core.admit(answered, 0.0)
+    core.admit(refused, 0.0)
+
+    now, actions = 0.0, []
+    while isinstance(wait := core.next_action(now), Wait) and wait.until is not None:
+        now = wait.until
+        if now > 0.05:
+            break
+    actions.append(wait)
+
+    assert actions == [Expire((refused,))]
+    assert now == pytest.approx(0.021 - 0.0011)
+    assert stuck.subnetwork == "full"
+
+
+def test_a_waiting_request_that_can_no_longer_be_met_expires_or_is_answered_late() -> None:
     core = scheduler()
     refused, answered = request(0.01, refuse=True), request(0.01)
     core.admit(refused, 0.0)
@@ -329,7 +445,7 @@ def test_a_forced_request_runs_in_its_subnetwork_with_its_like_only() -> None:
 
 def test_a_cancelled_request_never_runs() -> None:
     core = scheduler()
-    kept, gone, late = request(1.0), request(1.0), request(-1.0)
+    kept, gone, late = request(1.0), request(1.0), late_request()
     for each in (gone, kept, late):
         core.admit(each, 0.0)
 
@@ -348,7 +464,7 @@ def test_each_device_has_one_run_in_flight() -> None:
     first, second = run_of(core.next_action(0.0)), run_of(core.next_action(0.0))
 
     assert {first.device, second.device} == {0, 1}
-    assert core.next_action(0.0) == Wait()
+    assert isinstance(core.next_action(0.0), Wait)
     core.finished(second, 0.004)
     assert run_of(core.next_action(0.004)).device == second.device
 
