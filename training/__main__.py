@@ -309,12 +309,13 @@ def _evaluate(options: argparse.Namespace) -> None:
         f"{options.run}: {checkpoint.recipe.name}, epoch {checkpoint.epoch}, "
         f"{len(split)} {options.split} images of {data.name}"
     )
-    print(f"{'subnetwork':<14} {'depth':>5} {'MMACs':>9} {'accuracy':>9} {'loss':>7}")
+    print(f"{'subnetwork':<14} {'depth':>5} {'MMACs':>9} {'accuracy':>9} {'95 %':>13} {'loss':>7}")
     for name, active in reported_subnetworks(architecture).items():
         scored = score(answers[name], split.labels)
+        low, high = scored.interval
         print(
             f"{name:<14} {cost.depth(architecture, active):>5} {cost.macs(architecture, active) / 1e6:>9.2f} "
-            f"{scored.accuracy:>9.2%} {scored.loss:>7.4f}"
+            f"{scored.accuracy:>9.2%} {f'{low:.1%}–{high:.1%}':>13} {scored.loss:>7.4f}"
         )
     print(f"\n{name}, by class:")
     print(by_class(confusion(answers[name], split.labels), data.classes))

@@ -31,7 +31,7 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
-from model.image_files import FORMATS, read_image_file
+from model.image_files import FORMATS, UnknownImage, read_image_file
 from model.images import Pixels, to_pixels
 from training import TrainingError
 from training.archives import DOWNLOADS, Labelled, download, read_archive
@@ -380,5 +380,7 @@ def _naming(path: Path) -> Iterator[None]:
         yield
     except MemoryError:
         raise
+    except UnknownImage as error:
+        raise TrainingError(f"{path}: not a readable image (its bytes {error})") from error
     except Exception as error:  # Pillow's readers raise nearly anything on damaged files
         raise TrainingError(f"{path}: not a readable image ({error})") from error

@@ -268,7 +268,7 @@ def test_train_then_evaluate_by_the_command_line(
     assert main(["evaluate", "--run", run, "--split", "test"]) == 0
     table = capsys.readouterr().out.splitlines()
     assert "360 test images of digits" in table[0]
-    assert table[1].split() == ["subnetwork", "depth", "MMACs", "accuracy", "loss"]
+    assert table[1].split() == ["subnetwork", "depth", "MMACs", "accuracy", "95", "%", "loss"]
     assert [row.split()[0] for row in table[2:6]] == ["column-1", "column-2", "column-3", "full"]
     assert table[7] == "full, by class:"
     assert [row.split()[0] for row in table[9:]] == list("0123456789")

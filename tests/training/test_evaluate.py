@@ -41,6 +41,14 @@ def test_a_score_is_the_fraction_of_correct_answers_and_the_cross_entropy() -> N
     assert scored.n == 3
 
 
+def test_an_accuracy_is_the_less_sure_the_fewer_images_it_rests_on() -> None:
+    few, many = (Score(accuracy=0.75, loss=0.0, n=n).interval for n in (24, 2400))
+
+    # Wilson's: (p + z²/2n ± z √(p(1 − p)/n + z²/4n²)) / (1 + z²/n), z = 1.96
+    assert_close(few, (0.55099, 0.88003), atol=1e-4, rtol=0)
+    assert_close(many, (0.73228, 0.76691), atol=1e-4, rtol=0)
+
+
 def test_answers_that_are_no_numbers_are_wrong() -> None:
     logits = torch.tensor([[2.0, 0.0], [math.nan, math.nan], [math.inf, 0.0]])
 
