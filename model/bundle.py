@@ -26,13 +26,17 @@ from pydantic import (
 
 from model.presets import Architecture
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2  # 1 had no int8 graphs; it is read too
 MANIFEST_FILE = "manifest.json"
 WEIGHTS_FILE = "weights.bin"
 PRETRAINED_DIR = Path(__file__).parent / "pretrained"
 
-Precision = Literal["float32", "float16-filters", "float16"]
-"""What the networks are in: with "float16-filters" they are stored in half precision and computed with in float32."""
+Precision = Literal["float32", "float16-filters", "float16", "int8"]
+"""What the networks are in.
+
+With "float16-filters" they are stored in half precision and computed with in float32. With "int8" each is there twice,
+so and in 8-bit integers, and the server runs what is faster on its machine.
+"""
 
 PlainName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 
@@ -56,7 +60,7 @@ class FileRecord(Record):
 
 
 class Measured(Record):
-    """A fraction of correct answers, measured through ONNX Runtime on ``n`` images."""
+    """A fraction of ``n`` images, measured through ONNX Runtime."""
 
     value: Annotated[float, Field(ge=0, le=1)]
     n: Annotated[int, Field(ge=1)]
@@ -78,10 +82,22 @@ class Calibration(Record):
     n: Annotated[int, Field(ge=1)]
 
 
-class Subnetwork(Record):
-    """One exported subnetwork.
+class Quantised(Record):
+    """A subnetwork in 8-bit integers: its own graph, measured for itself.
 
-    The graph takes ``images`` uint8 (N, H, W, 3) and gives ``logits`` and ``probabilities``, float32 (N, classes).
+    ``agreement`` is the share of the validation images to which it gives the same class as the float graph.
+    """
+
+    accuracy: Accuracy
+    calibration: Calibration
+    agreement: Measured
+    graph: FileRecord
+
+
+class Subnetwork(Record):
+    """One exported subnetwork; the bundle may hold it in 8-bit integers too.
+
+    A graph takes ``images`` uint8 (N, H, W, 3) and gives ``logits`` and ``probabilities``, float32 (N, classes).
     """
 
     name: PlainName
@@ -92,6 +108,15 @@ class Subnetwork(Record):
     accuracy: Accuracy
     calibration: Calibration
     graph: FileRecord
+    int8: Quantised | None = None
+
+    @property
+    def in_int8(self) -> "Subnetwork | None":
+        """The same subnetwork as its graph in 8-bit integers is, where there is one."""
+        if self.int8 is None:
+            return None
+        measured = {name: getattr(self.int8, name) for name in ("accuracy", "calibration", "graph")}
+        return self.model_copy(update={**measured, "int8": None})
 
 
 class Provenance(Record):
@@ -144,7 +169,7 @@ class Bundle:
     manifest: Manifest
     digest: str
 
-    def graph_path(self, subnetwork: Subnetwork) -> Path:
+    def graph_path(self, subnetwork: Subnetwork | Quantised) -> Path:
         """Return the path of a subnetwork's ONNX file."""
         return self.folder / subnetwork.graph.name
 
@@ -157,6 +182,11 @@ def file_record(path: Path) -> FileRecord:
     )
 
 
+def is_bundle(folder: Path) -> bool:
+    """Say whether a bundle is there."""
+    return (folder / MANIFEST_FILE).exists()
+
+
 def read_bundle(folder: Path) -> Bundle:
     """Read a bundle and verify every file of it.
 
@@ -166,7 +196,10 @@ def read_bundle(folder: Path) -> Bundle:
     manifest_path = folder / MANIFEST_FILE
     content = _read(manifest_path)
     manifest = _parse_manifest(content, manifest_path)
-    for record in (manifest.weights, *(s.graph for s in manifest.subnetworks)):
+    subnetworks = manifest.subnetworks
+    in_float = [each.graph for each in subnetworks]
+    in_int8 = [each.int8.graph for each in subnetworks if each.int8]
+    for record in (manifest.weights, *in_float, *in_int8):
         _verify(folder / record.name, record)
     return Bundle(folder, manifest, hashlib.sha256(content).hexdigest())
 
@@ -255,9 +288,9 @@ def _parse_manifest(content: bytes, path: Path) -> Manifest:
     version = fields.get("format_version") if isinstance(fields, dict) else None
     if type(version) is not int or version < 1:
         raise BundleError(f"{path}: has no format_version; this is no bundle manifest")
-    if version != FORMAT_VERSION:
+    if version > FORMAT_VERSION:
         raise BundleError(
-            f"{path}: format_version is {version}, this server reads {FORMAT_VERSION}; upgrade it"
+            f"{path}: format_version is {version}, this server reads up to {FORMAT_VERSION}; upgrade it"
         )
     try:
         return Manifest.model_validate_json(content)

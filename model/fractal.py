@@ -155,7 +155,7 @@ class FractalNet(nn.Module):
         for block, block_path in zip(self.blocks, path.blocks, strict=True):
             outputs = block(x, block_path, self.architecture.rows, mode)
             x = join([self.pool(output) for output in outputs])  # (N, channels, H/2, W/2)
-        x = x.squeeze((2, 3)) if self.architecture.final_size == 1 else x.mean((2, 3))
+        x = x.mean((2, 3))  # (N, channels)
         logits: Tensor = self.classifier(x)
         return logits
 

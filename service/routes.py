@@ -126,16 +126,18 @@ async def subnetworks(request: Request) -> SubnetworkList:
     serving = serving_of(service)
     entries = [
         SubnetworkEntry(
-            name=each.name,
-            columns=list(each.columns),
-            depth=each.depth,
-            parameters=each.parameters,
-            macs=each.macs,
+            name=subnetwork.name,
+            columns=list(subnetwork.columns),
+            depth=subnetwork.depth,
+            parameters=subnetwork.parameters,
+            macs=subnetwork.macs,
+            precision=each.precision,
             expected_accuracy=each.accuracy.validation.value,
             test_accuracy=each.accuracy.test.value,
-            predicted_run_latency_ms=round(1e3 * serving.latency.predict_s(each.name, 1), 3),
+            predicted_run_latency_ms=round(1e3 * serving.latency.predict_s(subnetwork.name, 1), 3),
         )
-        for each in sorted(serving.bundle.manifest.subnetworks, key=lambda each: each.macs)
+        for each in sorted(serving.served, key=lambda each: each.subnetwork.macs)
+        for subnetwork in (each.subnetwork,)
     ]
     return SubnetworkList(
         bundle=BundleName(**serving.bundle_name), device=serving.device.name, subnetworks=entries

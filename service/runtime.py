@@ -18,6 +18,7 @@ from model.images import Pixels
 from model.sessions import cores, open_session
 from service.captured import CapturedRuns
 from service.copies import Copies, CudaError, StreamCopies, WaitingCopies
+from service.precision import Profile, int8_name
 
 MAX_THREADS = 4  # the networks are small: more threads wait for each other longer than they compute
 WARM_UP_RUNS = 5
@@ -29,7 +30,6 @@ CUDA, TENSORRT = "CUDAExecutionProvider", "TensorrtExecutionProvider"
 
 RunImages = Callable[[Sequence[Pixels]], NDArray[np.float32]]
 DeviceChoice = Literal["auto", "cpu", "cuda", "tensorrt"]
-Profile = dict[str, dict[int, float]]
 TimeRun = Callable[[str, int], Awaitable[float]]  # subnetwork, batch size; seconds
 
 
@@ -42,7 +42,7 @@ class Device:
 
     Args:
         name: ``cpu``, ``cuda:0`` or ``tensorrt:0``.
-        runs: what runs a batch, by the subnetwork's name.
+        runs: what runs a batch, by the subnetwork's name, and in int8 by ``int8_name`` of it.
         shares_cores: whether its runs leave no core to the event loop.
         gpu: the index of the GPU, if it is one; batches are then padded to the next size that was warmed up.
     """
@@ -55,9 +55,18 @@ class Device:
         self.shares_cores = shares_cores
         self._runs = runs
 
-    def run(self, subnetwork: str, batch: Sequence[Pixels]) -> NDArray[np.float32]:
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What can be run."""
+        return tuple(self._runs)
+
+    def run(self, name: str, batch: Sequence[Pixels]) -> NDArray[np.float32]:
         """Return the probabilities (N, classes) of N images, each uint8 (H, W, 3)."""
-        return self._runs[subnetwork](batch)
+        return self._runs[name](batch)
+
+    def keep(self, chosen: Mapping[str, str]) -> None:
+        """Keep one run for each subnetwork, under the subnetwork's name, and give the others' memory back."""
+        self._runs = {subnetwork: self._runs[name] for subnetwork, name in chosen.items()}
 
     def close(self) -> None:
         """Give the memory of its sessions back."""
@@ -106,7 +115,7 @@ def has_cuda() -> bool:
 
 
 def open_cpu_device(bundle: Bundle, *, threads: int) -> Device:
-    """Create a session for every subnetwork on the CPU.
+    """Create a session for every subnetwork on the CPU, and one more for those that the bundle has in int8 too.
 
     Raises:
         RuntimeUnavailable: a graph does not load.
@@ -114,7 +123,7 @@ def open_cpu_device(bundle: Bundle, *, threads: int) -> Device:
     run_threads = threads or default_threads()
     runs: dict[str, RunImages] = {
         name: partial(_run_session, _open(path, threads=run_threads))
-        for name, path in _graphs(bundle)
+        for name, path in (*_graphs(bundle), *_int8_graphs(bundle))
     }
     return Device("cpu", runs, shares_cores=run_threads >= cores())
 
@@ -246,6 +255,13 @@ def _graphs(bundle: Bundle) -> Iterator[tuple[str, Path]]:
     """Give the name and the file of every subnetwork."""
     for subnetwork in bundle.manifest.subnetworks:
         yield subnetwork.name, bundle.graph_path(subnetwork)
+
+
+def _int8_graphs(bundle: Bundle) -> Iterator[tuple[str, Path]]:
+    """Give the name and the file of every subnetwork in int8 that the bundle has."""
+    for subnetwork in bundle.manifest.subnetworks:
+        if subnetwork.int8:
+            yield int8_name(subnetwork.name), bundle.graph_path(subnetwork.int8)
 
 
 def _open(

@@ -8,7 +8,7 @@ import math
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, cast
+from typing import Any, Literal, cast
 from urllib.parse import parse_qsl
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -215,6 +215,7 @@ class SubnetworkEntry(Document):
     depth: int
     parameters: int
     macs: int = Field(description="Multiply-adds an image.")
+    precision: Literal["float", "int8"] = Field(description="The faster one on this machine.")
     expected_accuracy: float = Field(description="On validation images; choices are made on it.")
     test_accuracy: float
     predicted_run_latency_ms: float = Field(description="Of one image, now.")

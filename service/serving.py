@@ -14,10 +14,10 @@ import structlog
 from model.bundle import Bundle, BundleError, read_bundle
 from service.dispatcher import Dispatcher, problem_of
 from service.images import ImageDecoder
+from service.precision import Profile, Served, choose_precisions
 from service.problems import InvalidParameter, NotReady, Overloaded, Problem
 from service.runtime import (
     Device,
-    Profile,
     RuntimeUnavailable,
     measure_run_latency,
     open_device,
@@ -78,6 +78,7 @@ class Serving:
         self,
         bundle: Bundle,
         device: Device,
+        served: Sequence[Served],
         profile: Profile,
         shared: Shared,
         aside: Aside | None,
@@ -85,8 +86,9 @@ class Serving:
         settings, manifest = shared.settings, bundle.manifest
         self.bundle = bundle
         self.bundle_name = {"name": manifest.name, "digest": bundle.digest}
+        self.served = served
         self.expected_accuracy = {
-            each.name: each.accuracy.validation.value for each in manifest.subnetworks
+            each.subnetwork.name: each.accuracy.validation.value for each in served
         }
         self.device = device
         self.latency = LatencyModel(profile, way_s=WAY_S)
@@ -236,25 +238,24 @@ async def _warm_up(
     bundle: Bundle, shared: Shared, aside: Aside | None, rest: Callable[[float], Awaitable[None]]
 ) -> Serving:
     """Load every graph, measure run latencies, and do what only the first request would do."""
-    settings, manifest = shared.settings, bundle.manifest
+    settings = shared.settings
     sizes = warm_up_batch_sizes(settings.max_batch)
     device = await asyncio.to_thread(_load, bundle, shared, sizes)
 
-    async def time_run(subnetwork: str, size: int) -> float:
-        run = partial(_time_run, bundle, device, subnetwork, size, shared.clock)
+    async def time_run(name: str, size: int) -> float:
+        run = partial(_time_run, bundle, device, name, size, shared.clock)
         run_s = await shared.worker.call(run)
         await rest(run_s)
         return run_s
 
-    profile = await measure_run_latency(
-        time_run,
-        [subnetwork.name for subnetwork in manifest.subnetworks],
-        sizes,
-        budget_s=settings.warm_up_s,
-    )
+    measured = await measure_run_latency(time_run, device.names, sizes, budget_s=settings.warm_up_s)
+    served = choose_precisions(bundle.manifest.subnetworks, measured)
+    chosen = {each.subnetwork.name: each.run_name for each in served}
+    device.keep(chosen)
+    profile = {name: measured[run_name] for name, run_name in chosen.items()}
     if device.gpu is not None:
         profile = padded(profile)
-    serving = Serving(bundle, device, profile, shared, aside)
+    serving = Serving(bundle, device, served, profile, shared, aside)
     await serving.decoder.warm_up()
     return serving
 
@@ -275,7 +276,7 @@ def _load(bundle: Bundle, shared: Shared, batch_sizes: Sequence[int]) -> Device:
 
 
 def _time_run(
-    bundle: Bundle, device: Device, subnetwork: str, size: int, clock: Callable[[], float]
+    bundle: Bundle, device: Device, name: str, size: int, clock: Callable[[], float]
 ) -> float:
     """Run a batch of blank images; return how long it took.
 
@@ -286,14 +287,14 @@ def _time_run(
     batch = [np.zeros((side, side, 3), np.uint8)] * size
     started_at = clock()
     try:
-        probabilities = device.run(subnetwork, batch)
+        probabilities = device.run(name, batch)
     except Exception as error:  # ONNX Runtime has no common base of its errors
         reason = str(error).splitlines()[0]
-        raise RuntimeUnavailable(f"{bundle.folder}: {subnetwork} does not run: {reason}") from error
+        raise RuntimeUnavailable(f"{bundle.folder}: {name} does not run: {reason}") from error
     run_s = clock() - started_at
     if probabilities.shape != (size, classes):
         raise RuntimeUnavailable(
-            f"{bundle.folder}: {subnetwork} gives {probabilities.shape} for {size} images, "
+            f"{bundle.folder}: {name} gives {probabilities.shape} for {size} images, "
             f"the manifest lists {classes} labels"
         )
     return run_s

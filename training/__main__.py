@@ -18,19 +18,19 @@ from typing import get_args
 import torch
 
 from model import cost
-from model.bundle import PRETRAINED_DIR, BundleError, Precision, read_bundle
+from model.bundle import PRETRAINED_DIR, Bundle, BundleError, Precision, is_bundle, read_bundle
 from model.drop_path import DropPath
 from training import TrainingError, first_line
 from training.anytime import evaluate_anytime
 from training.arguments import DATA_HELP, add_run_arguments, add_seed, positive, within
 from training.check import check_folder
-from training.checkpoint import Checkpoint, load_trained
+from training.checkpoint import Checkpoint, check_data, load_trained
 from training.compare import compare
 from training.config import RECIPES, Augmentation, recipes_help
 from training.data import DataSet, Split, load_data
 from training.distributed import Group, joined_group, own_device
 from training.evaluate import confusion, predict_checkpoint, reported_subnetworks, score
-from training.export import export_bundle
+from training.export import export_again, export_bundle, listing
 from training.files import check_writable
 from training.history import by_class, draw_curves
 from training.reproduce import EXPERIMENTS, reproduce
@@ -153,7 +153,7 @@ def _parser() -> argparse.ArgumentParser:
     fit.set_defaults(command=_train)
 
     evaluate = commands.add_parser("evaluate", help="score every column alone and the full network")
-    add_run_arguments(evaluate)
+    add_run_arguments(evaluate, "a trained run")
     evaluate.add_argument(
         "--split",
         choices=("validation", "test"),
@@ -202,7 +202,7 @@ def _parser() -> argparse.ArgumentParser:
     ways.set_defaults(command=_compare)
 
     export = commands.add_parser("export", help="write the bundle that the server serves")
-    add_run_arguments(export)
+    add_run_arguments(export, "a trained run, or of a bundle to write in another precision")
     export.add_argument(
         "--out",
         required=True,
@@ -215,7 +215,8 @@ def _parser() -> argparse.ArgumentParser:
         choices=get_args(Precision),
         default="float32",
         help="float16-filters stores filters in half precision, half the size, and computes in float32; float16 computes "
-        "in it too, for GPUs (default: %(default)s)",
+        "in it too, for GPUs; int8 adds graphs in 8-bit integers, which the server runs where they are faster "
+        "(default: %(default)s)",
     )
     export.set_defaults(command=_export)
 
@@ -321,6 +322,19 @@ def _evaluate(options: argparse.Namespace) -> None:
     print(by_class(confusion(answers[name], split.labels), data.classes))
 
 
+def _data_of_bundle(bundle: Bundle, source: str | None) -> DataSet:
+    """Load what a bundle was trained on."""
+    origin = bundle.manifest.provenance
+    if source is None:
+        raise TrainingError(
+            f"{bundle.folder}: a bundle does not say where its data is ({origin.dataset}); pass it with --data"
+        )
+    size = bundle.manifest.architecture.image_size
+    data = load_data(source, seed=origin.seed, image_size=size)
+    check_data(data, origin.dataset_sha256, origin.dataset)
+    return data
+
+
 def _reproduce(options: argparse.Namespace) -> None:
     """Train an experiment's networks and print its table."""
     with _joined(partial(load_data, options.data, seed=options.seed)) as (data, device, group):
@@ -354,41 +368,30 @@ def _compare(options: argparse.Namespace) -> None:
 
 def _export(options: argparse.Namespace) -> None:
     """Write a bundle and print what it holds."""
-    checkpoint = load_trained(options.run)
     check_writable(options.out.resolve().parent)
-    data = _data_of(checkpoint, options.data)
     name = options.name or options.out.resolve().name
-    manifest = export_bundle(
-        checkpoint,
-        data,
-        options.out,
-        name=name,
-        precision=options.precision,
-        device=own_device(),
-    )
-    print(f"{options.out}: bundle {name}, every file checked and measured through ONNX Runtime")
-    print(
-        f"{'subnetwork':<14} {'depth':>5} {'MMACs':>9} {'validation':>11} {'test':>8} {'calibration error':>18}"
-    )
-    for s in manifest.subnetworks:
-        print(
-            f"{s.name:<14} {s.depth:>5} {s.macs / 1e6:>9.2f} {s.accuracy.validation.value:>11.2%} "
-            f"{s.accuracy.test.value:>8.2%} {s.calibration.ece_before:>8.3f} -> {s.calibration.ece_after:.3f}"
+    if is_bundle(options.run):
+        bundle = read_bundle(options.run)
+        data = _data_of_bundle(bundle, options.data)
+        manifest = export_again(bundle, data, options.out, name=name, precision=options.precision)
+    else:
+        checkpoint = load_trained(options.run)
+        manifest = export_bundle(
+            checkpoint,
+            _data_of(checkpoint, options.data),
+            options.out,
+            name=name,
+            precision=options.precision,
+            device=own_device(),
         )
+    print(f"{options.out}: bundle {name}, every file checked and measured through ONNX Runtime")
+    print(listing(manifest))
 
 
 def _measure(options: argparse.Namespace) -> None:
     """Measure a bundle and print its table."""
     bundle = read_bundle(options.bundle)
-    manifest = bundle.manifest
-    data = load_data(
-        options.data, seed=manifest.provenance.seed, image_size=manifest.architecture.image_size
-    )
-    if data.sha256 != manifest.provenance.dataset_sha256:
-        raise TrainingError(
-            f"{data.name}: is not what {options.bundle} was trained on "
-            f"({manifest.provenance.dataset}); pass that with --data"
-        )
+    data = _data_of_bundle(bundle, options.data)
     check_writable(options.out)
     print(evaluate_anytime(bundle, data, options.out))
 

@@ -9,7 +9,7 @@ Fronts and thresholds are chosen on validation images, accuracies are those on t
 
 import platform
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -71,6 +71,9 @@ class Point:
 def evaluate_anytime(bundle: Bundle, data: DataSet, folder: Path) -> str:
     """Measure a bundle, write ``anytime.md`` and ``anytime.png`` into ``folder``, and return the table."""
     measured = [_measure(bundle, s, data) for s in bundle.manifest.subnetworks]
+    in_int8 = {
+        s.name: _measure(bundle, s.in_int8, data) for s in bundle.manifest.subnetworks if s.in_int8
+    }
     labels, test_labels = data.validation.labels.numpy(), data.test.labels.numpy()
     stages = front(measured, lambda m: m.mmacs)
     curve = budgeted_curve(stages, test_labels)
@@ -79,11 +82,11 @@ def evaluate_anytime(bundle: Bundle, data: DataSet, folder: Path) -> str:
         f"validation images; latency: median of {LATENCY_RUNS} runs of one image, {platform.machine()}, "
         f"{cores()} cores, ONNX Runtime {onnxruntime.__version__}"
     )
-    table = _markdown(measured, stages, curve, conditions)
+    table = _markdown(measured, in_int8, stages, curve, conditions)
     with written_whole(folder / "anytime.md") as file:
         file.write(table.encode())
     with written_whole(folder / "anytime.png") as file:
-        _plot(measured, curve, conditions).savefig(file, dpi=150)
+        _plot(measured, list(in_int8.values()), curve, conditions).savefig(file, dpi=150)
     return table
 
 
@@ -158,6 +161,7 @@ def _measure(bundle: Bundle, subnetwork: Subnetwork, data: DataSet) -> Measureme
 
 def _markdown(
     measured: Sequence[Measurement],
+    in_int8: Mapping[str, Measurement],
     stages: Sequence[Measurement],
     curve: Sequence[Point],
     conditions: str,
@@ -168,27 +172,37 @@ def _markdown(
         "",
         f"{conditions}.",
         "",
-        "| subnetwork | MMACs | latency, ms | test accuracy, % | on the front |",
-        "|---|---:|---:|---:|---|",
+        "| subnetwork | MMACs | latency, ms | test accuracy, % | in int8: latency, ms | test accuracy, % | on the front |",
+        "|---|---:|---:|---:|---:|---:|---|",
     ]
     for m in measured:
-        accuracy = 100 * m.subnetwork.accuracy.test.value
-        lines.append(
-            f"| {m.subnetwork.name} | {m.mmacs:.2f} | {m.latency_ms:.2f} | {accuracy:.2f} "
-            f"| {'yes' if m in stages else ''} |"
-        )
+        own = in_int8.get(m.subnetwork.name)
+        cells = (m.subnetwork.name, f"{m.mmacs:.2f}", *_figures(m), *_figures(own))
+        lines.append(f"| {' | '.join(cells)} | {'yes' if m in stages else ''} |")
     lines += ["", "| budgeted batch, mean MMACs | test accuracy, % |", "|---:|---:|"]
     lines += [f"| {p.mmacs:.2f} | {100 * p.accuracy:.2f} |" for p in curve[:: len(curve) // 8]]
     return "\n".join(lines) + "\n"
 
 
-def _plot(measured: Sequence[Measurement], curve: Sequence[Point], conditions: str) -> "Figure":
+def _figures(measured: Measurement | None) -> tuple[str, str]:
+    """Return latency and test accuracy for the table, empty where nothing was measured."""
+    if measured is None:
+        return "", ""
+    return f"{measured.latency_ms:.3f}", f"{100 * measured.subnetwork.accuracy.test.value:.2f}"
+
+
+def _plot(
+    measured: Sequence[Measurement],
+    in_int8: Sequence[Measurement],
+    curve: Sequence[Point],
+    conditions: str,
+) -> "Figure":
     """Draw accuracy against multiply-adds, with the budgeted curve, and against latency."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(11, 4.5), layout="constrained")
     by_macs, by_latency = figure.subplots(1, 2, sharey=True)
-    _draw_front(by_macs, measured, lambda m: m.mmacs)
+    _draw_front(by_macs, measured, lambda m: m.mmacs, "front")
     by_macs.plot(
         [p.mmacs for p in curve],
         [100 * p.accuracy for p in curve],
@@ -197,14 +211,20 @@ def _plot(measured: Sequence[Measurement], curve: Sequence[Point], conditions: s
     )
     by_macs.set(xlabel="MMACs an image", ylabel="test accuracy, %")
     by_macs.legend(fontsize=8)
-    _draw_front(by_latency, measured, lambda m: m.latency_ms)
+    _draw_front(by_latency, measured, lambda m: m.latency_ms, "front in float")
+    if in_int8:
+        _draw_front(by_latency, in_int8, lambda m: m.latency_ms, "front in int8")
     by_latency.set(xlabel="latency of one image, ms")
+    by_latency.legend(fontsize=8)
     figure.suptitle(conditions, fontsize=7, parse_math=False)
     return figure
 
 
 def _draw_front(
-    axes: "Axes", measured: Sequence[Measurement], cost: Callable[[Measurement], float]
+    axes: "Axes",
+    measured: Sequence[Measurement],
+    cost: Callable[[Measurement], float],
+    label: str,
 ) -> None:
     """Draw every subnetwork with its name, and the front as a line."""
     from matplotlib.ticker import LogFormatter
@@ -213,7 +233,7 @@ def _draw_front(
         return 100 * m.subnetwork.accuracy.test.value
 
     chosen = front(measured, cost)
-    axes.plot([cost(m) for m in chosen], [test_accuracy(m) for m in chosen], "-", label="front")
+    axes.plot([cost(m) for m in chosen], [test_accuracy(m) for m in chosen], "-", label=label)
     for m in measured:
         axes.plot(cost(m), test_accuracy(m), "o", color="black", markersize=3)
         at = cost(m), test_accuracy(m)

@@ -41,12 +41,12 @@ def positive(kind: type[N]) -> Callable[[str], N]:
     return parse
 
 
-def add_run_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments that find a trained run and its data again."""
-    parser.add_argument("--run", required=True, type=Path, help="folder of a trained run")
+def add_run_arguments(parser: argparse.ArgumentParser, run: str) -> None:
+    """Add the arguments that find what was trained and its data again."""
+    parser.add_argument("--run", required=True, type=Path, help=f"folder of {run}")
     parser.add_argument(
         "--data",
-        help="what the run was trained on, where that is elsewhere now: " + DATA_HELP,
+        help="what it was trained on, where that is elsewhere now: " + DATA_HELP,
     )
 
 

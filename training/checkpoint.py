@@ -122,17 +122,26 @@ def load_trained(folder: Path) -> Checkpoint:
     return checkpoint
 
 
+def check_data(data: DataSet, sha256: str, name: str) -> None:
+    """See to it that the data is what a network was trained on.
+
+    Raises:
+        TrainingError: it is not.
+    """
+    if data.sha256 != sha256:
+        raise TrainingError(
+            f"{data.name}: its sha256 is {data.sha256[:12]}…, the network was trained on {sha256[:12]}… ({name}); "
+            "pass that with --data"
+        )
+
+
 def restore_network(checkpoint: Checkpoint, data: DataSet) -> FractalNet:
     """Return the trained network.
 
     Raises:
         TrainingError: ``data`` is not what it was trained on.
     """
-    if data.sha256 != checkpoint.dataset_sha256:
-        raise TrainingError(
-            f"{data.name}: its sha256 is {data.sha256[:12]}…, the network was trained on "
-            f"{checkpoint.dataset_sha256[:12]}… ({checkpoint.dataset}); pass that with --data"
-        )
+    check_data(data, checkpoint.dataset_sha256, checkpoint.dataset)
     network = FractalNet(checkpoint.recipe.architecture_for(data))
     load_weights(network, checkpoint.scored_weights)
     return network

@@ -1,22 +1,16 @@
 """From a checkpoint to a bundle: choose subnetworks, write one ONNX file each, check and measure every file."""
 
-import logging
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
-from copy import deepcopy
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 import onnxruntime
 import torch
 from numpy.typing import NDArray
-from onnx.external_data_helper import set_external_data
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm import tqdm
 
 from model import cost, provenance
@@ -24,11 +18,13 @@ from model.bundle import (
     FORMAT_VERSION,
     WEIGHTS_FILE,
     Accuracy,
+    Bundle,
     Calibration,
     Manifest,
     Measured,
     Precision,
     Provenance,
+    Quantised,
     Subnetwork,
     check_name,
     check_target,
@@ -38,6 +34,7 @@ from model.bundle import (
 )
 from model.fractal import FractalNet
 from model.path import subnetwork_name
+from model.presets import Architecture
 from model.sessions import cores, open_session
 from training import TrainingError
 from training.augment import Normalisation, channel_statistics
@@ -51,45 +48,42 @@ from training.evaluate import (
     predict,
     score,
 )
+from training.graphs import ServedNetwork, WeightsFile, graph_of, is_filter, weights_of
+from training.quantise import CALIBRATION_IMAGES, quantise
 
-NETWORK_PREFIX = "network."  # of the names that a graph's tensors have beside those of a checkpoint
-HALF_SUFFIX = ".half"  # of a filter's name where it is stored in half precision
-SHARED_BYTES = 256  # smaller tensors stay in the graph: a reference would be as large
-ALIGNMENT = 64  # of tensors in the weights file, a cache line
 CPU = torch.device("cpu")
 PARITY_IMAGES = 256
 PARITY_TOLERANCE: dict[Precision, float] = {  # of a logit between torch and ONNX Runtime
     "float32": 1e-4,
     "float16-filters": 1e-4,
     "float16": 5e-2,
+    "int8": 1e-4,  # of the graphs beside those in integers
 }
 
+Chosen = Mapping[frozenset[int], tuple[FractalNet, Tensor]]
+"""The subnetworks to export by their columns, cheapest first, with their logits on the validation images."""
 
-class ServedNetwork(nn.Module):
-    """A subnetwork as clients call it: scaling and normalisation before it, calibrated probabilities behind it.
 
-    Both are float32, whatever the network between them computes in.
-    """
+def listing(manifest: Manifest) -> str:
+    """Return a table of what a bundle holds."""
+    head = f"{'subnetwork':<14} {'depth':>5} {'MMACs':>9} {'validation':>11} {'test':>8} {'calibration error':>18}"
+    lines = [head]
+    for each in manifest.subnetworks:
+        size = f"{each.name:<14} {each.depth:>5} {each.macs / 1e6:>9.2f}"
+        lines.append(f"{size} {_figures(each)}")
+        if each.int8:
+            alike = f"{each.int8.agreement.value:.2%} of the answers as in float"
+            lines.append(f"{'  in int8':<30} {_figures(each.int8)}, {alike}")
+    return "\n".join(lines)
 
-    def __init__(
-        self,
-        network: FractalNet,
-        normalisation: Normalisation,
-        temperature: float,
-        dtype: torch.dtype = torch.float32,
-    ) -> None:
-        super().__init__()
-        self.network = network if dtype == torch.float32 else deepcopy(network).to(dtype)
-        self.dtype = dtype
-        self.shift = nn.Buffer(normalisation.mean * 255)
-        self.scale = nn.Buffer(1 / (normalisation.std * 255))
-        self.temperature = temperature
 
-    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Map uint8 (N, H, W, 3) to logits and probabilities (N, classes)."""
-        x = (images.float() - self.shift) * self.scale
-        logits = self.network(x.permute(0, 3, 1, 2).to(self.dtype)).float()
-        return logits, torch.softmax(logits / self.temperature, 1)
+def _figures(measured: Subnetwork | Quantised) -> str:
+    """Return accuracies and calibration as cells of the table."""
+    accuracy, calibration = measured.accuracy, measured.calibration
+    return (
+        f"{accuracy.validation.value:>11.2%} {accuracy.test.value:>8.2%} "
+        f"{calibration.ece_before:>8.3f} -> {calibration.ece_after:.3f}"
+    )
 
 
 def export_bundle(
@@ -118,46 +112,103 @@ def export_bundle(
     network = restore_network(checkpoint, data)
     if precision != "float32":
         _round_filters(network)
-    architecture = network.architecture
     normalise = channel_statistics(data.train)
     chosen = _useful_subnetworks(network, data, normalise, device)
-    (parity_images, _) = next(
-        data.validation.batches([torch.arange(len(data.validation))[:PARITY_IMAGES]])
+    origin = Provenance(
+        recipe=checkpoint.recipe.name,
+        seed=checkpoint.seed,
+        epochs=checkpoint.epoch,
+        began_with=checkpoint.origin,
+        dataset=checkpoint.dataset,
+        dataset_sha256=checkpoint.dataset_sha256,
+        **_made_now(),
+    )
+    return _write_bundle(
+        chosen, network.architecture, data, target, name=name, precision=precision, origin=origin
     )
 
+
+def export_again(
+    bundle: Bundle, data: DataSet, target: Path, *, name: str, precision: Precision
+) -> Manifest:
+    """Export the subnetworks of a bundle in another precision; nothing is chosen or estimated anew.
+
+    Args:
+        bundle: whose subnetworks are taken.
+        data: what they were trained on.
+        target: the new bundle's folder.
+        name: the new bundle's.
+        precision: the new one.
+
+    Raises:
+        BundleError: the name cannot be a bundle's, or something else than a bundle is at ``target``.
+        TrainingError: a file differs from torch.
+    """
+    check_name(name)
+    check_target(target)
+    manifest = bundle.manifest
+    normalise = channel_statistics(data.train)
+    chosen = {}
+    for subnetwork in manifest.subnetworks:
+        network = FractalNet(manifest.architecture).extract(subnetwork.columns).eval()
+        network.load_state_dict(_counters(network) | weights_of(bundle.graph_path(subnetwork)))
+        if precision != "float32":
+            _round_filters(network)
+        logits = predict(network, data.validation, normalise)
+        chosen[frozenset(subnetwork.columns)] = (network, logits)
+    origin = manifest.provenance.model_copy(update=_made_now())
+    return _write_bundle(
+        chosen, manifest.architecture, data, target, name=name, precision=precision, origin=origin
+    )
+
+
+def _write_bundle(
+    chosen: Chosen,
+    architecture: Architecture,
+    data: DataSet,
+    target: Path,
+    *,
+    name: str,
+    precision: Precision,
+    origin: Provenance,
+) -> Manifest:
+    """Write the subnetworks, each checked and measured, and the manifest."""
+    normalise = channel_statistics(data.train)
+    parity_images = _first(data.validation, PARITY_IMAGES)
+    calibration_images = _first(data.train, CALIBRATION_IMAGES)
+    dtype = torch.float16 if precision == "float16" else torch.float32
+
     with staged_folder(target) as folder:
-        weights = WeightsFile(folder / WEIGHTS_FILE, half=precision == "float16-filters")
+        weights = WeightsFile(folder / WEIGHTS_FILE, half=precision in ("float16-filters", "int8"))
         subnetworks = []
-        for active, (subnetwork, logits) in tqdm(chosen.items(), desc="exporting", disable=None):
+        for active, (network, logits) in tqdm(chosen.items(), desc="exporting", disable=None):
             temperature = fit_temperature(logits, data.validation.labels)
-            dtype = torch.float16 if precision == "float16" else torch.float32
-            served = ServedNetwork(subnetwork, normalise, temperature, dtype).eval()
-            graph_name = subnetwork_name(active, architecture.columns)
-            path = folder / f"{graph_name}.onnx"
-            _write_graph(served, architecture.image_size, path, weights)
+            served = ServedNetwork(network, normalise, temperature, dtype).eval()
+            own_name = subnetwork_name(active, architecture.columns)
+            path = folder / f"{own_name}.onnx"
+            graph = graph_of(served, architecture.image_size)
+            integers = quantise(graph, calibration_images.numpy()) if precision == "int8" else None
+            weights.write(graph, path)
             session = open_session(path, threads=cores())
             _check_parity(session, served, parity_images, path, PARITY_TOLERANCE[precision])
-            on_validation, on_test = _logits(session, data.validation), _logits(session, data.test)
+            on_validation = _logits(session, data.validation)
+            accuracy, calibration = _measure(session, on_validation, data, temperature)
+            int8 = None
+            if integers:
+                int8_path = folder / f"{own_name}.int8.onnx"
+                weights.write(integers, int8_path)
+                int8 = _quantised(int8_path, on_validation, data, temperature)
             subnetworks.append(
                 Subnetwork(
-                    name=graph_name,
+                    name=own_name,
                     columns=tuple(sorted(active)),
                     depth=cost.depth(architecture, active),
                     parameters=cost.parameters(architecture, active),
                     macs=cost.macs(architecture, active),
-                    accuracy=Accuracy(
-                        validation=_measured(on_validation, data.validation),
-                        test=_measured(on_test, data.test),
-                    ),
-                    calibration=Calibration(
-                        temperature=temperature,
-                        ece_before=expected_calibration_error(on_test, data.test.labels),
-                        ece_after=expected_calibration_error(
-                            on_test / temperature, data.test.labels
-                        ),
-                        n=len(data.test),
-                    ),
+                    accuracy=accuracy,
+                    calibration=calibration,
                     graph=file_record(path),
+                    int8=int8,
                 )
             )
         manifest = Manifest(
@@ -168,74 +219,30 @@ def export_bundle(
             precision=precision,
             weights=file_record(folder / WEIGHTS_FILE),
             subnetworks=tuple(sorted(subnetworks, key=lambda s: s.macs)),
-            provenance=_provenance(checkpoint),
+            provenance=origin,
         )
         write_manifest(folder, manifest)
     return manifest
 
 
-class WeightsFile:
-    """The one file with the tensors of all graphs; equal tensors are stored once.
-
-    Args:
-        path: of the file.
-        half: store filters in half precision; a graph casts them to float32, once, when it is loaded.
-    """
-
-    def __init__(self, path: Path, *, half: bool) -> None:
-        self.path = path
-        self.half = half
-        self.offsets: dict[bytes, int] = {}
-        self.size = 0
-
-    def store(self, graph: onnx.GraphProto) -> None:
-        """Move the large initialisers of a graph into the file."""
-        casts = []
-        with self.path.open("ab") as file:
-            for tensor in graph.initializer:
-                values = onnx.numpy_helper.to_array(tensor)
-                if values.nbytes < SHARED_BYTES:
-                    continue
-                if self.half and _is_filter(values):
-                    name, stored_name = tensor.name, f"{tensor.name}{HALF_SUFFIX}"
-                    casts.append(
-                        onnx.helper.make_node(
-                            "Cast", [stored_name], [name], to=onnx.TensorProto.FLOAT
-                        )
-                    )
-                    values = values.astype(np.float16)
-                    tensor.CopyFrom(onnx.numpy_helper.from_array(values, stored_name))
-                content = values.tobytes()
-                if content not in self.offsets:
-                    padding = -self.size % ALIGNMENT
-                    self.offsets[content] = self.size + padding
-                    file.write(bytes(padding) + content)
-                    self.size += padding + len(content)
-                tensor.raw_data = content  # set_external_data takes only raw tensors
-                set_external_data(tensor, self.path.name, self.offsets[content], len(content))
-                tensor.ClearField("raw_data")
-        nodes = [*casts, *graph.node]
-        graph.ClearField("node")
-        graph.node.extend(nodes)
-
-
-def _is_filter(values: Tensor | NDArray[Any]) -> bool:
-    """Tell filters and classifier weights, which bear rounding, from scales and statistics, which may not."""
-    return values.ndim > 1 and values.dtype in (torch.float32, np.float32)
+def _counters(network: FractalNet) -> dict[str, Tensor]:
+    """Return what a checkpoint has beside the weights of a graph: how many batches each batch norm has seen."""
+    values = network.state_dict().items()
+    return {name: value for name, value in values if name.endswith("num_batches_tracked")}
 
 
 def _round_filters(network: FractalNet) -> None:
     """Round filters to what half precision holds."""
     with torch.no_grad():
         for parameter in network.parameters():
-            if _is_filter(parameter):
+            if is_filter(parameter):
                 parameter.copy_(parameter.half())
 
 
 def _useful_subnetworks(
     network: FractalNet, data: DataSet, normalise: Normalisation, device: torch.device
-) -> dict[frozenset[int], tuple[FractalNet, Tensor]]:
-    """Return the subnetworks to export, cheapest first, with their logits on the validation images; all on the CPU."""
+) -> Chosen:
+    """Choose the subnetworks to export; all are given back on the CPU."""
     architecture = network.architecture
     network, normalise = network.to(device), normalise.to(device)
     training, validation = data.train.to(device), data.validation.to(device)
@@ -260,60 +267,6 @@ def _useful_subnetworks(
     return useful
 
 
-def _write_graph(served: ServedNetwork, image_size: int, path: Path, weights: WeightsFile) -> None:
-    """Write and check one ONNX file whose large tensors are in the weights file.
-
-    Batch norm stays apart from the convolutions, whose filters all subnetworks share; ONNX Runtime fuses them when
-    it loads the graph.
-    """
-    from onnxscript import optimizer  # half a second that only an export costs
-
-    example = torch.zeros(2, image_size, image_size, 3, dtype=torch.uint8)
-    with _quiet_exporter():
-        program = torch.onnx.export(
-            served,
-            (example,),
-            dynamo=True,
-            optimize=False,  # would fuse batch norm into the filters
-            verbose=False,
-            input_names=["images"],
-            output_names=["logits", "probabilities"],
-            dynamic_shapes={"images": {0: torch.export.Dim("batch")}},
-        )
-    assert program is not None
-    optimizer.inline(program.model)
-    optimizer.fold_constants(program.model)
-    optimizer.remove_unused_nodes(program.model)
-    proto = program.model_proto
-    _strip_notes(proto.graph)
-    weights.store(proto.graph)
-    path.write_bytes(proto.SerializeToString())
-    onnx.checker.check_model(path)
-
-
-def _strip_notes(graph: onnx.GraphProto) -> None:
-    """Drop what the exporter notes about the Python code behind each node: most of a file's size."""
-    for part in (*graph.node, *graph.value_info, *graph.input, *graph.output, *graph.initializer):
-        part.ClearField("metadata_props")
-        part.ClearField("doc_string")
-    graph.ClearField("metadata_props")
-
-
-@contextmanager
-def _quiet_exporter() -> Iterator[None]:
-    """Keep to itself what torch's exporter says about torch: no torchvision, its own deprecated names."""
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)
-            warnings.simplefilter("ignore", DeprecationWarning)
-            yield
-    finally:
-        logger.setLevel(level)
-
-
 def _check_parity(
     session: onnxruntime.InferenceSession,
     served: ServedNetwork,
@@ -331,6 +284,45 @@ def _check_parity(
         )
 
 
+def _quantised(path: Path, float_logits: Tensor, data: DataSet, temperature: float) -> Quantised:
+    """Measure a graph in integers, beside the logits of the float graph on the validation images."""
+    session = open_session(path, threads=cores())
+    on_validation = _logits(session, data.validation)
+    accuracy, calibration = _measure(session, on_validation, data, temperature)
+    return Quantised(
+        accuracy=accuracy,
+        calibration=calibration,
+        agreement=_share(on_validation, float_logits.argmax(1)),
+        graph=file_record(path),
+    )
+
+
+def _measure(
+    session: onnxruntime.InferenceSession,
+    on_validation: Tensor,
+    data: DataSet,
+    temperature: float,
+) -> tuple[Accuracy, Calibration]:
+    """Return how often a graph is right, and how well its confidence says so, on all test images once."""
+    labels, on_test = data.test.labels, _logits(session, data.test)
+    accuracy = Accuracy(
+        validation=_share(on_validation, data.validation.labels), test=_share(on_test, labels)
+    )
+    calibration = Calibration(
+        temperature=temperature,
+        ece_before=expected_calibration_error(on_test, labels),
+        ece_after=expected_calibration_error(on_test / temperature, labels),
+        n=len(labels),
+    )
+    return accuracy, calibration
+
+
+def _first(split: Split, n: int) -> Tensor:
+    """Return the first images of a split, uint8 (N, H, W, 3)."""
+    images, _ = next(split.batches([torch.arange(min(n, len(split)))]))
+    return images
+
+
 def _logits(session: onnxruntime.InferenceSession, split: Split) -> Tensor:
     """Return the logits (N, classes) of a split's images, through ONNX Runtime."""
     batches = split.batches(in_order(split))
@@ -345,22 +337,15 @@ def _run(session: onnxruntime.InferenceSession, images: NDArray[np.uint8]) -> ND
     return logits
 
 
-def _measured(logits: Tensor, split: Split) -> Measured:
-    """Return the accuracy of logits on a split."""
-    correct = int((logits.argmax(1) == split.labels).sum())
-    return Measured(value=correct / len(split), n=len(split))
+def _share(logits: Tensor, classes: Tensor) -> Measured:
+    """Return how many of the logits are largest at the given class."""
+    return Measured(value=int((logits.argmax(1) == classes).sum()) / len(classes), n=len(classes))
 
 
-def _provenance(checkpoint: Checkpoint) -> Provenance:
-    """Say where the bundle comes from."""
-    return Provenance(
-        recipe=checkpoint.recipe.name,
-        seed=checkpoint.seed,
-        epochs=checkpoint.epoch,
-        began_with=checkpoint.origin,
-        dataset=checkpoint.dataset,
-        dataset_sha256=checkpoint.dataset_sha256,
-        commit=provenance.commit(),
-        created=datetime.now(UTC).isoformat(timespec="seconds"),
-        versions=provenance.versions("torch", "onnx"),
-    )
+def _made_now() -> dict[str, Any]:
+    """Say with what code a bundle is written, and when."""
+    return {
+        "commit": provenance.commit(),
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "versions": provenance.versions("torch", "onnx"),
+    }

@@ -5,16 +5,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import onnx
-import torch
 from torch import Tensor, nn
 
-from model.bundle import MANIFEST_FILE, Bundle, BundleError, read_bundle
+from model.bundle import Bundle, BundleError, is_bundle, read_bundle
 from training import TrainingError
 from training.checkpoint import CHECKPOINT_FILE, Checkpoint, described, load_trained
 from training.data import DataSet
-from training.export import HALF_SUFFIX, NETWORK_PREFIX
+from training.graphs import weights_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,7 +69,7 @@ def begin_from(folder: Path, checkpoint: Checkpoint, data: DataSet) -> str:
 
 
 def _is_origin(folder: Path) -> bool:
-    return any((folder / name).exists() for name in (CHECKPOINT_FILE, MANIFEST_FILE))
+    return is_bundle(folder) or (folder / CHECKPOINT_FILE).exists()
 
 
 def read_origin(folder: Path) -> Origin:
@@ -83,7 +80,7 @@ def read_origin(folder: Path) -> Origin:
     """
     if not _is_origin(folder):
         raise TrainingError(f"{folder}: neither a run nor a bundle is there to begin with")
-    if (folder / MANIFEST_FILE).exists():
+    if is_bundle(folder):
         try:
             return _of_bundle(read_bundle(folder))
         except BundleError as error:
@@ -122,11 +119,7 @@ def _of_bundle(bundle: Bundle) -> Origin:
     """Gather the layers of all subnetworks; what several have is taken from the dearest, the full network."""
     weights: dict[str, Tensor] = {}
     for subnetwork in bundle.manifest.subnetworks:
-        for tensor in onnx.load(bundle.graph_path(subnetwork)).graph.initializer:
-            if tensor.name.startswith(NETWORK_PREFIX):
-                name = tensor.name.removeprefix(NETWORK_PREFIX).removesuffix(HALF_SUFFIX)
-                values = onnx.numpy_helper.to_array(tensor).astype(np.float32)
-                weights[name] = torch.from_numpy(values)
+        weights |= weights_of(bundle.graph_path(subnetwork))
     provenance = bundle.manifest.provenance
     return Origin(
         weights=weights,

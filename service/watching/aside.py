@@ -69,7 +69,11 @@ def main() -> int:
     folder, subnetwork = sys.argv[1:]
     bundle = read_bundle(Path(folder))
     manifest = bundle.manifest
-    alone = [each for each in manifest.subnetworks if each.name == subnetwork]
+    alone = [
+        each.model_copy(update={"int8": None})
+        for each in manifest.subnetworks
+        if each.name == subnetwork
+    ]
     bundle = replace(bundle, manifest=manifest.model_copy(update={"subnetworks": alone}))
     device = open_cpu_device(bundle, threads=1)
     size = manifest.architecture.image_size

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from model.bundle import (
+    FORMAT_VERSION,
     MANIFEST_FILE,
     Accuracy,
     BundleError,
@@ -16,6 +17,7 @@ from model.bundle import (
     Manifest,
     Measured,
     Provenance,
+    Quantised,
     Subnetwork,
     check_name,
     file_record,
@@ -31,19 +33,28 @@ def folder(tmp_path: Path) -> Path:
     """A bundle whose graphs are any bytes: nothing here looks inside them."""
     (tmp_path / "weights.bin").write_bytes(b"weights" * 100)
     (tmp_path / "column-1.onnx").write_bytes(b"graph")
+    (tmp_path / "column-1.int8.onnx").write_bytes(b"graph in integers")
     measured = Measured(value=0.5, n=100)
+    accuracy = Accuracy(validation=measured, test=measured)
+    calibration = Calibration(temperature=1.5, ece_before=0.1, ece_after=0.02, n=100)
     subnetwork = Subnetwork(
         name="column-1",
         columns=(1,),
         depth=3,
         parameters=1000,
         macs=10_000,
-        accuracy=Accuracy(validation=measured, test=measured),
-        calibration=Calibration(temperature=1.5, ece_before=0.1, ece_after=0.02, n=100),
+        accuracy=accuracy,
+        calibration=calibration,
         graph=file_record(tmp_path / "column-1.onnx"),
+        int8=Quantised(
+            accuracy=accuracy,
+            calibration=calibration,
+            agreement=measured,
+            graph=file_record(tmp_path / "column-1.int8.onnx"),
+        ),
     )
     manifest = Manifest(
-        format_version=1,
+        format_version=FORMAT_VERSION,
         name="digits",
         architecture=PRESETS["tiny"],
         labels=tuple("0123456789"),
@@ -77,6 +88,8 @@ def test_a_whole_bundle_is_read_as_it_was_written(folder: Path) -> None:
     assert bundle.manifest.architecture == PRESETS["tiny"]
     (subnetwork,) = bundle.manifest.subnetworks
     assert bundle.graph_path(subnetwork) == folder / "column-1.onnx"
+    assert subnetwork.int8
+    assert bundle.graph_path(subnetwork.int8) == folder / "column-1.int8.onnx"
     assert bundle.digest == hashlib.sha256((folder / "manifest.json").read_bytes()).hexdigest()
 
 
@@ -88,6 +101,16 @@ def test_a_manifest_from_before_newer_architecture_fields_is_still_read(folder: 
     edit_manifest(folder, drop)
 
     assert read_bundle(folder).manifest.architecture == PRESETS["tiny"]
+
+
+def test_a_bundle_from_before_int8_is_still_read(folder: Path) -> None:
+    def be_older(fields: dict[str, Any]) -> None:
+        fields["format_version"] = 1
+        del fields["subnetworks"][0]["int8"]
+
+    edit_manifest(folder, be_older)
+
+    assert read_bundle(folder).manifest.subnetworks[0].int8 is None
 
 
 def delete_weights(folder: Path) -> None:
@@ -108,6 +131,10 @@ def truncate_weights(folder: Path) -> None:
 
 def alter_graph(folder: Path) -> None:
     (folder / "column-1.onnx").write_bytes(b"grapH")
+
+
+def alter_int8_graph(folder: Path) -> None:
+    (folder / "column-1.int8.onnx").write_bytes(b"graph in integerS")
 
 
 def truncate_manifest(folder: Path) -> None:
@@ -132,7 +159,7 @@ def nest_too_deeply(folder: Path) -> None:
 
 
 def be_newer(folder: Path) -> None:
-    edit_manifest(folder, lambda m: m.update(format_version=2, quantisation="int8"))
+    edit_manifest(folder, lambda m: m.update(format_version=3, sparsity="2:4"))
 
 
 def lose_the_labels(folder: Path) -> None:
@@ -164,7 +191,8 @@ def claim_impossible_accuracy(folder: Path) -> None:
         (name_a_label_twice, "manifest.json", "the label '3' is there 2 times"),
         (name_a_subnetwork_twice, "manifest.json", "the subnetwork 'column-1' is there 2 times"),
         (nest_too_deeply, "manifest.json", "not valid JSON"),
-        (be_newer, "manifest.json", "format_version is 2, this server reads 1"),
+        (alter_int8_graph, "column-1.int8.onnx", "differs from the manifest"),
+        (be_newer, "manifest.json", "format_version is 3, this server reads up to 2"),
         (lose_the_labels, "manifest.json", "labels: Field required"),
         (hold_no_subnetworks, "manifest.json", "subnetworks"),
         (point_outside, "manifest.json", "weights.name"),

@@ -199,6 +199,18 @@ def test_the_subnetworks_are_listed_with_their_cost(server: ServerProcess, bundl
     assert all(each.predicted_run_latency_ms > 0 for each in listed.subnetworks)
 
 
+def test_a_subnetwork_has_the_accuracy_of_the_precision_that_it_is_served_in(
+    server: ServerProcess, bundle: Bundle
+) -> None:
+    listed = SubnetworkList.model_validate_json(server.client.get("/subnetworks").content)
+
+    for entry, subnetwork in zip(listed.subnetworks, bundle.manifest.subnetworks, strict=True):
+        assert subnetwork.int8
+        served = subnetwork.int8 if entry.precision == "int8" else subnetwork
+        assert entry.expected_accuracy == served.accuracy.validation.value
+        assert entry.test_accuracy == served.accuracy.test.value
+
+
 def test_every_request_is_counted_once(server: ServerProcess, jpeg: bytes) -> None:
     before = server.requests_by_outcome()
 

@@ -1,11 +1,12 @@
 """Accuracy against cost: the front, exits by confidence, and the command that draws them."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from model.bundle import read_bundle
+from model.bundle import Precision, read_bundle
 from training.__main__ import main
 from training.anytime import Measurement, budgeted_curve, exit_thresholds, front
 
@@ -73,21 +74,25 @@ def test_a_larger_budget_buys_accuracy_between_that_of_the_subnetworks(
     assert any(point.mmacs <= 2.3 and point.accuracy >= 0.89 for point in curve)
 
 
-def test_the_command_draws_a_bundle(
-    bundle_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_the_command_draws_a_bundle_in_both_precisions(
+    bundle_in: Callable[[Precision], Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["anytime", "--bundle", str(bundle_folder), "--out", str(tmp_path)]) == 0
+    assert main(["measure", "--bundle", str(bundle_in("int8")), "--out", str(tmp_path)]) == 0
 
     table = (tmp_path / "anytime.md").read_text()
     assert table in capsys.readouterr().out
-    assert all(f"| {name} | " in table for name in ("column-1", "column-2", "full"))
+    for subnetwork in read_bundle(bundle_in("int8")).manifest.subnetworks:
+        assert subnetwork.int8
+        (row,) = (line for line in table.splitlines() if line.startswith(f"| {subnetwork.name} |"))
+        assert f"| {100 * subnetwork.accuracy.test.value:.2f} |" in row
+        assert f"| {100 * subnetwork.int8.accuracy.test.value:.2f} |" in row
     assert (tmp_path / "anytime.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_a_bundle_of_other_data_is_one_line(
     bundle_folder: Path, class_folders: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    command = ["anytime", "--bundle", str(bundle_folder), "--data", str(class_folders)]
+    command = ["measure", "--bundle", str(bundle_folder), "--data", str(class_folders)]
 
     assert main([*command, "--out", str(tmp_path)]) == 1
 
@@ -95,6 +100,6 @@ def test_a_bundle_of_other_data_is_one_line(
 
 
 def test_a_broken_bundle_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["anytime", "--bundle", str(tmp_path), "--out", str(tmp_path)]) == 1
+    assert main(["measure", "--bundle", str(tmp_path), "--out", str(tmp_path)]) == 1
 
     assert capsys.readouterr().err.count("\n") == 1

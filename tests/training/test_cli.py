@@ -289,6 +289,21 @@ def test_export_prints_what_the_bundle_holds(
     assert f"{read_bundle(out).manifest.subnetworks[-1].accuracy.test.value:.2%}" in captured.out
 
 
+def test_a_bundle_is_exported_in_another_precision_on_the_data_that_is_named(
+    bundle_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    export = ["export", "--run", str(bundle_folder), "--out", str(tmp_path / "int8")]
+    export += ["--precision", "int8"]
+
+    assert main(export) == 1
+    assert "where its data is (digits); pass it with --data" in capsys.readouterr().err
+    assert main([*export, "--data", "digits"]) == 0
+
+    lines = capsys.readouterr().out.splitlines()
+    assert sum("in int8" in line and "of the answers as in float" in line for line in lines) == 3
+    assert all(s.int8 for s in read_bundle(tmp_path / "int8").manifest.subnetworks)
+
+
 def test_a_full_disk_at_export_names_the_bundle(
     trained: TrainedRun, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

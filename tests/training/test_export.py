@@ -110,7 +110,7 @@ def test_half_precision_halves_the_weights_and_keeps_the_answers(
         assert half.graph.size_bytes < 40_000
     graph = onnx.load(folder / "full.onnx")  # with its external tensors
     stored = [onnx.numpy_helper.to_array(t) for t in graph.graph.initializer]
-    assert {t.dtype for t in stored if t.ndim > 1} == {np.dtype(np.float16)}
+    assert {t.dtype for t in stored if t.ndim in (2, 4)} == {np.dtype(np.float16)}
 
 
 def test_a_network_in_half_precision_is_fed_and_answers_as_any_other(
@@ -125,12 +125,73 @@ def test_a_network_in_half_precision_is_fed_and_answers_as_any_other(
         half.manifest.subnetworks, bundle.manifest.subnetworks, strict=True
     ):
         graph = onnx.load(half.graph_path(subnetwork))
-        assert {t.data_type for t in graph.graph.initializer if len(t.dims) > 1} == {
+        assert {t.data_type for t in graph.graph.initializer if len(t.dims) in (2, 4)} == {
             onnx.TensorProto.FLOAT16
         }
         logits, probabilities = answers(half.graph_path(subnetwork), trained.data.test.images)
         assert logits.dtype == probabilities.dtype == np.float32
         assert subnetwork.accuracy.test.value == pytest.approx(single.accuracy.test.value, abs=0.01)
+
+
+def test_int8_is_beside_the_float_graph_and_answers_nearly_as_it_does(
+    bundle: Bundle, bundle_in: Callable[[Precision], Path], trained: TrainedRun
+) -> None:
+    assert isinstance(trained.data.validation, TensorSplit)
+    images = trained.data.validation.images
+
+    both = read_bundle(bundle_in("int8"))
+
+    for subnetwork, single in zip(
+        both.manifest.subnetworks, bundle.manifest.subnetworks, strict=True
+    ):
+        assert subnetwork.int8
+        logits, _ = answers(both.graph_path(subnetwork), images)
+        in_int8, int8_probabilities = answers(both.graph_path(subnetwork.int8), images)
+        agreement = (in_int8.argmax(1) == logits.argmax(1)).mean()
+        assert subnetwork.int8.agreement.value == pytest.approx(agreement)
+        assert agreement > 0.95  # 0.98 to 1.00 seen; as much as rounding to 256 steps leaves alike
+        assert int8_probabilities.dtype == np.float32
+        np.testing.assert_allclose(int8_probabilities.sum(1), 1, atol=1e-5)
+        assert subnetwork.accuracy.test.value == pytest.approx(single.accuracy.test.value, abs=0.01)
+
+
+def test_int8_computes_joins_and_all_layers_but_the_first_in_integers(
+    bundle_in: Callable[[Precision], Path],
+) -> None:
+    graph = onnx.load(bundle_in("int8") / "full.int8.onnx").graph
+    made_by = {name: node.op_type for node in graph.node for name in node.output}
+
+    inputs = [
+        {made_by.get(name, "weights") for name in node.input}
+        for node in graph.node
+        if node.op_type in ("Conv", "Add")
+    ]
+
+    of_image = [kinds for kinds in inputs if "Mul" in kinds]  # what scales the image
+    assert len(of_image) == 2  # the first layers of two columns
+    assert all(kinds == {"DequantizeLinear"} for kinds in inputs if "Mul" not in kinds)
+    assert [node.op_type for node in graph.node].count("Div") == 1  # by the temperature alone
+
+
+def test_filters_in_integers_are_stored_once(bundle_in: Callable[[Precision], Path]) -> None:
+    half, both = (read_bundle(bundle_in(p)).manifest for p in ("float16-filters", "int8"))
+
+    # A byte a filter beside two, and what each subnetwork has of its own: scales, biases, its first layer.
+    assert both.weights.size_bytes < 1.9 * half.weights.size_bytes
+
+
+def test_a_bundle_is_exported_again_in_another_precision(
+    bundle: Bundle, trained: TrainedRun, tmp_path: Path
+) -> None:
+    manifest = export.export_again(
+        bundle, trained.data, tmp_path / "again", name="again", precision="float16-filters"
+    )
+
+    assert manifest == read_bundle(tmp_path / "again").manifest
+    assert manifest.provenance.recipe == bundle.manifest.provenance.recipe
+    for again, before in zip(manifest.subnetworks, bundle.manifest.subnetworks, strict=True):
+        assert again.columns == before.columns
+        assert again.accuracy.test.value == pytest.approx(before.accuracy.test.value, abs=0.01)
 
 
 def test_accuracies_are_those_of_the_files(bundle: Bundle, trained: TrainedRun) -> None:
