@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Iterable
-from functools import cache
+from functools import cache, lru_cache
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import unquote
@@ -137,10 +137,9 @@ class Exchange:
 
     def refuse(self, problem: Problem, request_id: str) -> None:
         """Reply with a problem in the application's place."""
-        response = render(problem)
-        sent = (b"x-request-id", request_id.encode())
-        self._begin(problem.status, [*response.raw_headers, sent])
-        self._wire.write(self._head + bytes(response.body) if self._has_body else self._head)
+        headers, body = _rendered(problem)
+        self._begin(problem.status, [*headers, (b"x-request-id", request_id.encode())])
+        self._wire.write(self._head + body if self._has_body else self._head)
         self._end()
 
     def _begin(self, status: int, headers: Headers) -> None:
@@ -189,6 +188,12 @@ def scope_of(head: RequestParser, state: dict[str, Any]) -> dict[str, Any]:
         "server": None,
         "state": state,
     }
+
+
+@lru_cache(maxsize=1)  # in a flood all are told the same
+def _rendered(problem: Problem) -> tuple[list[tuple[bytes, bytes]], bytes]:
+    response = render(problem)
+    return response.raw_headers, bytes(response.body)
 
 
 @cache

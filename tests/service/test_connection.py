@@ -2,6 +2,7 @@
 
 import json
 import re
+import resource
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -217,6 +218,25 @@ def test_a_client_that_does_not_read_is_not_read_from(server: ServerProcess) -> 
         connection.settimeout(1)  # of sending that makes no progress
         with pytest.raises(TimeoutError):
             connection.sendall((16 << 20) // len(GET) * GET)
+
+
+def test_silent_connections_keep_nobody_out(start_server: StartServer) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (128, hard))  # the server's, which inherits it
+    try:
+        server = start_server()
+        server.wait_for("ready")
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    silent = []
+    for _ in range(200):
+        silent.append(connect(server))
+        silent[-1].sendall(b"GET /")
+
+    assert server.client.get("/health/live").status_code == 200
+    assert ended(server, "crowded") > 0
+    for each in silent:
+        each.close()
 
 
 def test_clients_that_keep_connections_are_told_before_these_are_closed(
