@@ -1,23 +1,25 @@
 """From an image file to what the network takes, uint8 (H, W, 3) at the network's size, so that no image delays another's.
 
-Small images are decoded in place. Larger ones are in threads: up to ``LARGE_WORK`` in some, and the largest one after the
-other in a thread of its own, so that they wait for each other alone and one of them is in memory at a time. How much
-work an image is, its structure says; what would take seconds is refused by it.
+Small images are decoded in place and larger ones in threads. What is over ``LARGE_WORK``, a process of its own decodes, one
+after the other: they wait for each other alone, one of them is in memory at a time, and one that nobody wants any more is
+killed. How much work an image is, its structure says; what would take seconds is refused by it.
 """
 
 import asyncio
-import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from io import BytesIO
 from math import inf, isqrt
-from threading import get_native_id
+from typing import Any
 
+import numpy as np
 from PIL import Image
 
 from model.image_files import FORMATS, BrokenImage, ImageFile, UnknownImage, read_image_file
 from model.images import Pixels, to_pixels
+from service import decode_process
 from service.problems import DamagedImage, Expired, NotAnImage, Overloaded, TooManyPixels
 
 DECODE_THREADS = 2  # medium images share two cores at most, the rest is for runs and small images
@@ -25,16 +27,15 @@ INLINE_BYTES = 64 * 1024  # what decodes in under a millisecond is not worth a t
 INLINE_WORK = 128 * 128  # pixels times scans, as all that follow
 LARGE_WORK = 4_000_000  # up to 0.1 s, as long as a medium image may wait for another
 SCANS_AT_MAX_PIXELS = 16  # of a progressive JPEG of the largest size; more is refused
-LARGE_NICENESS = 10  # on a busy core, the largest images get a tenth of it
 
 
 class ImageDecoder:
-    """Decodes images, large ones in threads of its own.
+    """Decodes images, medium ones in threads of its own, large ones in processes.
 
     Args:
         size: height and width of the output.
         max_pixels: images with more are refused by their header, before they are decoded.
-        max_waiting: large images that may wait for a thread; more are refused.
+        max_waiting: medium and large images that may wait for their turn; more are refused.
         clock: seconds, monotonic.
         on_wake: is told each time that a thread has called the event loop.
     """
@@ -55,7 +56,8 @@ class ImageDecoder:
         self._on_wake = on_wake
         self._waiting = 0
         self._medium = ThreadPoolExecutor(DECODE_THREADS, "decode")
-        self._large = ThreadPoolExecutor(1, "decode-large", initializer=_give_way)
+        self._large = asyncio.Lock()  # held while a process decodes one
+        self._callers: set[asyncio.Task[Any]] = set()  # who wait for a process
         # Pillow's own limit is one for the process and only warns; ours is checked for each image.
         Image.MAX_IMAGE_PIXELS = None
 
@@ -84,16 +86,20 @@ class ImageDecoder:
             work = self._check_work(file)
             if work <= INLINE_WORK and len(content) <= INLINE_BYTES:
                 return to_pixels(file, self._size)
-            return await self._in_thread(file, work, give_up_at)
+            # A JPEG of one scan is decoded at a part of its size.
+            is_medium = work <= LARGE_WORK or (file.format == "JPEG" and file.scans == 1)
+            decoding = self._in_thread(file) if is_medium else self._in_process(content)
+            return await self._in_turn(decoding, give_up_at)
         except UnknownImage as error:
             raise NotAnImage(f"the {len(content)} bytes sent {error}") from error
         except BrokenImage as error:
             raise DamagedImage(f"the image cannot be decoded: {error}") from error
 
     def close(self) -> None:
-        """End the threads, after what they decode for clients that left."""
-        for threads in (self._medium, self._large):
-            threads.shutdown(wait=False, cancel_futures=True)
+        """End the threads, after what they decode for clients that left, and all that is large."""
+        self._medium.shutdown(wait=False, cancel_futures=True)
+        for caller in self._callers:
+            caller.cancel()
 
     def _check_work(self, file: ImageFile) -> int:
         """Return how much work an image is: its pixels, once for each scan.
@@ -117,29 +123,57 @@ class ImageDecoder:
             )
         return work
 
-    async def _in_thread(self, file: ImageFile, work: int, give_up_at: float) -> Pixels:
+    async def _in_turn(self, decoding: Coroutine[Any, Any, Pixels], give_up_at: float) -> Pixels:
+        """Await a decoding as one of those that may wait, up to an instant."""
         if self._waiting >= self._max_waiting:
+            decoding.close()
             raise Overloaded(
                 f"{self._waiting} large images wait to be decoded already, the most that may",
                 headers={"Retry-After": "1"},
                 limit=self._max_waiting,
             )
-        threads = self._medium if work <= LARGE_WORK else self._large
         time_left_s = None if give_up_at == inf else give_up_at - self._clock()
         self._waiting += 1
         try:
             async with asyncio.timeout(time_left_s):  # takes it from the queue, too
-                return await asyncio.get_running_loop().run_in_executor(
-                    threads, to_pixels, file, self._size
-                )
+                return await decoding
         except TimeoutError as error:
             raise Expired("the deadline passed before the image was decoded") from error
         finally:
             self._waiting -= 1
             self._on_wake(self._clock())
 
+    async def _in_thread(self, file: ImageFile) -> Pixels:
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._medium, to_pixels, file, self._size)
 
-def _give_way() -> None:
-    """Let this thread have a core only when no other wants it; elsewhere than on Linux that is the process's alone."""
-    if sys.platform == "linux":
-        os.setpriority(os.PRIO_PROCESS, get_native_id(), LARGE_NICENESS)
+    async def _in_process(self, content: bytes) -> Pixels:
+        """Decode an image when those before it are; cancelled, it is killed."""
+        caller = asyncio.current_task()
+        assert caller is not None
+        self._callers.add(caller)
+        try:
+            async with self._large:
+                return await self._decode_apart(content)
+        finally:
+            self._callers.discard(caller)
+
+    async def _decode_apart(self, content: bytes) -> Pixels:
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-P", decode_process.__file__, str(self._size)),
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+            start_new_session=True,  # the signals of a terminal are the server's
+        )
+        try:
+            pixels, reason = await process.communicate(content)
+        finally:
+            with suppress(ProcessLookupError):
+                process.kill()
+            await process.wait()
+        if process.returncode == 0:
+            return np.frombuffer(pixels, np.uint8).reshape(self._size, self._size, 3)
+        if process.returncode == decode_process.BROKEN:
+            raise BrokenImage(reason.decode())
+        raise BrokenImage(f"its decoder ended with {process.returncode}")

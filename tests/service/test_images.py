@@ -1,5 +1,6 @@
 import asyncio
 import gzip
+import os
 import struct
 import time
 import zlib
@@ -13,6 +14,8 @@ from numpy.testing import assert_allclose, assert_array_equal
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+from model.image_files import read_image_file
+from model.images import to_pixels
 from service.images import ImageDecoder
 from service.problems import (
     DamagedImage,
@@ -28,10 +31,10 @@ pytestmark = pytest.mark.anyio
 RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 128, 0), (0, 0, 255), (255, 255, 255)
 
 
-def decoder_with(max_waiting: int) -> ImageDecoder:
+def decoder_with(max_waiting: int = 4, max_pixels: int = 4_000_000) -> ImageDecoder:
     return ImageDecoder(
         size=32,
-        max_pixels=4_000_000,
+        max_pixels=max_pixels,
         max_waiting=max_waiting,
         clock=time.monotonic,
         on_wake=lambda now: None,
@@ -41,6 +44,14 @@ def decoder_with(max_waiting: int) -> ImageDecoder:
 @pytest.fixture(scope="module")
 def decoder() -> ImageDecoder:
     return decoder_with(max_waiting=4)
+
+
+def has_children() -> bool:
+    try:
+        os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    except ChildProcessError:
+        return False
+    return True
 
 
 def encode(image: Image.Image, format: str, **options: object) -> bytes:
@@ -281,3 +292,35 @@ async def test_closing_waits_for_no_image_that_was_not_begun(picture: Image.Imag
 
     ended = await asyncio.gather(*waiting, return_exceptions=True)
     assert sum(isinstance(each, asyncio.CancelledError) for each in ended) >= 8
+
+
+@pytest.mark.parametrize("image_format", ["PNG", "WEBP"])
+async def test_a_large_image_has_the_same_pixels_from_its_process(
+    picture: Image.Image, image_format: str
+) -> None:
+    decoder = decoder_with(max_pixels=5_000_000)
+    content = encode(picture.resize((2100, 2000)), image_format)
+
+    pixels = await decoder.decode(content)
+
+    assert_array_equal(pixels, to_pixels(read_image_file(content), len(pixels)))
+
+
+async def test_a_large_image_that_is_damaged_is_told_from_its_process(
+    picture: Image.Image,
+) -> None:
+    decoder = decoder_with(max_pixels=5_000_000)
+    content = encode(picture.resize((2100, 2000)), "PNG")
+
+    with pytest.raises(DamagedImage, match="truncated"):
+        await decoder.decode(content[: len(content) // 2])
+
+
+async def test_the_process_of_a_large_image_ends_with_its_deadline(picture: Image.Image) -> None:
+    decoder = decoder_with(max_pixels=5_000_000)
+    content = encode(picture.resize((2100, 2000)), "WEBP")
+
+    with pytest.raises(Expired):
+        await decoder.decode(content, give_up_at=time.monotonic() + 0.02)
+
+    assert not has_children()
