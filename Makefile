@@ -41,7 +41,7 @@ train: $(VENV)/.dev ## train RECIPE on DATA, going on where it stopped
 	$(BIN)/anytime train --recipe $(RECIPE) --data $(DATA) --out $(RUN) --resume
 
 export: $(VENV)/.dev ## export the trained RECIPE to a bundle
-	$(BIN)/anytime export --run $(RUN) --data $(DATA) --out $(RUN)/bundle
+	$(BIN)/anytime export --run $(RUN) --out $(RUN)/bundle
 
 bench: $(VENV)/.dev ## measure the server with the IMAGES of a folder <class>/*.jpg, into docs/results.md
 	@test -d "$(IMAGES)" || { echo 'error: say where labelled test images are: make bench IMAGES=folder (of <class>/*.jpg)' >&2; exit 2; }
