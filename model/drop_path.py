@@ -14,7 +14,7 @@ from model.presets import Architecture
 
 LOCAL_DROP_PROBABILITY = 0.15  # §4.1
 
-DropPath = Literal["mixed", "local", "global", "tied", "none"]
+DropPath = Literal["mixed", "local", "global", "tied", "sandwich", "none"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,12 +58,15 @@ def sample_mixed(rng: Random, *, blocks: int, columns: int) -> Path:
 def draw_passes(kind: DropPath, rng: Random, architecture: Architecture) -> tuple[Pass, ...]:
     """Draw the passes of one mini-batch.
 
-    "tied" is one local sample with weight 1, then each of C columns alone with weight 1/C; the others are one pass,
-    "none" of every column that is built.
+    "tied" is one local sample with weight 1, then each of C columns alone with weight 1/C; "sandwich" is the full
+    network, then a global sample; the others are one pass, "none" of every column that is built.
     """
     blocks, columns = architecture.blocks, architecture.columns
     if kind == "none":
         return (Pass(architecture.path_of(architecture.all_columns)),)
+    if kind == "sandwich":
+        full = architecture.path_of(architecture.all_columns)
+        return (Pass(full), Pass(sample_global(rng, blocks=blocks, columns=columns)))
     if kind == "tied":
         alone = (architecture.path_of((k,)) for k in range(1, columns + 1))
         local = sample_local(rng, blocks=blocks, columns=columns)

@@ -32,6 +32,8 @@ WAYS = {
     "mixed, SGD": RECIPES["cpu-narrow-c4"],
     "tied": replace(_BASE, drop_path="tied"),
     "tied, distilled": replace(_BASE, drop_path="tied", distillation=0.5),
+    "sandwich": replace(_BASE, drop_path="sandwich"),
+    "sandwich, distilled": replace(_BASE, drop_path="sandwich", distillation=0.5),
     "local": replace(_BASE, drop_path="local"),
     "global": replace(_BASE, drop_path="global"),
     "mixed, stepped rate": replace(_BASE, schedule="paper"),

@@ -30,7 +30,7 @@ class Recipe:
         drop_path: how each mini-batch's paths are drawn.
         augmentation: "+" mirrors and shifts by up to 4 pixels with zero padding, "++" with reflection.
         label_smoothing: share of the target spread over all classes.
-        distillation: share of a column's target that is the joint sample's answer; for "tied" drop-path.
+        distillation: share of a column's target that is the answer of the pass before it; for "tied" and "sandwich" drop-path.
         averaging: decay a step of the average of the weights that is scored and exported; 0 for none.
     """
 
@@ -85,10 +85,10 @@ class Recipe:
             raise TrainingError(
                 f"recipe {self.name} trains one column alone: it has no paths to drop"
             )
-        if self.distillation and self.drop_path != "tied":
+        if self.distillation and self.drop_path not in ("tied", "sandwich"):
             raise TrainingError(
                 f"recipe {self.name} distils within a mini-batch: drop-path {self.drop_path} has one pass in each, "
-                "tied several"
+                "tied and sandwich several"
             )
 
     def architecture_for(self, data: DataSet) -> Architecture:
@@ -185,6 +185,13 @@ RECIPES = {
             drop_path="tied",
             distillation=0.5,
             averaging=0.999,
+        ),
+        # The full network and one column in every mini-batch, the one as the other's teacher
+        replace(
+            _MUON,
+            name="cpu-narrow-c4-sandwich",
+            drop_path="sandwich",
+            distillation=0.5,
         ),
         # For one GPU. The classifier sees four times the features: at 0.2, and Muon at 0.05, its loss explodes.
         replace(

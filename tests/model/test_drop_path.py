@@ -126,6 +126,19 @@ def test_the_same_generator_draws_the_same_paths() -> None:
     assert len({path.is_alone for path in first}) == 2
 
 
+def test_a_sandwich_is_the_full_network_and_any_one_column() -> None:
+    architecture = PRESETS["narrow-c3"]
+    rng = Random(4)
+
+    drawn = [draw_passes("sandwich", rng, architecture) for _ in range(50)]
+
+    columns = [architecture.path_of((k,)) for k in (1, 2, 3)]
+    assert all(full.path == architecture.path_of((1, 2, 3)) for full, _ in drawn)
+    assert all(alone.path in columns for _, alone in drawn)
+    assert all(any(alone.path == column for _, alone in drawn) for column in columns)
+    assert all(each.weight == 1 for passes in drawn for each in passes)
+
+
 def test_tied_passes_are_a_local_sample_and_every_column_weighted_by_their_number() -> None:
     architecture = PRESETS["narrow-c4"]
 

@@ -274,7 +274,7 @@ def test_a_full_disk_stops_the_run_in_one_clear_line(
         train_small(tmp_path)
 
 
-@pytest.mark.parametrize("drop_path", ["mixed", "local", "global", "tied", "none"])
+@pytest.mark.parametrize("drop_path", ["mixed", "local", "global", "tied", "sandwich", "none"])
 def test_every_drop_path_trains(drop_path: str, train_small: TrainSmall) -> None:
     checkpoint = train_small(drop_path=drop_path, epochs=1)
 
