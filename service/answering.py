@@ -1,9 +1,8 @@
-"""A request to classify: read, answered once or step by step, and accounted for."""
+"""The answers to a request to classify: once or step by step, and accounted for."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import partial
 from http import HTTPStatus
 from math import inf
@@ -12,20 +11,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from pydantic_core import to_json
 from python_multipart.multipart import parse_options_header
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from model.images import Pixels
-from service.problems import (
-    InternalError,
-    NotReady,
-    Problem,
-    render,
-)
+from service.receiving import Asked, handle
 from service.scheduling.deadline_queue import Refine
-from service.schemas import ClassifyQuery
-from service.uploads import read_upload
 from service.watching.telemetry import Outcome
 
 if TYPE_CHECKING:
@@ -46,92 +37,6 @@ LOGGED = (
 
 EVENT_STREAM, NDJSON = b"text/event-stream", b"application/x-ndjson"
 STREAM_PATIENCE_S = 1.0  # after the deadline, with a client that does not read
-
-
-@dataclass(frozen=True, slots=True)
-class Asked:
-    """A request that was answered."""
-
-    request_id: str
-    arrived_at: float
-    query: ClassifyQuery
-    pixels: Pixels
-    decoding_at: float
-    decode_s: float
-    headers: Mapping[bytes, bytes]
-
-
-Answering = Callable[["Service", "Serving", Asked], Awaitable[Response | None]]
-
-
-async def handle(request: Request, answer: Answering) -> Response | None:
-    """Read a request to classify and have it answered; return what is still to be sent: the answer, or a problem."""
-    service = service_of(request)
-    state: dict[str, Any] = request.scope["state"]
-    arrived_at: float = state.get("arrived_at") or service.clock()
-    headers: dict[bytes, bytes] = dict(request.scope["headers"])
-    request_id = service.request_id(headers.get(b"x-request-id", b""))
-    try:
-        body = await service.bodies.read(request, headers, service.settings.max_body_bytes)
-        serving = serving_of(service)
-        # Entered with the whole body: a slow sender keeps no bundle from being replaced.
-        with serving:
-            read_at = service.clock()
-            upload = read_upload(
-                body, headers.get(b"content-type", b""), headers.get(b"content-encoding", b"")
-            )
-            query = serving.parse_query(request.scope["query_string"], upload.fields)
-            deadline_at = arrived_at + query.deadline_ms / 1e3
-            serving.dispatcher.check_before_decode(
-                arrived_at=arrived_at,
-                deadline_at=deadline_at,
-                on_miss=query.on_miss,
-                subnetwork=query.subnetwork,
-                was_alone=serving.is_alone_since(arrived_at),
-            )
-            with service.bodies.kept(body):
-                pixels = await serving.decoder.decode(
-                    upload.only_file(),
-                    give_up_at=serving.scheduler.admission.late_until(
-                        arrived_at, query.deadline_ms / 1e3, query.on_miss, query.subnetwork
-                    ),
-                )
-            decode_s = service.clock() - read_at
-            asked = Asked(request_id, arrived_at, query, pixels, read_at, decode_s, headers)
-            return await answer(service, serving, asked)
-    except Problem as problem:
-        service.ended(problem.outcome, request_id, arrived_at, problem)
-        if service.tracer is not None:
-            service.tracer.record(
-                (f"POST {request.url.path}", arrived_at, service.clock()),
-                [],
-                headers=headers,
-                attributes={
-                    "http.response.status_code": problem.status,
-                    "anytime.request_id": request_id,
-                    "anytime.outcome": problem.outcome,
-                },
-                problem=problem.detail,
-            )
-        return _rendered(problem, request_id)
-    except (asyncio.CancelledError, ClientDisconnect, TimeoutError) as error:
-        stopped = NotReady("the server, or its bundle, ended before the answer was found")
-        if isinstance(error, asyncio.CancelledError) and not state.get("left"):  # a drain is over
-            service.ended(stopped.outcome, request_id, arrived_at, stopped)
-        else:
-            service.ended("abandoned", request_id, arrived_at)
-        return _rendered(stopped, request_id)
-    except Exception as error:
-        service.log.error("request_crashed", request_id=request_id, exc_info=error)
-        service.ended("failed", request_id, arrived_at)
-        return _rendered(InternalError("the server failed to handle the request"), request_id)
-
-
-def _rendered(problem: Problem, request_id: str) -> Response:
-    """Return the response that tells a client of a problem with its request."""
-    response = render(problem)
-    response.headers["X-Request-ID"] = request_id
-    return response
 
 
 async def answer_once(service: "Service", serving: "Serving", asked: Asked) -> Response:
@@ -346,20 +251,3 @@ def _trace(
             "anytime.predicted_ms": 1e3 * answered.predicted_s,
         },
     )
-
-
-def service_of(request: Request) -> "Service":
-    """Return what the endpoints share."""
-    service: Service = request.app.state.service
-    return service
-
-
-def serving_of(service: "Service") -> "Serving":
-    """Return what answers.
-
-    Raises:
-        NotReady: the server is still warming up.
-    """
-    if service.serving is None:
-        raise NotReady("the server is warming up", headers={"Retry-After": "1"})
-    return service.serving

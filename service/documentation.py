@@ -7,7 +7,7 @@ from pydantic_core import to_json
 
 from service import problems
 from service.problems import CATALOGUE, MEDIA_TYPE, Problem
-from service.schemas import Answer, Feedback, ProblemDocument, Step
+from service.schemas import Answer, Feedback, Outcomes, ProblemDocument, Step
 from service.settings import LONGEST_MS, SHORTEST_MS
 
 Document = dict[str, Any]
@@ -34,7 +34,9 @@ EXAMPLES: dict[str, Problem] = {
         problems.BodyTooSlow(
             "4096 bytes of the body have come in 30 s, the longest wait for all", limit=30.0
         ),
-        problems.InvalidUpload("the form has no file; it must hold exactly one"),
+        problems.HeadTooSlow("the head did not come within 10 s", limit=10.0),
+        problems.HeadTooLarge("the head of the request is over 65536 bytes", limit=65536),
+        problems.InvalidUpload("the multipart form holds 0 files; send one"),
         problems.UnsupportedEncoding(
             "the body has the Content-Encoding 'gzip'; send it as it is", encoding="gzip"
         ),
@@ -137,7 +139,21 @@ def _query(name: str, description: str, example: Any, **schema: Any) -> Document
 
 
 _BINARY: Document = {"type": "string", "format": "binary"}
-_FORM: Document = {"type": "object", "properties": {"file": _BINARY}, "required": ["file"]}
+
+
+def _body(files: str, file: Document) -> Document:
+    """Describe the body of a request to classify, whose form has ``files``."""
+    form = {"type": "object", "properties": {"file": file}, "required": ["file"]}
+    return {
+        "required": True,
+        "description": f"The bytes of a JPEG, PNG or WebP image, or a multipart form with {files}; "
+        "its other fields are parameters.",
+        "content": {
+            **{name: {"schema": _BINARY} for name in ("image/jpeg", "image/png", "image/webp")},
+            "multipart/form-data": {"schema": form},
+        },
+    }
+
 
 CLASSIFY: Document = {
     "parameters": [
@@ -180,24 +196,33 @@ CLASSIFY: Document = {
             "example": REQUEST_ID,
         },
     ],
-    "requestBody": {
-        "required": True,
-        "description": "The bytes of a JPEG, PNG or WebP image, or a multipart form with one file; "
-        "its other fields are parameters.",
-        "content": {
-            **{name: {"schema": _BINARY} for name in ("image/jpeg", "image/png", "image/webp")},
-            "multipart/form-data": {"schema": _FORM},
-        },
-    },
+    "requestBody": _body("one file or several", {"type": "array", "items": _BINARY}),
 }
+STREAM: Document = {**CLASSIFY, "requestBody": _body("one file", _BINARY)}
 
 CLASSIFY_RESPONSES: dict[int | str, Document] = {
-    200: {"model": Answer, "content": {"application/json": {"example": ANSWER}}},
+    200: {
+        "description": "The answer; of a form with several files, an answer or a problem for each, in their order.",
+        "model": Answer | Outcomes,
+        "content": {
+            "application/json": {
+                "examples": {
+                    "one": {"summary": "One image", "value": ANSWER},
+                    "several": {
+                        "summary": "Several files in a form",
+                        "value": [ANSWER, EXAMPLES[problems.NotAnImage.slug()].body()],
+                    },
+                }
+            }
+        },
+    },
     **told(
         problems.EmptyBody,
         problems.InvalidUpload,
         problems.MalformedRequest,
         problems.BodyTooSlow,
+        problems.HeadTooSlow,
+        problems.HeadTooLarge,
         problems.BodyTooLarge,
         problems.UnsupportedEncoding,
         problems.NotAnImage,
@@ -256,6 +281,8 @@ FEEDBACK_RESPONSES = told(
     problems.MalformedRequest,
     problems.UnknownRequest,
     problems.BodyTooSlow,
+    problems.HeadTooSlow,
+    problems.HeadTooLarge,
     problems.FeedbackRepeated,
     problems.FeedbackLate,
     problems.BodyTooLarge,

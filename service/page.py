@@ -18,9 +18,9 @@ from pydantic import ValidationError
 from starlette.requests import Request
 from starlette.responses import Response
 
-from service.answering import service_of, serving_of
 from service.load import Load, LoadWanted
 from service.problems import InvalidParameter, NotFound
+from service.receiving import service_of, serving_of
 from service.settings import Settings
 
 HERE = Path(__file__).parent

@@ -108,7 +108,7 @@ class HeadTooLarge(Problem):
 
 
 class InvalidUpload(Problem):
-    """The multipart form cannot be read, or does not hold exactly one file."""
+    """The multipart form cannot be read, holds no file, or for a stream more than one."""
 
     status, title = 400, "Invalid upload"
 

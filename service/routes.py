@@ -9,13 +9,7 @@ from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 from starlette.responses import PlainTextResponse, Response
 
-from service.answering import (
-    AnswerStream,
-    answer_once,
-    handle,
-    service_of,
-    serving_of,
-)
+from service.answering import AnswerStream, answer_once
 from service.documentation import (
     CLASSIFY,
     CLASSIFY_RESPONSES,
@@ -25,6 +19,7 @@ from service.documentation import (
     PROBLEM_PAGE_RESPONSES,
     READY_RESPONSES,
     RELOAD_RESPONSES,
+    STREAM,
     STREAM_RESPONSES,
 )
 from service.problems import (
@@ -41,10 +36,12 @@ from service.problems import (
     Unauthorized,
     UnknownRequest,
 )
+from service.receiving import handle, service_of, serving_of
 from service.schemas import (
     Answer,
     BundleName,
     Health,
+    Outcomes,
     Reloaded,
     Score,
     SubnetworkEntry,
@@ -60,13 +57,13 @@ router = APIRouter()
 
 @router.post(
     "/classify",
-    response_model=Answer,
+    response_model=Answer | Outcomes,
     responses=CLASSIFY_RESPONSES,
     openapi_extra=CLASSIFY,
 )
 async def classify(request: Request) -> Response:
     """Give the most accurate answer that fits in the deadline, which counts from the arrival of the request."""
-    response = await handle(request, answer_once)
+    response = await handle(request, answer_once, takes_several=True)
     assert response is not None
     return response
 
@@ -75,7 +72,7 @@ async def classify(request: Request) -> Response:
     "/classify/stream",
     response_class=Response,
     responses=STREAM_RESPONSES,
-    openapi_extra=CLASSIFY,
+    openapi_extra=STREAM,
 )
 async def classify_stream(request: Request) -> Response:
     """Give a first answer at once, and better ones until the deadline; server-sent events, or NDJSON by ``Accept``."""

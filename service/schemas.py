@@ -249,3 +249,6 @@ class ProblemDocument(BaseModel):
     title: str
     status: int
     detail: str
+
+
+Outcomes = list[Answer | ProblemDocument]  # of several images

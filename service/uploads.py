@@ -39,7 +39,7 @@ class Upload:
         """
         if len(self.files) != 1:
             raise InvalidUpload(
-                f"the multipart form holds {len(self.files)} files; send exactly one, "
+                f"the multipart form holds {len(self.files)} files; send one, "
                 "as a part with a file name, of an image type, or named 'file'"
             )
         return self.files[0]

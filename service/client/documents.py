@@ -110,6 +110,7 @@ class Subnetwork:
     depth: int
     parameters: int
     macs: int
+    precision: str
     expected_accuracy: float
     test_accuracy: float
     predicted_run_latency_ms: float

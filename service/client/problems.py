@@ -101,6 +101,18 @@ class BodyTooSlow(Problem):
     status = 408
 
 
+class HeadTooSlow(Problem):
+    """The head of the request did not come within the time that the server waits for one."""
+
+    status = 408
+
+
+class HeadTooLarge(Problem):
+    """The head of the request is over the server's limit in bytes."""
+
+    status = 431
+
+
 class InvalidUpload(Problem):
     """The form cannot be read."""
 

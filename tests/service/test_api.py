@@ -141,12 +141,6 @@ def test_an_image_over_the_pixel_limit_is_refused(server: ServerProcess) -> None
     assert response.json()["limit"] == 1_000_000
 
 
-def test_a_form_with_two_files_is_refused(server: ServerProcess, jpeg: bytes) -> None:
-    response = server.client.post("/classify", files=[("file", jpeg), ("file", jpeg)])
-
-    assert_problem(response, 400, "invalid-upload")
-
-
 def test_a_body_over_the_limit_is_refused_before_it_is_sent(server: ServerProcess) -> None:
     with socket.create_connection(server.address, timeout=30) as connection:
         connection.sendall(
