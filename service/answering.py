@@ -180,7 +180,8 @@ def _account(
     reply_s = now - answered.given_at
     slack_s = deadline_s - (answered.started_at - asked.arrived_at) - answered.predicted_s
     outcome = _outcome(serving, asked, reply)
-    serving.latency.observe_reply(reply_s)
+    if answered.is_first_reply:
+        serving.latency.observe_reply(reply_s)
     service.metrics.answered(
         subnetwork=answered.subnetwork,
         label=reply["label"],

@@ -58,6 +58,7 @@ class Answered:
         finished_at: when its run ended.
         given_at: when it became the answer: then, or when a better one was waited for no longer.
         before: the answer that this one is better than, if there was one.
+        is_first_reply: whether no other of its run is replied to before.
     """
 
     probabilities: NDArray[np.float32]
@@ -68,6 +69,7 @@ class Answered:
     finished_at: float
     given_at: float
     before: "Answered | None" = None
+    is_first_reply: bool = True
 
     @property
     def runs(self) -> "tuple[Answered, ...]":
@@ -296,7 +298,7 @@ class Dispatcher:
                     run_latency_s=run_s,
                     predicted_s=run.predicted_s,
                 )
-                for request, row in zip(run.batch, probabilities, strict=True):
+                for place, (request, row) in enumerate(zip(run.batch, probabilities, strict=True)):
                     is_waited_for = not request.payload.future.done()
                     if request.answered_by is not None:
                         self._metrics.refined(run.subnetwork, is_used=is_waited_for)
@@ -310,6 +312,7 @@ class Dispatcher:
                             finished_at,
                             given_at=finished_at,
                             before=request.payload.best,
+                            is_first_reply=place == 0,
                         )
                         self._answer(request, answered)
             case _Failed(error):

@@ -18,6 +18,7 @@ REPLY_STEP = 0.05  # of the reserve, a reply: after a flood it halves in some 70
 NOISE_GAIN = 0.05  # of the way in log space, a run, while runs end as predicted
 SURPRISE_GAIN = 0.35  # where they do not: five runs cover 88 % of a change
 LARGEST_JUMP = log(4.0)  # one stall of 100 ms is no evidence of a machine a thousand times slower
+LEAST_REPLY_S = 50e-6  # what the reserve is taken to be when it moves: it can leave 0
 INITIAL_SPREAD = 1.1
 LARGEST_SPREAD = 3.0
 INITIAL_RESERVE_S = 0.0003  # what a reply takes on an idle core; one stalled reply must not set it
@@ -65,7 +66,7 @@ class LatencyModel:
 
     @property
     def reply_s(self) -> float:
-        """A high quantile of the time from the end of a run until its reply is written."""
+        """A high quantile of the time from the end of a run until the first reply to it is written."""
         return self._reply_s
 
     @property
@@ -110,8 +111,8 @@ class LatencyModel:
         self._slowdown[device] *= exp((NOISE_GAIN if is_noise else SURPRISE_GAIN) * jump)
 
     def observe_reply(self, cost_s: float) -> None:
-        """Learn what a reply took, from the end of its run to the last byte."""
-        self._reply_s = _track(self._reply_s, cost_s, REPLY_STEP)
+        """Learn what the first reply to a run took, from the end of the run; admission counts those behind it by their cost."""
+        self._reply_s = _track(self._reply_s, cost_s, REPLY_STEP, least=LEAST_REPLY_S)
 
     def doubt(self) -> None:
         """Go halfway back to what is true of an idle machine: what was learnt is old, and forbids to learn more."""
@@ -141,7 +142,8 @@ class LatencyModel:
         return curve
 
 
-def _track(quantile: float, value: float, gain: float) -> float:
-    """Move a running high quantile by one observation (Robbins-Monro, in steps relative to its size)."""
-    step = gain * max(quantile, min(value, 2 * quantile))
-    return quantile + step * (QUANTILE if value > quantile else QUANTILE - 1)
+def _track(quantile: float, value: float, gain: float, *, least: float = 0.0) -> float:
+    """Move a running high quantile by one observation (Robbins-Monro, in steps relative to its size, or to a least size)."""
+    size = max(quantile, least)
+    step = gain * max(size, min(value, 2 * size))
+    return max(quantile + step * (QUANTILE if value > quantile else QUANTILE - 1), 0.0)

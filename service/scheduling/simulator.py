@@ -142,20 +142,23 @@ class Simulation:
             end_at, _, start_at, run = heappop(self._ends)
             self._believed.observe(run.subnetwork, len(run.batch), end_at - start_at, run.device)
             self._scheduler.finished(run, self._now)
-            for request in run.batch:
+            for place, request in enumerate(run.batch):
                 if request.answered_by is not None and request not in self._in_hand:
                     continue  # its answer was handed in meanwhile
                 if self._scheduler.refine(request, run.subnetwork, self._now):
                     self._in_hand.add(request)
                 else:
-                    self._reply(request, run.subnetwork, end_at)
+                    self._reply(request, run.subnetwork, end_at, is_first=place == 0)
 
-    def _reply(self, request: Request, answered_by: str, given_at: float) -> None:
+    def _reply(
+        self, request: Request, answered_by: str, given_at: float, *, is_first: bool
+    ) -> None:
         self._in_hand.discard(request)
         self.unanswered -= 1
         if self._half_s:
             self._now = self._machine.ends_at(self._now, self._half_s)
-            self._believed.observe_reply(self._now - given_at)
+            if is_first:
+                self._believed.observe_reply(self._now - given_at)
         if self._now <= request.deadline_at:
             self.tally.in_time[answered_by] += 1
         else:
@@ -188,9 +191,9 @@ class Simulation:
                     self.unanswered -= len(requests)
                 case HandIn(requests):
                     given_at = self._now
-                    for request in requests:
+                    for place, request in enumerate(requests):
                         assert request.answered_by is not None
-                        self._reply(request, request.answered_by, given_at)
+                        self._reply(request, request.answered_by, given_at, is_first=place == 0)
                 case Run(batch=batch, subnetwork=subnetwork):
                     work_s = machine.latency_s.profile_s(subnetwork, len(batch)) * machine.noise()
                     end_at = machine.ends_at(self._now, work_s)

@@ -78,3 +78,13 @@ def test_one_stalled_reply_does_not_set_the_reserve() -> None:
 def test_a_profile_without_sense_is_an_error(profile: dict[str, dict[int, float]]) -> None:
     with pytest.raises(ValueError, match="profile"):
         LatencyModel(profile)
+
+
+def test_the_reserve_is_learnt_from_nothing() -> None:
+    model = LatencyModel({"column-1": {1: 0.001}}, reserve_s=0.0)
+
+    for _ in range(400):
+        model.observe_reply(0.0005)
+
+    # a quantile of equal costs hovers about them, by a step at most
+    assert model.reserve_s == pytest.approx(0.0005, rel=0.1)

@@ -232,3 +232,13 @@ def test_a_longer_deadline_never_lowers_the_accuracy_of_a_lone_request(
         found.append(max((ACCURACY[name] for name in tally.in_time), default=0.0))
 
     assert found == sorted(found)
+
+
+def test_the_reserve_is_one_reply_not_a_batch_of_them() -> None:
+    believed = LatencyModel(PROFILE, reserve_s=0.0)
+    scheduler = Scheduler(SUBNETWORKS, believed, max_queue=500, max_batch=8)
+    burst = [Request(k * 0.05, k * 0.05 + 0.04) for k in range(60) for _ in range(16)]
+
+    simulate(scheduler, believed, Machine(TRUTH, overhead_s=0.0006), burst)
+
+    assert 0.0003 <= believed.reserve_s < 0.0004  # half of the work outside a run, and a step
