@@ -88,6 +88,8 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Wait for the first request."""
         self._transport = cast(asyncio.Transport, transport)  # uvloop's are no subclass
+        host, port, *_ = transport.get_extra_info("sockname")
+        self._server = (host, port)
         self._server_state.connections.add(self)  # type: ignore[arg-type]
         self._watch_clock()
         if not self._connections.add(self):
@@ -188,7 +190,7 @@ class Connection(asyncio.Protocol):
         state = {**self._app_state, "arrived_at": self._arrived_at}
         exchange = self._reading = Exchange(
             self,
-            scope_of(head, state),
+            scope_of(head, state, self._server),
             keep_alive=head.http_version == "1.1" and head.keep_alive,
             awaits_continue=(b"expect", b"100-continue") in head.headers,
         )

@@ -170,8 +170,8 @@ class Exchange:
         self._wire.replied(self)
 
 
-def scope_of(head: RequestParser, state: dict[str, Any]) -> dict[str, Any]:
-    """Return ASGI's description of a request."""
+def scope_of(head: RequestParser, state: dict[str, Any], server: tuple[str, int]) -> dict[str, Any]:
+    """Return ASGI's description of a request that came to an address of the server."""
     path = head.raw_path.decode("latin-1")
     return {
         "type": "http",
@@ -185,7 +185,7 @@ def scope_of(head: RequestParser, state: dict[str, Any]) -> dict[str, Any]:
         "root_path": "",
         "headers": head.headers,
         "client": None,  # nothing asks
-        "server": None,
+        "server": server,
         "state": state,
     }
 
