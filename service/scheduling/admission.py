@@ -138,6 +138,11 @@ class Admission:
         is_full = unread + self._waiting >= self._max_queue
         return is_full and not self._is_displaceable_by(deadline_at)
 
+    def has_time_to_be_late(self, request: Request, now: float) -> bool:
+        """Say whether a request takes a late answer, and the load leaves time for one while it is of use."""
+        late_s = self._late_start_s(now) + self.least_s(request.subnetwork)
+        return request.on_miss == "answer" and now + late_s <= request.late_until
+
     def queue_full(self, unread: int, now: float) -> Refusal:
         """Return what those are told that find no place, with so many requests that are still to come here."""
         return Refusal("queue_full", 0.0, self._max_queue, self._backlog_s(unread, now))
@@ -187,8 +192,7 @@ class Admission:
         start_s = self._start_s(request, now)
         if now + start_s + own_s <= request.deadline_at:
             return self._queue
-        late_s = self._late_start_s(now) + self.least_s(request.subnetwork)
-        if request.on_miss == "answer" and now + late_s <= request.late_until:
+        if self.has_time_to_be_late(request, now):
             return self._late
         return self._too_late(request, start_s, own_s, now, was_alone=was_alone)
 

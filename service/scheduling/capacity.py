@@ -9,7 +9,7 @@ from service.scheduling.forecast import Forecast
 from service.scheduling.latency import LatencyModel
 
 LEAST_FREE = 0.05  # arrivals that cost more time than there is still leave a little to decide with
-LEAST_IDLE = 0.1  # callers that wait for their answers take all the time there is, and leave it to a short backlog
+LEAST_IDLE = 0.03  # callers that wait for their answers take all the time there is, and leave it to a short backlog
 MORE_ARRIVALS = 2.0  # standard deviations over the mean, where each arrival takes time
 
 Number = TypeVar("Number", float, NDArray[np.float64])

@@ -9,7 +9,7 @@ The rules:
 3. Requests that can be met run in the order of their deadlines (EDF); the policy chooses how many, and the subnetwork.
    A request that names its subnetwork runs in it; a batch is of neighbours in the queue that name the same or none.
 4. A waiting request that not even the fastest subnetwork can meet any more, or that the policy gives up so that more
-   others are met, is expired or becomes late.
+   others are met, is expired or becomes late, by the same rule.
 5. Late requests run in the fastest subnetwork (or the one they name), in the order of ``late_until``: when no timely one
    waits, and for no longer than arrivals could wait. One that cannot be answered by ``late_until`` is expired. So a late
    answer never costs a timely one.
@@ -131,7 +131,7 @@ class Scheduler:
         if due:
             return HandIn(due)
         can_start = device is not None
-        expired = self._give_up(self._hopeless(self._queue, now, can_start=can_start))
+        expired = self._give_up(self._hopeless(self._queue, now, can_start=can_start), now)
         expired += self._late.take(self._hopeless(self._late, now, can_start=can_start))
         if expired:
             return Expire(expired)
@@ -149,7 +149,7 @@ class Scheduler:
             return self._start(device, self._queue.take(size), forced, now)
         choice = self._policy.choose(outlook)
         if isinstance(choice, GiveUp):
-            expired = self._give_up(choice.count)
+            expired = self._give_up(choice.count, now)
             return Expire(expired) if expired else self.next_action(now)
         batch = self._queue.take(choice.batch_size)
         if choice.insured:
@@ -258,13 +258,15 @@ class Scheduler:
             count += 1
         return count
 
-    def _give_up(self, count: int) -> tuple[Request, ...]:
-        """Take out the most urgent requests; those that take a late answer become late, the others return."""
-        gone = self._queue.take(count) if count else ()
-        for request in gone:
-            if request.on_miss == "answer":
+    def _give_up(self, count: int, now: float) -> tuple[Request, ...]:
+        """Take out the most urgent requests; those that there is time to answer late become late, the others return."""
+        expired: list[Request] = []
+        for request in self._queue.take(count) if count else ():
+            if self.admission.has_time_to_be_late(request, now):
                 self._late.add(request)
-        return tuple(each for each in gone if each.on_miss == "refuse")
+            else:
+                expired.append(request)
+        return tuple(expired)
 
     def _latest_start_at(self, queue: DeadlineQueue, request: Request) -> float:
         """Return the last instant at which a run of its own would still meet a request of a queue."""
