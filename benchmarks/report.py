@@ -71,7 +71,7 @@ def write_modes(found: Mapping[str, Any], docs: Path) -> None:
             f"{rate:g}",
             *(_mode(cell.get(mode, [])) for mode in ("answer", "refuse")),
         ]
-        for (connections, rate), cell in cells.items()
+        for (connections, rate), cell in sorted(cells.items())
     ]
     header = ["connections", "offered/s", "`on_miss=answer`", "`on_miss=refuse`"]
     write_section(docs / "results.md", "modes", text + table(header, rows))
