@@ -134,7 +134,7 @@ async def _ask(
     client: "AsyncClient", content: bytes, due_at: float, deadline_s: float, seen: Seen
 ) -> None:
     """Send one request with what is left of its deadline; note what became of it."""
-    from service.client import DeadlineExceeded, Problem, Unreachable
+    from service.client import DeadlineExceeded, Problem, UnexpectedReply, Unreachable
 
     seen.sent_s = time.monotonic() - due_at
     left_ms = max(1e3 * (deadline_s - seen.sent_s), 0.001)
@@ -146,6 +146,8 @@ async def _ask(
         seen.problem = "no answer"
     except Unreachable:
         seen.problem = "no connection"
+    except UnexpectedReply:
+        seen.problem = "no reply of ours"
     seen.ended_s = time.monotonic() - due_at
 
 

@@ -23,8 +23,16 @@ from service.client.documents import Answer, Score, SubnetworkList
 from service.client.images import ImageLike, to_bytes
 from service.client.problems import (
     AnytimeError,
+    DamagedImage,
     DeadlineExceeded,
+    DeadlineImpossible,
+    EmptyBody,
+    Expired,
+    InternalError,
+    NotAnImage,
+    Overloaded,
     Problem,
+    TooManyPixels,
     UnexpectedReply,
     Unreachable,
     read_problem,
@@ -35,6 +43,18 @@ FIRST_PAUSE_S = 0.01  # before a request is repeated; then twice as long each ti
 SHORTEST_MS = 0.001  # the least that the server takes for a deadline
 PARAMETERS = ("on_miss", "subnetwork", "top_k", "stop_at_confidence")
 PROBLEM_TYPE, NDJSON = "application/problem+json", "application/x-ndjson"
+
+# What is wrong with one image or its turn; all else is wrong with the request, whatever it holds.
+OF_ONE_IMAGE = (
+    EmptyBody,
+    NotAnImage,
+    DamagedImage,
+    TooManyPixels,
+    DeadlineImpossible,
+    Overloaded,
+    Expired,
+    InternalError,
+)
 
 T = TypeVar("T")
 
@@ -156,7 +176,14 @@ class Calls:
     def classify_all(
         self, images: Sequence[ImageLike], options: Options
     ) -> Call[list[Answer | Problem]]:
-        """Classify several images in one request."""
+        """Classify several images in one request; one alone is sent as it is, and its outcome is told as those of several are."""
+        if not images:
+            return []
+        if len(images) == 1:
+            try:
+                return [(yield from self.classify(images[0], options))]
+            except OF_ONE_IMAGE as problem:
+                return [problem]
         began_at = self.clock()
         files = [to_bytes(each) for each in images]
         request = _classification("/classify", options, files=files)

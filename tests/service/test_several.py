@@ -6,7 +6,7 @@ import httpx
 import pytest
 from PIL import Image
 
-from service.client import Answer, NotAnImage
+from service.client import Answer, InvalidParameter, NotAnImage, Problem
 from service.client.images import to_bytes
 from tests.server import ServerProcess
 from tests.service.test_client import Ask, both, url_of
@@ -94,3 +94,19 @@ def test_the_client_gives_an_answer_or_a_problem_for_each(
     outcomes = ask(url_of(server), "classify", [images[0], b"no image"], deadline_ms=60_000)
 
     assert [type(each) for each in outcomes] == [Answer, NotAnImage]
+
+
+@both
+@pytest.mark.parametrize("bad", [b"no image", b""])
+def test_the_client_tells_of_a_single_image_as_of_several(
+    ask: Ask, server: ServerProcess, images: list[bytes], bad: bytes
+) -> None:
+    def outcomes(several: list[bytes]) -> list[type]:
+        told = ask(url_of(server), "classify", several, deadline_ms=60_000)
+        return [type(each) for each in told]
+
+    assert outcomes(images[:1]) == [Answer]
+    assert outcomes([]) == []
+    assert outcomes([bad])[0].__base__ is Problem
+    with pytest.raises(InvalidParameter):
+        ask(url_of(server), "classify", images[:1], top_k=99)
