@@ -38,10 +38,12 @@ def quantise(model: onnx.ModelProto, images: NDArray[np.uint8]) -> onnx.ModelPro
         folder = Path(name)
         onnx.save(model, folder / GIVEN)
         np.save(folder / IMAGES, images)
-        command = [sys.executable, "-m", "training.quantise", name]
+        # -P: the current folder may hold a ``training`` of its own.
+        command = [sys.executable, "-P", "-m", "training.quantise", name]
         run = subprocess.run(command, capture_output=True, text=True, check=False)
         if run.returncode:
-            raise TrainingError(f"int8: {run.stderr.splitlines()[-1]}")
+            told = run.stderr.splitlines() or [f"the process ended with {run.returncode}"]
+            raise TrainingError(f"int8: {told[-1]}")
         return onnx.load(folder / QUANTISED)
 
 
