@@ -6,6 +6,7 @@ killed. How much work an image is, its structure says; what would take seconds i
 """
 
 import asyncio
+import signal
 import sys
 from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
@@ -26,6 +27,8 @@ DECODE_THREADS = 2  # medium images share two cores at most, the rest is for run
 INLINE_BYTES = 64 * 1024  # what decodes in under a millisecond is not worth a thread's 0.1 ms
 INLINE_WORK = 128 * 128  # pixels times scans, as all that follow
 LARGE_WORK = 4_000_000  # up to 0.1 s, as long as a medium image may wait for another
+# What a hostile image may do to its decoder; a SIGKILL is the system's, short of memory.
+CRASHES = {-signal.SIGSEGV, -signal.SIGBUS, -signal.SIGABRT, -signal.SIGFPE, -signal.SIGILL}
 SCANS_AT_MAX_PIXELS = 16  # of a progressive JPEG of the largest size; more is refused
 
 
@@ -176,4 +179,7 @@ class ImageDecoder:
             return np.frombuffer(pixels, np.uint8).reshape(self._size, self._size, 3)
         if process.returncode == decode_process.BROKEN:
             raise BrokenImage(reason.decode())
-        raise BrokenImage(f"its decoder ended with {process.returncode}")
+        if process.returncode in CRASHES:
+            raise BrokenImage("it ends its decoder")
+        told = reason.decode(errors="replace").strip().splitlines()
+        raise RuntimeError(f"a decoder ended with {process.returncode}: {' '.join(told[-1:])}")
