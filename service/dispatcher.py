@@ -10,15 +10,15 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from math import ceil, inf
+from math import inf
 
 import numpy as np
 from numpy.typing import NDArray
 
 from model.images import Pixels
 from service.alarm import Alarm
-from service.problems import DeadlineImpossible, Expired, InternalError, Overloaded, Problem
-from service.scheduling.actions import Displace, Expire, HandIn, Refusal, Run, Wait
+from service.problems import Expired, InternalError, Problem, problem_of
+from service.scheduling.actions import Displace, Expire, HandIn, Run, Wait
 from service.scheduling.deadline_queue import OnMiss, Refine, Request
 from service.scheduling.latency import LatencyModel
 from service.scheduling.scheduler import Scheduler
@@ -377,27 +377,3 @@ class _Finished:
 @dataclass(frozen=True, slots=True)
 class _Failed:
     error: Exception
-
-
-def problem_of(refusal: Refusal) -> Problem:
-    """Return what the client of a refused request is told."""
-    needed_ms, limit_ms = 1e3 * refusal.needed_s, 1e3 * refusal.limit
-    retry = {"Retry-After": str(max(ceil(refusal.retry_after_s), 1))}
-    if refusal.reason == "impossible":
-        return DeadlineImpossible(
-            f"an idle machine needs {needed_ms:.3g} ms from the first byte to the answer, the deadline is {limit_ms:.3g} ms",
-            needed_ms=round(needed_ms, 3),
-            deadline_ms=round(limit_ms, 3),
-        )
-    if refusal.reason == "queue_full":
-        return Overloaded(
-            f"{refusal.limit:g} requests wait already, the most that may",
-            headers=retry,
-            limit=refusal.limit,
-        )
-    return Overloaded(
-        f"with the work ahead it would take {needed_ms:.3g} ms, the deadline is {limit_ms:.3g} ms",
-        headers=retry,
-        needed_ms=round(needed_ms, 3),
-        deadline_ms=round(limit_ms, 3),
-    )

@@ -34,8 +34,8 @@ EXAMPLES: dict[str, Problem] = {
         problems.BodyTooSlow(
             "4096 bytes of the body have come in 30 s, the longest wait for all", limit=30.0
         ),
-        problems.HeadTooSlow("the head did not come within 10 s", limit=10.0),
-        problems.HeadTooLarge("the head of the request is over 65536 bytes", limit=65536),
+        problems.HeadTooSlow("the head of the request did not come within 10 s", limit=10.0),
+        problems.HeadTooLarge("the head of the request is over 32768 bytes", limit=32768),
         problems.InvalidUpload("the multipart form holds 0 files; send one"),
         problems.UnsupportedEncoding(
             "the body has the Content-Encoding 'gzip'; send it as it is", encoding="gzip"

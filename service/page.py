@@ -18,7 +18,7 @@ from pydantic import ValidationError
 from starlette.requests import Request
 from starlette.responses import Response
 
-from service.load import Load, LoadWanted
+from service.load import MOST_TIMES, Load, LoadWanted
 from service.problems import InvalidParameter, NotFound
 from service.receiving import service_of, serving_of
 from service.settings import Settings
@@ -67,8 +67,8 @@ class Asset:
 def add_page(app: FastAPI, settings: Settings) -> None:
     """Add what is for browsers: ``/docs``, and the page with what it needs."""
     router = APIRouter(include_in_schema=False)
-    router.add_api_route("/docs", docs, methods=["GET", "HEAD"])
-    router.add_api_route("/docs/{name}", docs_asset, methods=["GET", "HEAD"])
+    router.add_api_route("/docs", docs, methods=["GET"])
+    router.add_api_route("/docs/{name}", docs_asset, methods=["GET"])
     if settings.page:
         _add_index(router, settings)
         if shows_load(settings):
@@ -98,14 +98,27 @@ async def send_load(request: Request) -> dict[str, Any]:
     """
     service = service_of(request)
     serving = serving_of(service)
-    if request.headers.get("content-type") != "application/json":
-        raise InvalidParameter("the load that is wanted must be sent as application/json")
+    media_type = request.headers.get("content-type", "")
+    if media_type != "application/json":
+        raise InvalidParameter(
+            f"the load that is wanted comes as {media_type!r}; it must be sent as application/json",
+            parameter="Content-Type",
+            value=media_type,
+            allowed="application/json",
+        )
     body = await service.bodies.read(request, dict(request.scope["headers"]), MAX_LOAD_BYTES)
     try:
         wanted = LoadWanted.model_validate_json(body)
     except ValidationError as error:
         first = error.errors()[0]
-        raise InvalidParameter(f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from error
+        name = str(first["loc"][0]) if first["loc"] else "body"
+        value = first["input"] if first["loc"] else body.decode(errors="replace")
+        raise InvalidParameter(
+            f"{name} is {value!r}: {first['msg']}",
+            parameter=name,
+            value=value,
+            allowed=f"times, a number from 0 to {MOST_TIMES}, and deadline_ms, one from 0.1 to 1000",
+        ) from error
     _load_of(request).want(wanted, serving=serving, address=request.scope["server"])
     return _load_of(request).report()
 
@@ -128,8 +141,8 @@ def _add_index(router: APIRouter, settings: Settings) -> None:
             raise NotFound(f"there is no sample {name!r}", path=request.url.path)
         return samples[name].reply(request)
 
-    router.add_api_route("/", index, methods=["GET", "HEAD"])
-    router.add_api_route("/samples/{name}", sample, methods=["GET", "HEAD"])
+    router.add_api_route("/", index, methods=["GET"])
+    router.add_api_route("/samples/{name}", sample, methods=["GET"])
 
 
 def _sample_files() -> list[Path]:

@@ -6,11 +6,13 @@ One subclass of ``Problem`` a problem; its docstring is the page that ``type`` l
 import re
 from collections.abc import Mapping
 from http import HTTPStatus
+from math import ceil
 from typing import Any, ClassVar
 
 from pydantic_core import to_json
 from starlette.responses import Response
 
+from service.scheduling.actions import Refusal
 from service.watching.telemetry import Outcome
 
 MEDIA_TYPE = "application/problem+json"
@@ -227,3 +229,27 @@ def from_status(status: int, detail: str, headers: Mapping[str, str] | None = No
 def render(problem: Problem) -> Response:
     """Return the response that tells a client of a problem."""
     return Response(to_json(problem.body()), problem.status, problem.headers, MEDIA_TYPE)
+
+
+def problem_of(refusal: Refusal) -> Problem:
+    """Return what the client of a refused request is told."""
+    needed_ms, limit_ms = 1e3 * refusal.needed_s, 1e3 * refusal.limit
+    retry = {"Retry-After": str(max(ceil(refusal.retry_after_s), 1))}
+    if refusal.reason == "impossible":
+        return DeadlineImpossible(
+            f"an idle machine needs {needed_ms:.3g} ms from the first byte to the answer, the deadline is {limit_ms:.3g} ms",
+            needed_ms=round(needed_ms, 3),
+            deadline_ms=round(limit_ms, 3),
+        )
+    if refusal.reason == "queue_full":
+        return Overloaded(
+            f"{refusal.limit:g} requests wait already, the most that may",
+            headers=retry,
+            limit=refusal.limit,
+        )
+    return Overloaded(
+        f"with the work ahead it would take {needed_ms:.3g} ms, the deadline is {limit_ms:.3g} ms",
+        headers=retry,
+        needed_ms=round(needed_ms, 3),
+        deadline_ms=round(limit_ms, 3),
+    )

@@ -12,10 +12,10 @@ import numpy as np
 import structlog
 
 from model.bundle import Bundle, BundleError, read_bundle
-from service.dispatcher import Dispatcher, problem_of
+from service.dispatcher import Dispatcher
 from service.images import ImageDecoder
 from service.precision import Profile, Served, choose_precisions
-from service.problems import InvalidParameter, NotReady, Overloaded, Problem
+from service.problems import InvalidParameter, NotReady, Overloaded, Problem, problem_of
 from service.runtime import (
     Device,
     RuntimeUnavailable,

@@ -149,7 +149,7 @@ class Anytime:
                 if self._is_to_insure(option, size, outlook, size * share_s):
                     return Choice(fastest.name, size, insured=True)
                 return Choice(option.name, size)
-        return self._press(outlook, head_s, slowdown)
+        return self._choose_overloaded(outlook, head_s, slowdown)
 
     def _is_to_insure(self, safe: Option, size: int, outlook: Outlook, share_s: float) -> bool:
         """Whether to let the fastest answer first, and then, most likely in time, an option that is better or as good."""
@@ -173,7 +173,9 @@ class Anytime:
         shares_s = machine_s / (outlook.rivals[first:] - after)
         return float(shares_s.min()) - outlook.outside_s
 
-    def _press(self, outlook: Outlook, head_s: float, slowdown: float) -> Choice | GiveUp:
+    def _choose_overloaded(
+        self, outlook: Outlook, head_s: float, slowdown: float
+    ) -> Choice | GiveUp:
         """Choose where not all can be met at their best: serve the head in a small batch, or let it go?
 
         Time has a price: the accuracy that a second adds where the share now lies. A run is worth its answers, less

@@ -114,7 +114,7 @@ import logging, threading, warnings
 from service.watching.log import open_log, take_in_libraries
 take_in_libraries(open_log(print))
 warnings.warn("Corrupt EXIF data")
-log = logging.getLogger("some.library")
+log = logging.getLogger("some.package")
 log.info("all is well")
 log.warning("%d left", 3)
 log.error("a bad format: %d", "three")

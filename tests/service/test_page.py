@@ -144,13 +144,20 @@ def test_the_server_loads_itself_only_where_no_other_machine_can_ask(
 
 @pytest.mark.parametrize(
     "wanted",
-    ['{"times": 11, "deadline_ms": 5}', '{"times": -1, "deadline_ms": 5}', '{"times": 1}', "1"],
+    [
+        '{"times": 11, "deadline_ms": 5}',
+        '{"times": -1, "deadline_ms": 5}',
+        '{"times": 1}',
+        "1",
+        "{",
+    ],
 )
 def test_a_load_out_of_bounds_is_refused(server: ServerProcess, wanted: str) -> None:
     headers = {"Content-Type": "application/json"}
     reply = server.client.post("/load", content=wanted, headers=headers)
 
     assert (reply.status_code, reply.json()["title"]) == (422, "Invalid parameter")
+    assert {"parameter", "value", "allowed"} <= reply.json().keys()
     assert server.client.get("/load").json()["times"] == 0
 
 
