@@ -132,7 +132,8 @@ class Scheduler:
             return HandIn(due)
         can_start = device is not None
         expired = self._give_up(self._hopeless(self._queue, now, can_start=can_start), now)
-        expired += self._late.take(self._hopeless(self._late, now, can_start=can_start))
+        # One that could begin at its last instant alone was put off until then, and would be again.
+        expired += self._late.take(self._hopeless(self._late, now, can_start=False))
         if expired:
             return Expire(expired)
         if device is None:

@@ -351,6 +351,25 @@ def test_a_late_run_is_no_longer_than_arrivals_could_wait() -> None:
     assert len(core) == 1
 
 
+def test_a_late_run_that_arrivals_keep_waiting_expires_at_the_last_instant_that_it_could_begin() -> (
+    None
+):
+    core = scheduler()
+    late, now = request(0.02, arrived_at=-0.03, subnetwork="full"), 0.0
+    core.admit(late, now)
+    for k in range(200):
+        core.admission.count_shed((k - 200) / 100, 0.005)
+
+    while isinstance(action := core.next_action(now), Wait):
+        assert action.until is not None
+        assert action.until > now
+        now = action.until
+        for _ in range(10):
+            core.admission.count_shed(now, 0.005)
+
+    assert action == Expire((late,))
+
+
 def test_the_least_urgent_request_gives_way_in_a_full_queue() -> None:
     core = scheduler(max_queue=3)
     patient = [request(86_400.0 + k) for k in range(2)]
