@@ -9,8 +9,6 @@ from service.cli.exits import MISUSED, fail, importing
 from service.settings import SettingsError, read_settings
 
 if TYPE_CHECKING:
-    from starlette.types import Receive, Scope, Send
-
     from service.client import AsyncClient
 
 GRACE_MS = 10_000.0  # a late answer is of interest too
@@ -68,10 +66,10 @@ def ask_bundle(folder: str | None, work: Work[T]) -> T:
 @asynccontextmanager
 async def _inside(folder: str | None) -> "AsyncIterator[AsyncClient]":
     """Warm a bundle up in this process; give a client of its application."""
-    from httpx import ASGITransport
     from PIL import Image
 
     from service.app import create_app, describe, read_current_bundle
+    from service.cli.inside import InsideTransport
     from service.client import AsyncClient
     from service.serving import UNUSABLE
     from service.watching.log import open_log
@@ -87,10 +85,7 @@ async def _inside(folder: str | None) -> "AsyncIterator[AsyncClient]":
     except UNUSABLE as error:
         fail(describe(error))
 
-    async def answer(scope: "Scope", receive: "Receive", send: "Send") -> None:
-        await app({**scope, "state": {}}, receive, send)
-
-    transport = ASGITransport(answer)
+    transport = InsideTransport(app)
     try:
         async with AsyncClient("http://inside", grace_ms=GRACE_MS, transport=transport) as client:
             await client.classify(Image.new("RGB", (1, 1)))  # a first request finds all parts cold
