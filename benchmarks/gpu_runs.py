@@ -24,7 +24,7 @@ from model.fractal import FractalNet
 from model.images import Pixels
 from model.layers import ConvLayer
 from model.sessions import open_session
-from service.runtime import (
+from service.engine.runtime import (
     CUDA,
     CUDA_OPTIONS,
     Device,

@@ -12,8 +12,8 @@ from typing import Any, ClassVar
 from pydantic_core import to_json
 from starlette.responses import Response
 
+from service.observability.telemetry import Outcome
 from service.scheduling.actions import Refusal
-from service.watching.telemetry import Outcome
 
 MEDIA_TYPE = "application/problem+json"
 

@@ -10,12 +10,12 @@ from types import FrameType
 import uvicorn
 
 from model.bundle import BundleError
-from service.app import Service, create_app
 from service.cli.exits import complain
-from service.connection import Connection
-from service.listening import listen, url_of
+from service.front.app import Service, create_app
+from service.front.connection import Connection
+from service.front.listening import listen, url_of
+from service.observability.log import LineWriter, open_log, standard_output, take_in_libraries
 from service.settings import Settings, SettingsError, unknown_settings
-from service.watching.log import LineWriter, open_log, standard_output, take_in_libraries
 
 GRACE_S = (
     1.0  # from the signal on, in which clients that ask again are told that their connection ends

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from prometheus_client import CollectorRegistry
 
+from service.observability.telemetry import Metrics
 from service.problems import CATALOGUE
 from service.settings import Settings
-from service.watching.telemetry import Metrics
 
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
@@ -28,9 +28,7 @@ TRAINING_ONLY = {
 
 
 def test_the_server_imports_nothing_that_only_training_needs() -> None:
-    program = (
-        "import sys, service.process, service.app; print(*{m.split('.')[0] for m in sys.modules})"
-    )
+    program = "import sys, service.process, service.front.app; print(*{m.split('.')[0] for m in sys.modules})"
 
     imported = subprocess.run(
         [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True

@@ -3,9 +3,10 @@
 import sys
 from typing import Any
 
-from service import app, process
+from service import process
+from service.front import app
+from service.observability.telemetry import Metrics
 from service.settings import read_settings
-from service.watching.telemetry import Metrics
 
 
 class SilentMetrics(Metrics):

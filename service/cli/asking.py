@@ -50,7 +50,7 @@ def ask_bundle(folder: str | None, work: Work[T]) -> T:
         work: is given the client once the networks are warm.
     """
     with importing("cpu"):
-        import service.app  # noqa: F401
+        import service.front.app  # noqa: F401
         from service.client import AnytimeError
 
     async def run() -> T:
@@ -68,11 +68,11 @@ async def _inside(folder: str | None) -> "AsyncIterator[AsyncClient]":
     """Warm a bundle up in this process; give a client of its application."""
     from PIL import Image
 
-    from service.app import create_app, describe, read_current_bundle
     from service.cli.inside import InsideTransport
     from service.client import AsyncClient
-    from service.serving import UNUSABLE
-    from service.watching.log import open_log
+    from service.engine.serving import UNUSABLE
+    from service.front.app import create_app, describe, read_current_bundle
+    from service.observability.log import open_log
 
     try:
         settings = read_settings(INSIDE | ({} if folder is None else {"bundle_dir": folder}))

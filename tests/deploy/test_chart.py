@@ -15,8 +15,8 @@ from cloudcoil.models.prometheus_operator.v1 import ServiceMonitor
 from prometheus_client import CollectorRegistry
 from prometheus_client.parser import text_string_to_metric_families
 
+from service.observability.telemetry import Metrics
 from service.settings import Settings
-from service.watching.telemetry import Metrics
 
 CHART = Path(__file__).parents[2] / "deploy" / "kubernetes" / "anytime"
 KUBERNETES = ("1.30", "1.37")  # the oldest that the chart takes, and the newest known

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from model.images import Pixels
-from service.watching.agreement import MOST_WAITING, Agreement
+from service.observability.agreement import MOST_WAITING, Agreement
 from tests.server import ServerProcess
 
 pytestmark = pytest.mark.anyio

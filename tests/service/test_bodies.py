@@ -6,8 +6,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 import pytest
 from starlette.requests import Request
 
-from service import bodies
-from service.bodies import Bodies
+from service.front import bodies
+from service.front.bodies import Bodies
 from service.problems import BodyTooLarge, BodyTooSlow, Overloaded
 
 pytestmark = pytest.mark.anyio

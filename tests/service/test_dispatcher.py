@@ -10,13 +10,13 @@ from numpy.typing import NDArray
 from prometheus_client import CollectorRegistry
 
 from model.images import Pixels
-from service.dispatcher import OVERHEAD_REQUESTS, Answered, Dispatcher
+from service.engine.dispatcher import OVERHEAD_REQUESTS, Answered, Dispatcher
+from service.engine.worker import Worker
+from service.observability.telemetry import Metrics
 from service.problems import DeadlineImpossible, Expired, InternalError, NotReady, Overloaded
 from service.scheduling.latency import LatencyModel
 from service.scheduling.policies import Candidate
 from service.scheduling.scheduler import Scheduler
-from service.watching.telemetry import Metrics
-from service.worker import Worker
 
 pytestmark = pytest.mark.anyio
 

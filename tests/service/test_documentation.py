@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from service.documentation import EXAMPLES
+from service.front.documentation import EXAMPLES
 from service.problems import CATALOGUE
 from tests.server import ServerProcess
 

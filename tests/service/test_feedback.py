@@ -1,6 +1,6 @@
 import pytest
 
-from service.watching.feedback import AnswerMemory, Kept
+from service.observability.feedback import AnswerMemory, Kept
 from tests.server import ServerProcess
 
 

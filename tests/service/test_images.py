@@ -16,7 +16,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from model.image_files import read_image_file
 from model.images import to_pixels
-from service.images import ImageDecoder
+from service.front.images import ImageDecoder
 from service.problems import (
     DamagedImage,
     Expired,

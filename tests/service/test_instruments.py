@@ -2,7 +2,7 @@ import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client import Histogram as LibraryHistogram
 
-from service.watching.instruments import Counter, Histogram
+from service.observability.instruments import Counter, Histogram
 
 
 def test_a_histogram_is_scraped_as_that_of_the_library() -> None:

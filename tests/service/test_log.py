@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
-from service.watching.log import PENDING_BYTES, LineWriter
+from service.observability.log import PENDING_BYTES, LineWriter
 from tests.server import ROOT, ServerProcess
 
 StartServer = Callable[..., ServerProcess]
@@ -111,7 +111,7 @@ def test_a_line_after_one_that_was_cut_begins_anew(tmp_path: Path) -> None:
 
 LIBRARIES = """
 import logging, threading, warnings
-from service.watching.log import open_log, take_in_libraries
+from service.observability.log import open_log, take_in_libraries
 take_in_libraries(open_log(print))
 warnings.warn("Corrupt EXIF data")
 log = logging.getLogger("some.package")

@@ -10,7 +10,7 @@ from model.bundle import (
     Quantised,
     Subnetwork,
 )
-from service.precision import Profile, choose_precisions
+from service.engine.precision import Profile, choose_precisions
 
 IN_FLOAT: Profile = {"full": {1: 4.0, 8: 20.0}}
 FASTER: Profile = {"full/int8": {1: 1.5, 8: 8.0}}

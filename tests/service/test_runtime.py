@@ -8,8 +8,8 @@ import pytest
 from numpy.testing import assert_allclose
 
 from model.bundle import Bundle
-from service import runtime
-from service.runtime import (
+from service.engine import runtime
+from service.engine.runtime import (
     Device,
     DeviceChoice,
     RuntimeUnavailable,

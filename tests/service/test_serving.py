@@ -7,12 +7,12 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from model.bundle import Bundle
+from service.engine.serving import Shared, open_serving
+from service.engine.worker import Worker
+from service.observability.log import open_log
+from service.observability.telemetry import Metrics
 from service.scheduling.arrivals import Arrivals
-from service.serving import Shared, open_serving
 from service.settings import Settings
-from service.watching.log import open_log
-from service.watching.telemetry import Metrics
-from service.worker import Worker
 
 pytestmark = pytest.mark.anyio
 
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.anyio
 async def test_a_request_that_lasts_for_ever_keeps_no_bundle_from_being_replaced(
     bundle: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("service.serving.LAST_REPLIES_S", 0.0)
+    monkeypatch.setattr("service.engine.serving.LAST_REPLIES_S", 0.0)
     worker = Worker()
     shared = Shared(
         Settings(warm_up_s=0.001, max_batch=1, agreement_sample=0),

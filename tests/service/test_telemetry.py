@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 from prometheus_client import CollectorRegistry
 
-from service.watching.log import open_log
-from service.watching.telemetry import Metrics, Outcome, RequestLog
+from service.observability.log import open_log
+from service.observability.telemetry import Metrics, Outcome, RequestLog
 
 
 def log_all(share: float, outcomes: list[Outcome]) -> list[int]:

@@ -2,8 +2,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from service.front.uploads import Upload, read_upload
 from service.problems import InvalidUpload, UnsupportedEncoding
-from service.uploads import Upload, read_upload
 
 IMAGE = b"\xff\xd8 any bytes \r\n--edg \x00\r\n\r\n" * 100
 FORM = b"multipart/form-data; boundary=edge"

@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from service.images import ImageDecoder
+from service.front.images import ImageDecoder
 from training import TrainingError
 from training.data import DataSet, FileSplit, Split, TensorSplit, load_data
 

@@ -9,11 +9,11 @@ from urllib.parse import unquote
 
 from starlette.types import Message
 
+from service.front.request_parser import RequestParser
 from service.problems import Problem, render
-from service.request_parser import RequestParser
 
 if TYPE_CHECKING:
-    from service.serving import Shed
+    from service.engine.serving import Shed
 
 Headers = Iterable[tuple[bytes, bytes]]
 

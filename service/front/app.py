@@ -21,9 +21,14 @@ from structlog.typing import FilteringBoundLogger
 
 from model.bundle import Bundle, BundleError, read_bundle
 from service import __version__
-from service.bodies import Bodies
-from service.connections import Connections
-from service.page import add_page
+from service.engine.serving import UNUSABLE, Serving, Shared, Shed, open_serving
+from service.engine.worker import Worker
+from service.front.bodies import Bodies
+from service.front.connections import Connections
+from service.front.page import add_page
+from service.front.routes import classify, classify_stream, router
+from service.observability.feedback import AnswerMemory
+from service.observability.telemetry import Metrics, Outcome, ReloadOutcome, RequestLog
 from service.problems import (
     BundleUnusable,
     InternalError,
@@ -34,16 +39,11 @@ from service.problems import (
     from_status,
     render,
 )
-from service.routes import classify, classify_stream, router
 from service.scheduling.arrivals import Arrivals
-from service.serving import UNUSABLE, Serving, Shared, Shed, open_serving
 from service.settings import Settings, SettingsError
-from service.watching.feedback import AnswerMemory
-from service.watching.telemetry import Metrics, Outcome, ReloadOutcome, RequestLog
-from service.worker import Worker
 
 if TYPE_CHECKING:
-    from service.watching.tracing import Tracer
+    from service.observability.tracing import Tracer
 
 # Of the device's time, what the warm-up of the next bundle takes from requests: the warm-up lasts ten times
 # ANYTIME_WARM_UP_S, and a request in ten waits for one of its runs.
@@ -229,7 +229,7 @@ class Service:
     def _show_memory(self, gpu: int) -> None:
         """Show the memory of a GPU, if its driver tells."""
         try:  # its packages come with the extra ``gpu``
-            from service.watching.gpu import memory_reader
+            from service.observability.gpu import memory_reader
         except ImportError as error:
             self.log.warning(
                 "no_gpu_memory", reason=f"{error}; install nvidia-ml-py and cuda-bindings"
@@ -269,7 +269,7 @@ def _open_tracer(settings: Settings, clock: Callable[[], float]) -> "Tracer | No
     if not settings.trace_sample:
         return None
     try:
-        from service.watching.tracing import Tracer
+        from service.observability.tracing import Tracer
     except ImportError as error:
         raise SettingsError(
             f"ANYTIME_TRACE_SAMPLE is {settings.trace_sample:g}, but OpenTelemetry is not installed: "

@@ -15,7 +15,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from model.images import Pixels
-from service.copies import Copies
+from service.engine.transfers import Copies
 
 DeviceType = Literal["cuda", "cpu"]
 

@@ -15,14 +15,14 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from service.receiving import Asked, handle
+from service.front.receiving import Asked, handle
+from service.observability.telemetry import Outcome
 from service.scheduling.deadline_queue import Refine
-from service.watching.telemetry import Outcome
 
 if TYPE_CHECKING:
-    from service.app import Service
-    from service.dispatcher import Answered
-    from service.serving import Serving
+    from service.engine.dispatcher import Answered
+    from service.engine.serving import Serving
+    from service.front.app import Service
 
 LOGGED = (
     "request_id",

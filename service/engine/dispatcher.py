@@ -16,14 +16,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model.images import Pixels
-from service.alarm import Alarm
+from service.engine.timer import Timer
+from service.engine.worker import Worker
+from service.observability.telemetry import Metrics
 from service.problems import Expired, InternalError, Problem, problem_of
 from service.scheduling.actions import Displace, Expire, HandIn, Run, Wait
 from service.scheduling.deadline_queue import OnMiss, Refine, Request
 from service.scheduling.latency import LatencyModel
 from service.scheduling.scheduler import Scheduler
-from service.watching.telemetry import Metrics
-from service.worker import Worker
 
 RunBatch = Callable[[str, Sequence[Pixels]], NDArray[np.float32]]
 
@@ -115,7 +115,7 @@ class Dispatcher:
         self._shares_cores = shares_cores
         self._devices = devices
         self._workers = workers
-        self._alarm = Alarm(self._act, clock)
+        self._timer = Timer(self._act, clock)
         self._running = 0
         self._has_given_up = False
         self._came = self._shed = 0
@@ -205,8 +205,8 @@ class Dispatcher:
             self._fail(request, problem)
 
     def close(self) -> None:
-        """Set no more alarms, after the last request."""
-        self._alarm.close()
+        """Set no more timers, after the last request."""
+        self._timer.close()
 
     def _act(self) -> None:
         """Carry out the scheduler's actions until it waits."""
@@ -235,7 +235,7 @@ class Dispatcher:
                     for request in requests:
                         self._hand_in(request)
                 case Wait(until):
-                    self._alarm.set(until)
+                    self._timer.set(until)
                     return
 
     def _expire(self, requests: Sequence[Request]) -> None:

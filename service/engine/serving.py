@@ -12,11 +12,9 @@ import numpy as np
 import structlog
 
 from model.bundle import Bundle, BundleError, read_bundle
-from service.dispatcher import Dispatcher
-from service.images import ImageDecoder
-from service.precision import Profile, Served, choose_precisions
-from service.problems import InvalidParameter, NotReady, Overloaded, Problem, problem_of
-from service.runtime import (
+from service.engine.dispatcher import Dispatcher
+from service.engine.precision import Profile, Served, choose_precisions
+from service.engine.runtime import (
     Device,
     RuntimeUnavailable,
     measure_run_latency,
@@ -24,16 +22,18 @@ from service.runtime import (
     padded,
     warm_up_batch_sizes,
 )
+from service.engine.worker import Worker
+from service.front.images import ImageDecoder
+from service.observability.agreement import Agreement
+from service.observability.aside import Aside
+from service.observability.telemetry import Metrics
+from service.problems import InvalidParameter, NotReady, Overloaded, Problem, problem_of
 from service.scheduling.arrivals import Arrivals
 from service.scheduling.latency import LatencyModel
 from service.scheduling.policies import Candidate
 from service.scheduling.scheduler import Scheduler
 from service.schemas import QueryParser
 from service.settings import Settings
-from service.watching.agreement import Agreement
-from service.watching.aside import Aside
-from service.watching.telemetry import Metrics
-from service.worker import Worker
 
 WAY_S = 0.0002  # between a caller on this machine and the server; a longer way is the caller's to allow for
 

@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from model.bundle import Bundle
 from model.images import Pixels
 from model.sessions import cores, open_session
-from service.captured import CapturedRuns
-from service.copies import Copies, CudaError, StreamCopies, WaitingCopies
-from service.precision import Profile, int8_name
+from service.engine.cuda_graphs import CapturedRuns
+from service.engine.precision import Profile, int8_name
+from service.engine.transfers import Copies, CudaError, StreamCopies, WaitingCopies
 
 MAX_THREADS = 4  # the networks are small: more threads wait for each other longer than they compute
 WARM_UP_RUNS = 5

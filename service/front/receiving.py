@@ -9,13 +9,13 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from model.images import Pixels
+from service.front.uploads import read_upload
 from service.problems import InternalError, NotReady, Problem, render
 from service.schemas import ClassifyQuery
-from service.uploads import read_upload
 
 if TYPE_CHECKING:
-    from service.app import Service
-    from service.serving import Serving
+    from service.engine.serving import Serving
+    from service.front.app import Service
 
 ENDED = "the server, or its bundle, ended before the answer was found"
 

@@ -8,9 +8,9 @@ from numpy.typing import NDArray
 
 from model.bundle import Bundle
 from model.sessions import open_session
-from service import captured
-from service.captured import CapturedRuns
-from service.copies import WaitingCopies
+from service.engine import cuda_graphs as captured
+from service.engine.cuda_graphs import CapturedRuns
+from service.engine.transfers import WaitingCopies
 from tests.service.conftest import random_batch
 
 SIZES = [1, 2, 4]

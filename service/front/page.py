@@ -18,14 +18,14 @@ from pydantic import ValidationError
 from starlette.requests import Request
 from starlette.responses import Response
 
-from service.load import MOST_TIMES, Load, LoadWanted
+from service.front.load import MOST_TIMES, Load, LoadWanted
+from service.front.receiving import service_of, serving_of
 from service.problems import InvalidParameter, NotFound
-from service.receiving import service_of, serving_of
 from service.settings import Settings
 
 HERE = Path(__file__).parent
 # A wheel brings the samples along (see pyproject.toml); a clone has them where its documents are.
-SAMPLES = (HERE / "samples", HERE.parent / "docs/samples")
+SAMPLES = (HERE / "samples", HERE.parents[1] / "docs/samples")
 MEDIA_TYPES = {".jpg": "image/jpeg", ".png": "image/png", ".webp": "image/webp"}
 SWAGGER_UI = {"swagger-ui-bundle.js": "text/javascript", "swagger-ui.css": "text/css"}
 

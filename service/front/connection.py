@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, Any, cast
 import uvicorn
 from uvicorn.server import ServerState
 
-from service.exchange import Exchange, Headers, scope_of
+from service.front.exchange import Exchange, Headers, scope_of
+from service.front.request_parser import LargeHeadError, MalformedError, RequestParser
+from service.observability.telemetry import Ending
 from service.problems import (
     BodyTooSlow,
     HeadTooLarge,
@@ -22,11 +24,9 @@ from service.problems import (
     Overloaded,
     Problem,
 )
-from service.request_parser import LargeHeadError, MalformedError, RequestParser
-from service.watching.telemetry import Ending
 
 if TYPE_CHECKING:
-    from service.app import Service
+    from service.front.app import Service
 
 CLASSIFYING = {"/classify", "/classify/stream"}
 BUFFERED_BYTES = (

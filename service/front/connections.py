@@ -6,11 +6,11 @@ import time
 from math import inf
 from typing import TYPE_CHECKING
 
+from service.observability.telemetry import Ending, Metrics
 from service.settings import Settings
-from service.watching.telemetry import Ending, Metrics
 
 if TYPE_CHECKING:
-    from service.connection import Connection
+    from service.front.connection import Connection
 
 OTHER_FILES = 64  # descriptors that are kept for the bundle, the log, listeners and threads
 SWEEPS = 4  # looks at all connections within the shortest wait; at least one a second

@@ -14,7 +14,7 @@ from prometheus_client import (
     generate_latest,
 )
 
-from service.watching.instruments import Counter, CounterReader, Histogram
+from service.observability.instruments import Counter, CounterReader, Histogram
 
 Outcome = Literal[
     "in_time", "late", "refused", "expired", "impossible", "abandoned", "invalid", "failed"

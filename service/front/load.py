@@ -17,7 +17,7 @@ from typing import Any
 from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field
 
-from service.serving import Serving
+from service.engine.serving import Serving
 
 MOST_TIMES = 10
 LEASE_S = 5.0  # the load ends this long after the page last asked how it goes

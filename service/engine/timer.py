@@ -8,7 +8,7 @@ from math import inf
 LONGEST_WAIT_S = 3600.0  # threads cannot wait for as long as a deadline may be
 
 
-class Alarm:
+class Timer:
     """Calls something on the event loop at an instant. To be made and set on the loop.
 
     Args:
@@ -24,7 +24,7 @@ class Alarm:
         self._at = inf
         self._sleeps_until = -inf
         self._is_closed = False
-        self._thread = threading.Thread(target=self._run, name="alarm", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="timer", daemon=True)
         self._thread.start()
 
     def set(self, at: float | None) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 
 from model.bundle import read_bundle
 from model.images import Pixels
-from service.runtime import open_cpu_device
+from service.engine.runtime import open_cpu_device
 
 CLASS_BYTES = 4
 PACKAGES = Path(__file__).parents[2]
@@ -26,7 +26,7 @@ if hasattr(os, "SCHED_IDLE"):  # Linux
     os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
 else:
     os.nice(19)
-from service.watching.aside import main
+from service.observability.aside import main
 sys.exit(main())
 """
 

@@ -9,8 +9,8 @@ from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 from starlette.responses import PlainTextResponse, Response
 
-from service.answering import AnswerStream, answer_once
-from service.documentation import (
+from service.front.answering import AnswerStream, answer_once
+from service.front.documentation import (
     CLASSIFY,
     CLASSIFY_RESPONSES,
     FEEDBACK,
@@ -22,6 +22,8 @@ from service.documentation import (
     STREAM,
     STREAM_RESPONSES,
 )
+from service.front.receiving import handle, service_of, serving_of
+from service.observability.feedback import AnswerMemory, Kept, Rejection
 from service.problems import (
     CATALOGUE,
     BodyTooLarge,
@@ -36,7 +38,6 @@ from service.problems import (
     Unauthorized,
     UnknownRequest,
 )
-from service.receiving import handle, service_of, serving_of
 from service.schemas import (
     Answer,
     BundleName,
@@ -48,7 +49,6 @@ from service.schemas import (
     SubnetworkList,
     parse_feedback,
 )
-from service.watching.feedback import AnswerMemory, Kept, Rejection
 
 MAX_FEEDBACK_BYTES = 4096
 

@@ -20,7 +20,7 @@ from PIL import Image
 
 from model.image_files import FORMATS, BrokenImage, ImageFile, UnknownImage, read_image_file
 from model.images import Pixels, to_pixels
-from service import decode_process
+from service.front import decode_process
 from service.problems import DamagedImage, Expired, NotAnImage, Overloaded, TooManyPixels
 
 DECODE_THREADS = 2  # medium images share two cores at most, the rest is for runs and small images

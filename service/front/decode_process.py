@@ -7,6 +7,7 @@ WebP of 25 megapixels with the interpreter's lock held.
 
 import os
 import sys
+from pathlib import Path
 
 BROKEN = 3  # the exit code
 NICENESS = 10  # on a busy core, it gets a tenth of it
@@ -15,7 +16,7 @@ NICENESS = 10  # on a busy core, it gets a tenth of it
 def main() -> int:
     """Decode what comes; the argument is the size."""
     os.nice(NICENESS)
-    sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+    sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
     from PIL import Image
 
     from model.image_files import BrokenImage, read_image_file
