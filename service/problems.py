@@ -13,7 +13,7 @@ from pydantic_core import to_json
 from starlette.responses import Response
 
 from service.observability.telemetry import Outcome
-from service.scheduling.actions import Refusal
+from service.scheduling.actions import Shed
 
 MEDIA_TYPE = "application/problem+json"
 
@@ -231,21 +231,21 @@ def render(problem: Problem) -> Response:
     return Response(to_json(problem.body()), problem.status, problem.headers, MEDIA_TYPE)
 
 
-def problem_of(refusal: Refusal) -> Problem:
+def problem_of(shed: Shed) -> Problem:
     """Return what the client of a refused request is told."""
-    needed_ms, limit_ms = 1e3 * refusal.needed_s, 1e3 * refusal.limit
-    retry = {"Retry-After": str(max(ceil(refusal.retry_after_s), 1))}
-    if refusal.reason == "impossible":
+    needed_ms, limit_ms = 1e3 * shed.needed_s, 1e3 * shed.limit
+    retry = {"Retry-After": str(max(ceil(shed.retry_after_s), 1))}
+    if shed.reason == "impossible":
         return DeadlineImpossible(
             f"an idle machine needs {needed_ms:.3g} ms from the first byte to the answer, the deadline is {limit_ms:.3g} ms",
             needed_ms=round(needed_ms, 3),
             deadline_ms=round(limit_ms, 3),
         )
-    if refusal.reason == "queue_full":
+    if shed.reason == "queue_full":
         return Overloaded(
-            f"{refusal.limit:g} requests wait already, the most that may",
+            f"{shed.limit:g} requests wait already, the most that may",
             headers=retry,
-            limit=refusal.limit,
+            limit=shed.limit,
         )
     return Overloaded(
         f"with the work ahead it would take {needed_ms:.3g} ms, the deadline is {limit_ms:.3g} ms",

@@ -20,7 +20,7 @@ from service.engine.timer import Timer
 from service.engine.worker import Worker
 from service.observability.telemetry import Metrics
 from service.problems import Expired, InternalError, Problem, problem_of
-from service.scheduling.actions import Displace, Expire, HandIn, Run, Wait
+from service.scheduling.actions import Deliver, Displace, Expire, Run, Wait
 from service.scheduling.deadline_queue import OnMiss, Refine, Request
 from service.scheduling.latency import LatencyModel
 from service.scheduling.scheduler import Scheduler
@@ -157,9 +157,9 @@ class Dispatcher:
         self._came += 1
         job = Job(pixels, self._loop.create_future(), stop_at_confidence, on_answer)
         request = Request(arrived_at, deadline_at, on_miss, subnetwork, refine, job)
-        refusal = self._scheduler.admit(request, self._clock(), was_alone=was_alone)
-        if refusal is not None:
-            raise problem_of(refusal)
+        shed = self._scheduler.admit(request, self._clock(), was_alone=was_alone)
+        if shed is not None:
+            raise problem_of(shed)
         self._act()
         try:
             return await job.future
@@ -185,12 +185,12 @@ class Dispatcher:
             DeadlineImpossible, Overloaded: it is.
         """
         request = Request(arrived_at, deadline_at, on_miss, subnetwork)
-        refusal = self._scheduler.admission.check_before_decode(
+        shed = self._scheduler.admission.check_before_decode(
             request, self._clock(), was_alone=was_alone
         )
-        if refusal is not None:
+        if shed is not None:
             self._came += 1
-            raise problem_of(refusal)
+            raise problem_of(shed)
 
     def count_shed(self, deadline_s: float, cost_s: float) -> None:
         """Count an arrival that was shed before it came here, and what that cost this thread."""
@@ -228,12 +228,12 @@ class Dispatcher:
                         self._workers[run.device].start(partial(self._run, run))
                 case Expire(requests):
                     self._expire(requests)
-                case Displace(requests, refusal):
+                case Displace(requests, shed):
                     for request in requests:
-                        self._fail(request, problem_of(refusal))
-                case HandIn(requests):
+                        self._fail(request, problem_of(shed))
+                case Deliver(requests):
                     for request in requests:
-                        self._hand_in(request)
+                        self._deliver(request)
                 case Wait(until):
                     self._timer.set(until)
                     return
@@ -334,7 +334,7 @@ class Dispatcher:
             return
         job.future.set_result(answered)
 
-    def _hand_in(self, request: Request) -> None:
+    def _deliver(self, request: Request) -> None:
         """Give a request the best answer that it has."""
         job: Job = request.payload
         assert job.best is not None
@@ -350,7 +350,7 @@ class Dispatcher:
             job.future.set_exception(problem)
         else:
             self._scheduler.cancel(request)
-            self._hand_in(request)
+            self._deliver(request)
 
     def _account(self) -> None:
         """Tell the scheduler what requests cost the event loop: under load all that this thread does is for them."""

@@ -35,7 +35,7 @@ from service.scheduling.scheduler import Scheduler
 from service.schemas import QueryParser
 from service.settings import Settings
 
-WAY_S = 0.0002  # between a caller on this machine and the server; a longer way is the caller's to allow for
+NETWORK_MARGIN_S = 0.0002  # between a caller on this machine and the server; a longer way is the caller's to allow for
 
 LAST_REPLIES_S = 1.0  # for the answers that a drain gives out at its end
 CROWD = 4  # requests that were read and wait: from then on the next may be refused by its head
@@ -60,7 +60,7 @@ class Shared:
 
 
 @dataclass(frozen=True, slots=True)
-class Shed:
+class ShedEarly:
     """The refusal of a request of which the head alone was read."""
 
     problem: Problem
@@ -91,7 +91,7 @@ class Serving:
             each.subnetwork.name: each.accuracy.validation.value for each in served
         }
         self.device = device
-        self.latency = LatencyModel(profile, way_s=WAY_S)
+        self.latency = LatencyModel(profile, network_margin_s=NETWORK_MARGIN_S)
         self.scheduler = Scheduler(
             [Candidate(name, value) for name, value in self.expected_accuracy.items()],
             self.latency,
@@ -143,7 +143,7 @@ class Serving:
         if not self._requests:
             self._empty.set()
 
-    def shed_early(self, arrived_at: float, query_string: bytes) -> Shed | None:
+    def shed_early(self, arrived_at: float, query_string: bytes) -> ShedEarly | None:
         """Say why a request is refused by its head, if it is: those read before it leave it no time, or no place."""
         unread = self._arrivals.waiting
         if unread < CROWD:
@@ -159,10 +159,10 @@ class Serving:
         )
         deadline_at = arrived_at + deadline_s
         if admission.would_be_full(deadline_at, unread):
-            return Shed(problem_of(admission.queue_full(unread, now)), deadline_s)
+            return ShedEarly(problem_of(admission.queue_full(unread, now)), deadline_s)
         late_until = admission.late_until(arrived_at, deadline_s, query.on_miss, query.subnetwork)
         if admission.would_miss_deadline(deadline_at, late_until, unread, now):
-            return Shed(SHED, deadline_s)
+            return ShedEarly(SHED, deadline_s)
         return None
 
     def is_alone_since(self, arrived_at: float) -> bool:

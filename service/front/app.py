@@ -21,7 +21,7 @@ from structlog.typing import FilteringBoundLogger
 
 from model.bundle import Bundle, BundleError, read_bundle
 from service import __version__
-from service.engine.serving import UNUSABLE, Serving, Shared, Shed, open_serving
+from service.engine.serving import UNUSABLE, Serving, Shared, ShedEarly, open_serving
 from service.engine.worker import Worker
 from service.front.bodies import Bodies
 from service.front.connections import Connections
@@ -119,13 +119,15 @@ class Service:
             },
         )
 
-    def shed_early(self, arrived_at: float, query_string: bytes) -> Shed | None:
+    def shed_early(self, arrived_at: float, query_string: bytes) -> ShedEarly | None:
         """Say why a request is refused by its head, if it is."""
         if self.serving is None:
             return None
         return self.serving.shed_early(arrived_at, query_string)
 
-    def count_shed(self, shed: Shed, request_id: str, arrived_at: float, cost_s: float) -> None:
+    def count_shed(
+        self, shed: ShedEarly, request_id: str, arrived_at: float, cost_s: float
+    ) -> None:
         """Account for a request that ``shed_early`` had refused, and what that cost this thread in seconds."""
         assert self.serving is not None
         self.ended(shed.problem.outcome, request_id, arrived_at, shed.problem)

@@ -13,7 +13,7 @@ from service.front.request_parser import RequestParser
 from service.problems import Problem, render
 
 if TYPE_CHECKING:
-    from service.engine.serving import Shed
+    from service.engine.serving import ShedEarly
 
 Headers = Iterable[tuple[bytes, bytes]]
 
@@ -75,7 +75,7 @@ class Exchange:
         self.is_whole = False
         self.has_reply_begun = False
         self.refusal: Problem | None = None
-        self.shed: Shed | None = None
+        self.shed: ShedEarly | None = None
         self.task: asyncio.Task[None] | None = None
         self.is_handled = False
         self.is_over = False

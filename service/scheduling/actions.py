@@ -7,7 +7,7 @@ from service.scheduling.deadline_queue import Request
 
 
 @dataclass(frozen=True, slots=True)
-class Refusal:
+class Shed:
     """The request was not admitted.
 
     Args:
@@ -46,11 +46,11 @@ class Displace:
     """Refuse ``requests``: more urgent ones have taken their places in a full queue."""
 
     requests: tuple[Request, ...]
-    refusal: Refusal
+    shed: Shed
 
 
 @dataclass(frozen=True, slots=True)
-class HandIn:
+class Deliver:
     """Answer ``requests`` with the best that they have: there is no time for a better one."""
 
     requests: tuple[Request, ...]
@@ -63,4 +63,4 @@ class Wait:
     until: float | None = None
 
 
-Action = Run | Expire | Displace | HandIn | Wait
+Action = Run | Expire | Displace | Deliver | Wait

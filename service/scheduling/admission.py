@@ -10,7 +10,7 @@ from math import inf, isfinite
 import numpy as np
 from numpy.typing import NDArray
 
-from service.scheduling.actions import Displace, Refusal
+from service.scheduling.actions import Displace, Shed
 from service.scheduling.capacity import Capacity
 from service.scheduling.deadline_queue import STAGED, DeadlineQueue, OnMiss, Request
 from service.scheduling.forecast import Forecast
@@ -78,7 +78,7 @@ class Admission:
             late_s = max(late_s, LEAST_LATE_S)
         return arrived_at + deadline_s + late_s
 
-    def admit(self, request: Request, now: float, *, was_alone: bool = False) -> Refusal | None:
+    def admit(self, request: Request, now: float, *, was_alone: bool = False) -> Shed | None:
         """Let a request in, or say why not. A full queue sheds the least urgent request for a more urgent one.
 
         Args:
@@ -88,7 +88,7 @@ class Admission:
         """
         self._count_arrival(request, now, is_staged=request.refine in STAGED)
         found = self._queue_for(request, now, was_alone=was_alone)
-        if isinstance(found, Refusal):
+        if isinstance(found, Shed):
             return found
         if self._waiting >= self._max_queue:
             if not self._is_displaceable_by(request.deadline_at) or found is self._late:
@@ -101,14 +101,14 @@ class Admission:
 
     def check_before_decode(
         self, request: Request, now: float, *, was_alone: bool = False
-    ) -> Refusal | None:
+    ) -> Shed | None:
         """Say why a request would be shed although its image took no time to decode, if it would: it need not be decoded.
 
         Args:
             request, now, was_alone: as of ``admit``, which is not to be called for those refused here.
         """
         found = self._queue_for(request, now, was_alone=was_alone)
-        if not isinstance(found, Refusal):
+        if not isinstance(found, Shed):
             return None
         self._count_arrival(request, now)
         return found
@@ -143,9 +143,9 @@ class Admission:
         late_s = self._late_start_s(now) + self.least_s(request.subnetwork)
         return request.on_miss == "answer" and now + late_s <= request.late_until
 
-    def queue_full(self, unread: int, now: float) -> Refusal:
+    def queue_full(self, unread: int, now: float) -> Shed:
         """Return what those are told that find no place, with so many requests that are still to come here."""
-        return Refusal("queue_full", 0.0, self._max_queue, self._backlog_s(unread, now))
+        return Shed("queue_full", 0.0, self._max_queue, self._backlog_s(unread, now))
 
     def count_shed(self, now: float, deadline_s: float) -> None:
         """Count an arrival that was shed before it came here."""
@@ -179,9 +179,7 @@ class Admission:
             is_staged=is_staged,
         )
 
-    def _queue_for(
-        self, request: Request, now: float, *, was_alone: bool
-    ) -> DeadlineQueue | Refusal:
+    def _queue_for(self, request: Request, now: float, *, was_alone: bool) -> DeadlineQueue | Shed:
         """Return where a request is to wait, or why it is shed."""
         allowed_s = request.deadline_at - request.arrived_at
         request.late_until = self.late_until(
@@ -249,14 +247,14 @@ class Admission:
 
     def _too_late(
         self, request: Request, start_s: float, own_s: float, now: float, *, was_alone: bool
-    ) -> Refusal:
+    ) -> Shed:
         """Return why a request cannot be met that could start after so many seconds, and take as many from there."""
         self._doubt_old_predictions(now)
         allowed_s = request.deadline_at - request.arrived_at
         spent_s = now - request.arrived_at
         alone_s = self.idle_s(request.subnetwork) + (spent_s if was_alone else 0.0)
         if alone_s > allowed_s:
-            return Refusal("impossible", alone_s, allowed_s, 0.0)
+            return Shed("impossible", alone_s, allowed_s, 0.0)
         drain_s = self._drain_s(now)
         ahead_s = start_s if isfinite(start_s) else drain_s
-        return Refusal("overloaded", spent_s + ahead_s + own_s, allowed_s, drain_s)
+        return Shed("overloaded", spent_s + ahead_s + own_s, allowed_s, drain_s)

@@ -22,7 +22,7 @@ class Request:
     Args:
         arrived_at: when it arrived, in seconds of a monotonic clock.
         deadline_at: when its answer is due, reply included, on the same clock.
-        on_miss: what becomes of it where no subnetwork can meet its deadline: a late answer, or a refusal.
+        on_miss: what becomes of it where no subnetwork can meet its deadline: a late answer, or a shed.
         late_until: when a late answer is of no use any more; set by admission, ``deadline_at`` where none is wanted.
         subnetwork: the only subnetwork that may answer it; None leaves the choice to the policy.
         refine: what follows its first answer, which then comes from the fastest subnetwork: nothing, the deepest answer

@@ -15,7 +15,7 @@ PROOFS = (16, 64)  # so many arrivals prove a rate before the recent one has ris
 LASTING_S = (
     0.25  # time constant of the lasting rate: that a late answer waits for, some deadlines long
 )
-LONELY = 24  # after so many arrivals that each found an idle machine, callers wait for their answers: none comes before
+CLOSED_LOOP_ARRIVALS = 24  # after so many arrivals that each found an idle machine, callers wait for their answers: none comes before
 SHORTEST_PROOF_S = 0.004  # what comes in less comes at one instant, and proves no rate
 HERALD_GAIN = 1 / 256  # an arrival: what follows an arrival is learned over several bursts
 HERALD_MEMORY_S = 0.5  # a burst that long ago says little; a load that has ended is forgotten
@@ -31,11 +31,13 @@ class Forecast:
 
     def __init__(self) -> None:
         self._recent = 0.0  # arrivals a second at the last arrival; decays from there
-        self._heralded = 0.0  # the recent rate as arrivals found it: what one arrival lets expect
+        self._burst_rate = 0.0  # the recent rate as arrivals found it: what one arrival lets expect
         self._lasting = 0.0  # arrivals a second at the last one, over a longer time
         self._last_at = 0.0
-        self._lonely = 0  # the latest arrivals that found an idle machine
-        self._proven = 0.0  # the rate that the latest arrivals prove, by a standard deviation
+        self._closed_loop_arrivals = 0  # the latest arrivals that found an idle machine
+        self._rate_lower_bound = (
+            0.0  # the rate that the latest arrivals prove, by a standard deviation
+        )
         self._latest: deque[float] = deque(maxlen=PROOFS[-1])
         self._deadlines_s: deque[float] = deque(maxlen=DEADLINES_KEPT)
         self._seen = 0
@@ -90,17 +92,17 @@ class Forecast:
         """
         if is_staged is not None:
             self._staged += ANSWER_GAIN * (is_staged - self._staged)
-        self._lonely = self._lonely + 1 if found_idle else 0
+        self._closed_loop_arrivals = self._closed_loop_arrivals + 1 if found_idle else 0
         silence_s = max(now - self._last_at, 0.0)
         self._last_at = now
         self._latest.append(now)
         spans_s = [(n, now - self._latest[-n]) for n in PROOFS if len(self._latest) >= n]
-        self._proven = max(
+        self._rate_lower_bound = max(
             ((n - n**0.5) / max(s, SHORTEST_PROOF_S) for n, s in spans_s), default=0.0
         )
         self._recent *= exp(-silence_s / RECENT_S)
-        self._heralded *= exp(-silence_s / HERALD_MEMORY_S)
-        self._heralded += HERALD_GAIN * (self._recent - self._heralded)
+        self._burst_rate *= exp(-silence_s / HERALD_MEMORY_S)
+        self._burst_rate += HERALD_GAIN * (self._recent - self._burst_rate)
         self._recent += 1 / RECENT_S
         self._lasting = self._lasting * exp(-silence_s / LASTING_S) + 1 / LASTING_S
         self._deadlines_s.append(max(deadline_s, 0.0))
@@ -126,16 +128,16 @@ class Forecast:
             now: the present.
             beside: when a request arrived whose own arrival is no sign of others.
         """
-        if self._lonely >= LONELY:
+        if self._closed_loop_arrivals >= CLOSED_LOOP_ARRIVALS:
             return 0.0
         silence_s = max(now - self._last_at, 0.0)
-        recent = max(self._recent, self._proven) * exp(-silence_s / RECENT_S)
+        recent = max(self._recent, self._rate_lower_bound) * exp(-silence_s / RECENT_S)
         if beside is not None:
             recent = max(recent - exp((beside - now) / RECENT_S) / RECENT_S, 0.0)
-        if self._heralded <= recent:
+        if self._burst_rate <= recent:
             return recent
-        goes_on = exp(-silence_s * self._heralded / GAPS_IN_A_BURST)
-        return recent + (self._heralded - recent) * goes_on
+        goes_on = exp(-silence_s * self._burst_rate / GAPS_IN_A_BURST)
+        return recent + (self._burst_rate - recent) * goes_on
 
     def lasting_rate(self, now: float) -> float:
         """Return the mean rate of arrivals, per second, over a quarter of a second."""
@@ -143,7 +145,7 @@ class Forecast:
 
     def lull_rate(self, now: float) -> float:
         """Return the part of the rate that does not come from the latest arrivals alone: what is left in a lull."""
-        return min(self._heralded, self.rate(now))
+        return min(self._burst_rate, self.rate(now))
 
     def max_blocking_s(self, answer_s: float, rate: float) -> float:
         """Return for how long a device may be kept from arrivals: but one in 50 such runs costs none its deadline.

@@ -31,7 +31,7 @@ class LatencyModel:
         profile: typical run latency in seconds by subnetwork and batch size, of an idle machine.
         devices: how many devices share the profile; each has its own slowdown.
         reserve_s: what a reply is taken to cost before any was observed.
-        way_s: what a caller sees of a request before it is read here, and of a reply after it was written.
+        network_margin_s: what a caller sees of a request before it is read here, and of a reply after it was written.
 
     Raises:
         ValueError: the profile is empty, or a size or latency in it is not positive.
@@ -43,7 +43,7 @@ class LatencyModel:
         *,
         devices: int = 1,
         reserve_s: float = INITIAL_RESERVE_S,
-        way_s: float = 0.0,
+        network_margin_s: float = 0.0,
     ) -> None:
         if not profile or not all(profile.values()):
             raise ValueError("the latency profile is empty")
@@ -57,7 +57,7 @@ class LatencyModel:
         self._spread = {name: [INITIAL_SPREAD] * len(cells) for name, cells in self._cells.items()}
         self._slowdown = [1.0] * devices
         self._reply_s = reserve_s
-        self._way_s = way_s
+        self._network_margin_s = network_margin_s
 
     @property
     def devices(self) -> int:
@@ -72,12 +72,12 @@ class LatencyModel:
     @property
     def reserve_s(self) -> float:
         """A high quantile of the time from the end of a run until its reply is with the caller."""
-        return self._reply_s + self._way_s
+        return self._reply_s + self._network_margin_s
 
     @property
     def idle_reserve_s(self) -> float:
         """What the reserve is without load, at most: under load nothing more of it can be told."""
-        return min(self._reply_s, INITIAL_RESERVE_S) + self._way_s
+        return min(self._reply_s, INITIAL_RESERVE_S) + self._network_margin_s
 
     def slowdown(self, device: int = 0) -> float:
         """Return how many times slower than its profile the device now is."""

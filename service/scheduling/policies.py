@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from service.scheduling.latency import LatencyModel
 
-PAYS = (
+EFFICIENT = (
     1.05  # a batch grows while that takes 5 % off the time per request; below that it only delays
 )
 
@@ -38,7 +38,7 @@ class Outlook:
     Args:
         slack_s: (n,) seconds until each waiting request's run must have ended, ascending; n >= 1.
         places: (p,) ascending indices of waiting requests, from 0: those whose deadlines are looked at.
-        rivals: (p,) how many requests, it included and those expected to come, are due by each one's deadline.
+        due_before: (p,) how many requests, it included and those expected to come, are due by each one's deadline.
         runnable: how many of the most urgent may run together; at least 1.
         machine_s: (p,) the machine time, of all devices, that arrivals leave until then.
         busy_s: seconds of work that the other devices still have before them.
@@ -51,7 +51,7 @@ class Outlook:
 
     slack_s: NDArray[np.float64]
     places: NDArray[np.intp]
-    rivals: NDArray[np.float64]
+    due_before: NDArray[np.float64]
     machine_s: NDArray[np.float64]
     runnable: int
     busy_s: float
@@ -72,7 +72,7 @@ class Choice:
 
 
 @dataclass(frozen=True, slots=True)
-class GiveUp:
+class ExpireHead:
     """Give up the ``count`` most urgent requests, so that more of the others are met; then ask again."""
 
     count: int
@@ -91,9 +91,9 @@ class Option:
         paces_s = [latency.profile_s(self.name, size) / size for size in range(1, max_batch + 1)]
         self.best_size = _first_near(min(paces_s), paces_s, BEST)
         self.pace_s = paces_s[self.best_size - 1]  # on an idle machine
-        self._paying = [0, 1]
+        self._efficient_sizes = [0, 1]
         for size in range(2, max_batch + 1):
-            self._paying.append(_first_near(min(paces_s[:size]), paces_s, PAYS))
+            self._efficient_sizes.append(_first_near(min(paces_s[:size]), paces_s, EFFICIENT))
 
     def profile_s(self, size: int) -> float:
         """Return the run latency of a batch on an idle machine."""
@@ -101,15 +101,15 @@ class Option:
 
     def fitting(self, most: int, limit_s: float, device: int) -> int:
         """Return the largest batch size, at most ``most``, within a limit; 0 if none fits."""
-        size = min(most, len(self._paying) - 1)
+        size = min(most, len(self._efficient_sizes) - 1)
         while size and self._latency.predict_s(self.name, size, device) > limit_s:
             guess = int(size * limit_s / self._latency.predict_s(self.name, size, device))
             size = max(min(guess, size - 1), 0) if size > 8 else size - 1
         return size
 
-    def paying(self, size: int) -> int:
+    def efficient_size(self, size: int) -> int:
         """Return the smallest batch size that, of those up to ``size``, has about the least time per request."""
-        return self._paying[size]
+        return self._efficient_sizes[size]
 
 
 class Policy(Protocol):
@@ -119,7 +119,7 @@ class Policy(Protocol):
     def options(self) -> Sequence[Option]:
         """What it chooses from, fastest first."""
 
-    def choose(self, outlook: Outlook) -> Choice | GiveUp:
+    def choose(self, outlook: Outlook) -> Choice | ExpireHead:
         """Return the next run of a free device."""
 
 
@@ -135,7 +135,7 @@ class Anytime:
         self._latency = latency
         self._hull = _hull(options)
 
-    def choose(self, outlook: Outlook) -> Choice | GiveUp:
+    def choose(self, outlook: Outlook) -> Choice | ExpireHead:
         """Return the deepest subnetwork whose time per request is within the share."""
         device, slowdown = outlook.device, self._latency.slowdown(outlook.device)
         head_s = float(outlook.slack_s[0])
@@ -144,7 +144,7 @@ class Anytime:
         each_s = fastest.pace_s * slowdown + 2 * outlook.outside_s
         arrivals_fit = outlook.rate * each_s < self._latency.devices
         for option in reversed(self.options if arrivals_fit else self.options[:1]):
-            size = option.paying(option.fitting(outlook.runnable, head_s, device))
+            size = option.efficient_size(option.fitting(outlook.runnable, head_s, device))
             if size and self._latency.typical_s(option.name, size, device) <= size * share_s:
                 if self._is_to_insure(option, size, outlook, size * share_s):
                     return Choice(fastest.name, size, insured=True)
@@ -170,12 +170,12 @@ class Anytime:
         if first == len(outlook.places):
             return float("inf")
         machine_s = outlook.machine_s[first:] - (outlook.busy_s + run_s)
-        shares_s = machine_s / (outlook.rivals[first:] - after)
+        shares_s = machine_s / (outlook.due_before[first:] - after)
         return float(shares_s.min()) - outlook.outside_s
 
     def _choose_overloaded(
         self, outlook: Outlook, head_s: float, slowdown: float
-    ) -> Choice | GiveUp:
+    ) -> Choice | ExpireHead:
         """Choose where not all can be met at their best: serve the head in a small batch, or let it go?
 
         Time has a price: the accuracy that a second adds where the share now lies. A run is worth its answers, less
@@ -201,7 +201,7 @@ class Anytime:
             return size * (fastest.accuracy - earned) - price * fastest.profile_s(size)
 
         if worth(large) - skip * earned > worth(small):
-            return GiveUp(skip)
+            return ExpireHead(skip)
         return Choice(fastest.name, small)
 
     def _price(self, share_s: float) -> tuple[float, float]:

@@ -1,7 +1,7 @@
-"""PURE: requests that have an answer in hand, and time left for a better one.
+"""PURE: requests that have an answer, and time left for a better one.
 
 Nothing here delays a request without an answer: a refinement starts only where none waits, within an equal share of the
-time that those expected to come leave, and for no longer than those could wait that may come meanwhile.
+time that those expected to come budget, and for no longer than those could wait that may come meanwhile.
 """
 
 from collections.abc import Sequence
@@ -16,36 +16,36 @@ from service.scheduling.forecast import Forecast
 from service.scheduling.latency import LatencyModel
 from service.scheduling.policies import Option
 
-HAND_IN_S = 0.0003  # before the reply must begin: the timer is late by less
+TIMER_MARGIN_S = 0.0003  # before the reply must begin: the timer is late by less
 HORIZON_S = 0.25  # ten times what the rate is known from: what comes later is not expected
 
 
 @dataclass(frozen=True, slots=True)
-class Leave:
+class RefinementBudget:
     """What the load leaves to refinements.
 
     Args:
         device: the device that is free, or will be first.
         start_s: seconds until it is free.
-        machine_s: seconds of all devices until the most urgent one's answer must be handed in, less what others need.
-        rivals: how many share that time, those refined included.
+        machine_s: seconds of all devices until the most urgent one's answer must be delivered, less what others need.
+        due_before: how many share that time, those refined included.
         max_blocking_s: the longest run that is unlikely to cost an arrival its deadline.
     """
 
     device: int
     start_s: float
     machine_s: float
-    rivals: float
+    due_before: float
     max_blocking_s: float
 
     @property
     def share_s(self) -> float:
         """The time that each may take."""
-        return self.machine_s / self.rivals
+        return self.machine_s / self.due_before
 
 
 class Refinements:
-    """The requests with an answer in hand, in the order of their deadlines.
+    """The requests with an answer, in the order of their deadlines.
 
     Args:
         options: what the policy chooses from, fastest first.
@@ -73,7 +73,7 @@ class Refinements:
         self._forecast = forecast
         self._max_batch = max_batch
         self._waiting = DeadlineQueue()
-        self._in_hand = DeadlineQueue()  # these, and those in a run
+        self._answered = DeadlineQueue()  # these, and those in a run
 
     def __len__(self) -> int:
         """Return how many wait for a run."""
@@ -84,34 +84,34 @@ class Refinements:
         """The most urgent request that waits."""
         return self._waiting.head
 
-    def hand_in_at(self, request: Request) -> float:
-        """Return when the best answer so far must be handed in."""
-        return request.deadline_at - self._latency.reserve_s - HAND_IN_S
+    def deliver_at(self, request: Request) -> float:
+        """Return when the best answer so far must be delivered."""
+        return request.deadline_at - self._latency.reserve_s - TIMER_MARGIN_S
 
     @property
-    def next_hand_in_at(self) -> float | None:
-        """When the first answer must be handed in; None if there is none in hand."""
-        return self.hand_in_at(self._in_hand.head) if self._in_hand else None
+    def next_deliver_at(self) -> float | None:
+        """When the first answer must be delivered; None if there is none."""
+        return self.deliver_at(self._answered.head) if self._answered else None
 
     def hold(self, request: Request) -> None:
         """Keep a request, to be refined."""
         if request.answered_by is None:
-            self._in_hand.add(request)
+            self._answered.add(request)
         self._waiting.add(request)
 
     def release(self, request: Request) -> bool:
         """Let a request go, wherever it is; False if it is not here."""
         self._waiting.remove(request)
-        return self._in_hand.remove(request)
+        return self._answered.remove(request)
 
     def due(self, now: float) -> tuple[Request, ...]:
-        """Take out those whose answers must be handed in now."""
+        """Take out those whose answers must be delivered now."""
         count = 0
-        for request in self._in_hand:
-            if self.hand_in_at(request) > now:
+        for request in self._answered:
+            if self.deliver_at(request) > now:
                 break
             count += 1
-        taken = self._in_hand.take(count) if count else ()
+        taken = self._answered.take(count) if count else ()
         for request in taken:
             self._waiting.remove(request)
         return taken
@@ -120,43 +120,45 @@ class Refinements:
         """Take out all that wait."""
         waiting = self._waiting.take(len(self._waiting))
         for request in waiting:
-            self._in_hand.remove(request)
+            self._answered.remove(request)
         return waiting
 
-    def leave(self, request: Request, now: float, *, others: int) -> Leave:
+    def budget(self, request: Request, now: float, *, others: int) -> RefinementBudget:
         """Return what the load leaves to the refinement of a request, beside others that wait."""
         device = self._capacity.next_device()
         # What insures is chosen beside all arrivals: bolder, it lost as much in mixed bursts as it won.
         own_at = request.arrived_at if request.refine in STAGED else None
         rate = self._forecast.rate(now, beside=own_at)
-        span_s = max(self.hand_in_at(request) - now, 0.0)
+        span_s = max(self.deliver_at(request) - now, 0.0)
         coming = rate * min(span_s, HORIZON_S)
         # Of those to come, some want a deep answer, and go first; the others a first answer, and then wait behind the
         # deadlines before theirs, if they go on at all.
         staged = self._forecast.staged
         overtaking_s = float(np.sum(self._forecast.overtaking_s(np.array([span_s]))))
         deep = coming * (1 - staged) + rate * overtaking_s * staged * self._forecast.going_on
-        rivals = 1 + others + deep
+        due_before = 1 + others + deep
         machine_s = span_s * self._latency.devices - self._capacity.arrivals_s(coming)
         machine_s -= self._capacity.busy_s(now)
         machine_s -= coming * staged * self._capacity.run_s(device)
-        return Leave(
+        return RefinementBudget(
             device=device,
             start_s=self._capacity.until_free_s(now),
-            machine_s=machine_s - rivals * self._forecast.overhead_s / 2,
-            rivals=rivals,
+            machine_s=machine_s - due_before * self._forecast.overhead_s / 2,
+            due_before=due_before,
             max_blocking_s=self.max_blocking_s(rate),
         )
 
-    def step(self, request: Request, answered_by: str, leave: Leave, now: float) -> Option | None:
+    def step(
+        self, request: Request, answered_by: str, budget: RefinementBudget, now: float
+    ) -> Option | None:
         """Return the subnetwork that should answer a request next, after one that has; None if there is no time."""
-        slack_s = self.hand_in_at(request) - now - leave.start_s
-        limit_s = min(slack_s, leave.share_s, leave.max_blocking_s)
+        slack_s = self.deliver_at(request) - now - budget.start_s
+        limit_s = min(slack_s, budget.share_s, budget.max_blocking_s)
         deeper = [each for each in self._options if each.accuracy > self._accuracy[answered_by]]
         fitting = [
             (each, cost_s)
             for each in deeper
-            if (cost_s := self._latency.typical_s(each.name, 1, leave.device)) <= limit_s
+            if (cost_s := self._latency.typical_s(each.name, 1, budget.device)) <= limit_s
         ]
         if not fitting:
             return None
@@ -167,16 +169,18 @@ class Refinements:
             )
         return deepest
 
-    def should_defer(self, request: Request, answered_by: str, leave: Leave, now: float) -> bool:
+    def should_defer(
+        self, request: Request, answered_by: str, budget: RefinementBudget, now: float
+    ) -> bool:
         """Whether a request that asked for better answers could have one, but for the latest arrivals."""
         if request.refine not in STAGED:
             return False
-        in_lull = replace(leave, max_blocking_s=self.max_blocking_s(self._forecast.lull_rate(now)))
+        in_lull = replace(budget, max_blocking_s=self.max_blocking_s(self._forecast.lull_rate(now)))
         return self.step(request, answered_by, in_lull, now) is not None
 
-    def take(self, option: Option, leave: Leave, now: float) -> tuple[Request, ...]:
+    def take(self, option: Option, budget: RefinementBudget, now: float) -> tuple[Request, ...]:
         """Take out the most urgent requests that a subnetwork can answer better together."""
-        slack_s = self.hand_in_at(self.head) - now
+        slack_s = self.deliver_at(self.head) - now
         size = 0
         for request in self._waiting:
             answered_by = request.answered_by
@@ -184,10 +188,10 @@ class Refinements:
             if size == self._max_batch or self._accuracy[answered_by] >= option.accuracy:
                 break
             size += 1
-        size = option.paying(size)
+        size = option.efficient_size(size)
         while size > 1:
-            cost_s = self._latency.typical_s(option.name, size, leave.device)
-            if cost_s <= min(slack_s, size * leave.share_s, leave.max_blocking_s):
+            cost_s = self._latency.typical_s(option.name, size, budget.device)
+            if cost_s <= min(slack_s, size * budget.share_s, budget.max_blocking_s):
                 break
             size -= 1
         return self._waiting.take(size)

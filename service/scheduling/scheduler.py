@@ -15,7 +15,7 @@ The rules:
    answer never costs a timely one.
 6. A request that has an answer may be refined: it asks for that, or the policy insured it, by a shallow answer before a
    deep one that might be late. Refinements run when nothing waits that has no answer, those asked for also after a lull
-   that they wait for; the best answer there is is handed in when the deadline comes.
+   that they wait for; the best answer there is is delivered when the deadline comes.
 
 How an adapter drives it: ``admit`` each request as it arrives; then, and after each ``finished``, carry out
 ``next_action`` until it returns ``Wait``, and call again at ``Wait.until`` at the latest. ``observe`` and
@@ -25,7 +25,7 @@ where runs are elsewhere, on a GPU). Before ``admit`` it may ask, to save work o
 before it reads a request, ``check_before_decode`` before it decodes its image, both of ``admission``, whose
 ``count_shed`` is told of those that the first shed.
 After a run the adapter offers each request to ``refine``; what is not taken has its last answer. Every admitted request
-leaves exactly once: in a ``Run`` after which it is not refined, in an ``Expire``, a ``Displace``, a ``HandIn``, or by
+leaves exactly once: in a ``Run`` after which it is not refined, in an ``Expire``, a ``Displace``, a ``Deliver``, or by
 ``cancel``.
 """
 
@@ -35,13 +35,13 @@ from operator import attrgetter
 import numpy as np
 from numpy.typing import NDArray
 
-from service.scheduling.actions import Action, Expire, HandIn, Refusal, Run, Wait
+from service.scheduling.actions import Action, Deliver, Expire, Run, Shed, Wait
 from service.scheduling.admission import Admission
 from service.scheduling.capacity import Capacity
 from service.scheduling.deadline_queue import STAGED, DeadlineQueue, Request
 from service.scheduling.forecast import Forecast
 from service.scheduling.latency import LatencyModel
-from service.scheduling.policies import Candidate, GiveUp, Outlook, policy_named
+from service.scheduling.policies import Candidate, ExpireHead, Outlook, policy_named
 from service.scheduling.refinements import Refinements
 
 DEFER_S = 0.005  # after so long a run that waits for fewer arrivals is looked at again
@@ -117,7 +117,7 @@ class Scheduler:
         """How many requests wait for a better answer."""
         return len(self._refinements)
 
-    def admit(self, request: Request, now: float, *, was_alone: bool = False) -> Refusal | None:
+    def admit(self, request: Request, now: float, *, was_alone: bool = False) -> Shed | None:
         """Accept a request, or say why not; see ``Admission.admit``."""
         return self.admission.admit(request, now, was_alone=was_alone)
 
@@ -129,11 +129,11 @@ class Scheduler:
             return displaced
         due = self._refinements.due(now)
         if due:
-            return HandIn(due)
+            return Deliver(due)
         can_start = device is not None
-        expired = self._give_up(self._hopeless(self._queue, now, can_start=can_start), now)
+        expired = self._expire(self._count_missed(self._queue, now, can_start=can_start), now)
         # One that could begin at its last instant alone was put off until then, and would be again.
-        expired += self._late.take(self._hopeless(self._late, now, can_start=False))
+        expired += self._late.take(self._count_missed(self._late, now, can_start=False))
         if expired:
             return Expire(expired)
         if device is None:
@@ -149,8 +149,8 @@ class Scheduler:
                 size -= 1
             return self._start(device, self._queue.take(size), forced, now)
         choice = self._policy.choose(outlook)
-        if isinstance(choice, GiveUp):
-            expired = self._give_up(choice.count, now)
+        if isinstance(choice, ExpireHead):
+            expired = self._expire(choice.count, now)
             return Expire(expired) if expired else self.next_action(now)
         batch = self._queue.take(choice.batch_size)
         if choice.insured:
@@ -170,11 +170,11 @@ class Scheduler:
         if request.refine == "none":
             return False
         others = len(self) + len(self._refinements)
-        leave = self._refinements.leave(request, now, others=others)
+        budget = self._refinements.budget(request, now, others=others)
         has_place = len(self._refinements) < self._max_queue
         if not has_place or not (
-            self._refinements.step(request, answered_by, leave, now)
-            or self._refinements.should_defer(request, answered_by, leave, now)
+            self._refinements.step(request, answered_by, budget, now)
+            or self._refinements.should_defer(request, answered_by, budget, now)
         ):
             self._refinements.release(request)
             return False
@@ -218,14 +218,14 @@ class Scheduler:
         """Return what the policy may know."""
         slack_s = self._queue.slack_s(now + self._latency.reserve_s)
         places = self._places[: self._places.searchsorted(len(slack_s))]
-        seen_s, rivals = slack_s[places], places.astype(np.float64) + 1.0
+        seen_s, due_before = slack_s[places], places.astype(np.float64) + 1.0
         rate = self._forecast.rate(now)
         if rate:
-            rivals = rivals + rate * self._forecast.overtaking_s(seen_s)
+            due_before = due_before + rate * self._forecast.overtaking_s(seen_s)
         return Outlook(
             slack_s=slack_s,
             places=places,
-            rivals=rivals,
+            due_before=due_before,
             machine_s=self._capacity.left_s(seen_s, rate),
             runnable=self._queue.alike(self._max_batch),
             busy_s=self._capacity.busy_s(now),
@@ -241,15 +241,15 @@ class Scheduler:
         if not self._insures or len(self._queue) > self._max_batch:
             return 0.0
         others = len(self) + len(self._refinements) - 1
-        leave = self._refinements.leave(self._queue.head, now, others=others)
-        slack_s = self._refinements.hand_in_at(self._queue.head) - now
-        return min(slack_s, leave.share_s, leave.max_blocking_s)
+        budget = self._refinements.budget(self._queue.head, now, others=others)
+        slack_s = self._refinements.deliver_at(self._queue.head) - now
+        return min(slack_s, budget.share_s, budget.max_blocking_s)
 
     def _forced(self, request: Request) -> str | None:
         """Return the only subnetwork that may give a request its first answer."""
         return request.subnetwork or (self._fastest.name if request.refine != "none" else None)
 
-    def _hopeless(self, queue: DeadlineQueue, now: float, *, can_start: bool) -> int:
+    def _count_missed(self, queue: DeadlineQueue, now: float, *, can_start: bool) -> int:
         """Return how many of the most urgent requests of a queue can no longer be met."""
         count = 0
         for request in queue:
@@ -259,7 +259,7 @@ class Scheduler:
             count += 1
         return count
 
-    def _give_up(self, count: int, now: float) -> tuple[Request, ...]:
+    def _expire(self, count: int, now: float) -> tuple[Request, ...]:
         """Take out the most urgent requests; those that there is time to answer late become late, the others return."""
         expired: list[Request] = []
         for request in self._queue.take(count) if count else ():
@@ -274,13 +274,13 @@ class Scheduler:
         return queue.due_at(request) - self.admission.least_s(request.subnetwork)
 
     def _next_due_at(self) -> float | None:
-        """Return when a request must be given up, or the best answer so far be handed in."""
+        """Return when a request must be given up, or the best answer so far be delivered."""
         due_at = [
             self._latest_start_at(each, each.head) for each in (self._queue, self._late) if each
         ]
-        hand_in_at = self._refinements.next_hand_in_at
-        if hand_in_at is not None:
-            due_at.append(hand_in_at)
+        deliver_at = self._refinements.next_deliver_at
+        if deliver_at is not None:
+            due_at.append(deliver_at)
         return min(due_at, default=None)
 
     def _run_late(self, device: int, now: float) -> Run | None:
@@ -294,20 +294,20 @@ class Scheduler:
             size -= 1
         return self._start(device, self._late.take(size), subnetwork, now) if size else None
 
-    def _run_refinement(self, device: int, now: float) -> Run | HandIn | Wait:
-        """Run the most urgent requests that have an answer and time for a better one; hand in the others."""
+    def _run_refinement(self, device: int, now: float) -> Run | Deliver | Wait:
+        """Run the most urgent requests that have an answer and time for a better one; deliver the others."""
         if not self._refinements:
             return self._wait(now, is_deferred=bool(self._late))
         head = self._refinements.head
         assert head.answered_by is not None
-        leave = self._refinements.leave(head, now, others=len(self._refinements) - 1)
-        option = self._refinements.step(head, head.answered_by, leave, now)
+        budget = self._refinements.budget(head, now, others=len(self._refinements) - 1)
+        option = self._refinements.step(head, head.answered_by, budget, now)
         if option is None:
-            if self._refinements.should_defer(head, head.answered_by, leave, now):
+            if self._refinements.should_defer(head, head.answered_by, budget, now):
                 return self._wait(now, is_deferred=True)
             self._refinements.release(head)
-            return HandIn((head,))
-        return self._start(device, self._refinements.take(option, leave, now), option.name, now)
+            return Deliver((head,))
+        return self._start(device, self._refinements.take(option, budget, now), option.name, now)
 
     def _wait(self, now: float, *, is_deferred: bool) -> Wait:
         """Wait until something is due, or a run that was deferred is to be looked at again."""

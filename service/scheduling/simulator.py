@@ -10,7 +10,7 @@ from heapq import heappop, heappush
 from itertools import count
 from math import inf
 
-from service.scheduling.actions import Displace, Expire, HandIn, Run, Wait
+from service.scheduling.actions import Deliver, Displace, Expire, Run, Wait
 from service.scheduling.deadline_queue import Request
 from service.scheduling.latency import LatencyModel
 from service.scheduling.scheduler import Scheduler
@@ -70,13 +70,13 @@ class Tally:
 
     in_time: Counter[str] = field(default_factory=Counter)
     late: int = 0
-    refused: Counter[str] = field(default_factory=Counter)
+    shed: Counter[str] = field(default_factory=Counter)
     expired: int = 0
 
     @property
     def received(self) -> int:
         """All requests."""
-        return self.in_time.total() + self.late + self.refused.total() + self.expired
+        return self.in_time.total() + self.late + self.shed.total() + self.expired
 
     @property
     def attainment(self) -> float:
@@ -110,7 +110,7 @@ class Simulation:
         self._half_s = machine.overhead_s / 2
         self._arrivals: deque[Request] = deque()
         self._ends: list[tuple[float, int, float, Run]] = []  # (end, tie-break, start, run)
-        self._in_hand: set[Request] = set()
+        self._answered: set[Request] = set()
         self._ties = count()
         self._now = 0.0
         self._wake_at: float | None = None
@@ -143,17 +143,17 @@ class Simulation:
             self._believed.observe(run.subnetwork, len(run.batch), end_at - start_at, run.device)
             self._scheduler.finished(run, self._now)
             for place, request in enumerate(run.batch):
-                if request.answered_by is not None and request not in self._in_hand:
-                    continue  # its answer was handed in meanwhile
+                if request.answered_by is not None and request not in self._answered:
+                    continue  # its answer was delivered meanwhile
                 if self._scheduler.refine(request, run.subnetwork, self._now):
-                    self._in_hand.add(request)
+                    self._answered.add(request)
                 else:
                     self._reply(request, run.subnetwork, end_at, is_first=place == 0)
 
     def _reply(
         self, request: Request, answered_by: str, given_at: float, *, is_first: bool
     ) -> None:
-        self._in_hand.discard(request)
+        self._answered.discard(request)
         self.unanswered -= 1
         if self._half_s:
             self._now = self._machine.ends_at(self._now, self._half_s)
@@ -174,9 +174,9 @@ class Simulation:
                 self._now = self._machine.ends_at(self._now, self._half_s)
                 overhead_s = self._machine.overhead_s
                 self._scheduler.observe_overhead(overhead_s, overhead_s, deciding_s=self._half_s)
-            refusal = self._scheduler.admit(self._arrivals.popleft(), self._now)
-            if refusal is not None:
-                self.tally.refused[refusal.reason] += 1
+            shed = self._scheduler.admit(self._arrivals.popleft(), self._now)
+            if shed is not None:
+                self.tally.shed[shed.reason] += 1
                 self.unanswered -= 1
 
     def _act(self) -> None:
@@ -186,10 +186,10 @@ class Simulation:
                 case Expire(expired):
                     self.tally.expired += len(expired)
                     self.unanswered -= len(expired)
-                case Displace(requests, refusal):
-                    self.tally.refused[refusal.reason] += len(requests)
+                case Displace(requests, shed):
+                    self.tally.shed[shed.reason] += len(requests)
                     self.unanswered -= len(requests)
-                case HandIn(requests):
+                case Deliver(requests):
                     given_at = self._now
                     for place, request in enumerate(requests):
                         assert request.answered_by is not None

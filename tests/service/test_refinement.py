@@ -5,7 +5,7 @@ from itertools import cycle
 
 import pytest
 
-from service.scheduling.actions import Action, HandIn, Run, Wait
+from service.scheduling.actions import Action, Deliver, Run, Wait
 from service.scheduling.deadline_queue import Refine, Request
 from service.scheduling.latency import LatencyModel
 from service.scheduling.policies import Candidate
@@ -51,7 +51,7 @@ def answers(core: Scheduler, asked: Request, now: float = 0.0) -> list[str]:
             assert action.until is not None
             now = action.until
             continue
-        if isinstance(action, HandIn):
+        if isinstance(action, Deliver):
             return found
         run = run_of(action)
         found.append(run.subnetwork)
@@ -170,7 +170,7 @@ def test_the_best_answer_is_handed_in_while_a_deep_run_is_late() -> None:
     assert isinstance(waiting, Wait)
     assert waiting.until is not None
     assert 0.019 < waiting.until < 0.020
-    assert core.next_action(waiting.until) == HandIn((asked,))
+    assert core.next_action(waiting.until) == Deliver((asked,))
     assert asked.answered_by == "column-1"
     assert core.next_action(waiting.until) == Wait()
 
@@ -182,7 +182,7 @@ def test_a_refinement_is_handed_in_when_the_load_no_longer_leaves_time_for_it() 
     core.finished(run, 0.001)
     assert core.refine(asked, "column-1", 0.001)
 
-    assert core.next_action(0.0185) == HandIn((asked,))  # nobody called in time
+    assert core.next_action(0.0185) == Deliver((asked,))  # nobody called in time
 
 
 def test_no_more_than_the_queue_holds_wait_for_better_answers() -> None:

@@ -2,7 +2,7 @@ from collections.abc import Mapping
 
 import pytest
 
-from service.scheduling.actions import Action, Displace, Expire, Refusal, Run, Wait
+from service.scheduling.actions import Action, Displace, Expire, Run, Shed, Wait
 from service.scheduling.deadline_queue import Request
 from service.scheduling.latency import LatencyModel
 from service.scheduling.policies import Candidate
@@ -104,9 +104,9 @@ def test_a_lone_caller_gets_the_deepest_answer_however_fast_it_asks() -> None:
 
 
 def test_a_deadline_no_machine_could_meet_is_refused_as_impossible() -> None:
-    refusal = scheduler().admit(request(0.0005, refuse=True), 0.0)
+    shed = scheduler().admit(request(0.0005, refuse=True), 0.0)
 
-    assert refusal == Refusal("impossible", 0.001, 0.0005, 0.0)
+    assert shed == Shed("impossible", 0.001, 0.0005, 0.0)
 
 
 def test_a_deadline_the_load_makes_impossible_is_refused_as_overloaded() -> None:
@@ -114,12 +114,12 @@ def test_a_deadline_the_load_makes_impossible_is_refused_as_overloaded() -> None
     for _ in range(20):
         core.admit(request(0.03), 0.0)
 
-    refusal = core.admit(request(0.0205, refuse=True, arrived_at=0.01), 0.0100001)
+    shed = core.admit(request(0.0205, refuse=True, arrived_at=0.01), 0.0100001)
 
-    assert refusal is not None
-    assert refusal.reason == "overloaded"
-    assert refusal.needed_s > refusal.limit == pytest.approx(0.0205)
-    assert refusal.retry_after_s > 0
+    assert shed is not None
+    assert shed.reason == "overloaded"
+    assert shed.needed_s > shed.limit == pytest.approx(0.0205)
+    assert shed.retry_after_s > 0
 
 
 def test_a_request_that_would_take_anothers_place_is_told_a_time() -> None:
@@ -127,11 +127,11 @@ def test_a_request_that_would_take_anothers_place_is_told_a_time() -> None:
     for _ in range(30):
         core.admit(request(0.03), 0.0)
 
-    refusal = core.admit(request(0.02, refuse=True), 0.0)
+    shed = core.admit(request(0.02, refuse=True), 0.0)
 
-    assert refusal is not None
-    assert refusal.reason == "overloaded"
-    assert refusal.limit < refusal.needed_s < 0.1
+    assert shed is not None
+    assert shed.reason == "overloaded"
+    assert shed.limit < shed.needed_s < 0.1
 
 
 def test_a_deadline_that_went_by_on_the_way_is_no_fault_of_an_idle_machine() -> None:
@@ -152,10 +152,10 @@ def test_a_machine_that_refuses_everything_doubts_that_it_is_slow() -> None:
         latency.observe("column-1", 1, 0.040)  # a neighbour held the machine, and has gone
         latency.observe_reply(0.020)
 
-    refusals = [core.admit(request(0.005, k / 4, refuse=True), k / 4) for k in range(30)]
+    sheds = [core.admit(request(0.005, k / 4, refuse=True), k / 4) for k in range(30)]
 
-    assert refusals[0] is not None
-    assert refusals[-1] is None
+    assert sheds[0] is not None
+    assert sheds[-1] is None
 
 
 @pytest.mark.parametrize("deadline_s", [0.0005, 0.0015, 0.0045, 0.1])
@@ -182,10 +182,10 @@ def test_a_request_that_a_run_under_way_leaves_no_time_is_lost_before_decoding()
     core.admit(request(1.0, subnetwork="full"), 0.0)
     core.next_action(0.0)
 
-    refusal = core.admission.check_before_decode(request(0.005, refuse=True), 0.0)
+    shed = core.admission.check_before_decode(request(0.005, refuse=True), 0.0)
 
-    assert refusal is not None
-    assert refusal.reason == "overloaded"
+    assert shed is not None
+    assert shed.reason == "overloaded"
 
 
 def test_a_lone_caller_stays_one_though_some_of_its_requests_are_impossible() -> None:
@@ -257,11 +257,11 @@ def test_slow_replies_under_load_do_not_make_a_deadline_impossible() -> None:
     for _ in range(100):
         latency.observe_reply(0.05)
 
-    refusal = core.admit(request(0.005, refuse=True), 0.0, was_alone=True)
+    shed = core.admit(request(0.005, refuse=True), 0.0, was_alone=True)
 
-    assert refusal is not None
-    assert refusal.reason == "overloaded"
-    assert refusal.needed_s > 0.005
+    assert shed is not None
+    assert shed.reason == "overloaded"
+    assert shed.needed_s > 0.005
 
 
 def test_a_burst_of_refusals_is_no_reason_to_doubt() -> None:
@@ -270,19 +270,19 @@ def test_a_burst_of_refusals_is_no_reason_to_doubt() -> None:
     for _ in range(30):
         latency.observe("column-1", 1, 0.040)
 
-    refusals = [core.admit(request(0.005, 1.0, refuse=True), 1.0 + k / 1e5) for k in range(1000)]
+    sheds = [core.admit(request(0.005, 1.0, refuse=True), 1.0 + k / 1e5) for k in range(1000)]
 
-    assert all(refusals)
+    assert all(sheds)
 
 
 def test_a_full_queue_refuses() -> None:
     core = scheduler(max_queue=1)
     core.admit(request(1.0), 0.0)
 
-    refusal = core.admit(request(1.0), 0.0)
+    shed = core.admit(request(1.0), 0.0)
 
-    assert refusal is not None
-    assert (refusal.reason, refusal.limit) == ("queue_full", 1)
+    assert shed is not None
+    assert (shed.reason, shed.limit) == ("queue_full", 1)
 
 
 def late_request(late_s: float = 0.01, deadline_s: float = 0.02) -> Request:
@@ -322,9 +322,9 @@ def test_a_late_answer_that_the_load_keeps_waiting_expires_some_deadlines_late()
 def test_how_late_an_answer_may_be_is_a_setting(max_lateness: float, is_shed: bool) -> None:
     core = Scheduler(SUBNETWORKS, LatencyModel(PROFILE, reserve_s=0.0), max_lateness=max_lateness)
 
-    refusal = core.admission.check_before_decode(late_request(late_s=0.03), 0.0)
+    shed = core.admission.check_before_decode(late_request(late_s=0.03), 0.0)
 
-    assert (refusal is not None) == is_shed
+    assert (shed is not None) == is_shed
 
 
 def test_no_late_answer_is_promised_where_arrivals_take_all_the_time() -> None:
@@ -334,10 +334,10 @@ def test_no_late_answer_is_promised_where_arrivals_take_all_the_time() -> None:
     for _ in range(10):
         core.admit(request(0.5), 0.0)
 
-    refusal = core.admission.check_before_decode(late_request(), 0.0)
+    shed = core.admission.check_before_decode(late_request(), 0.0)
 
-    assert refusal is not None
-    assert refusal.reason == "overloaded"
+    assert shed is not None
+    assert shed.reason == "overloaded"
 
 
 def test_a_late_run_is_no_longer_than_arrivals_could_wait() -> None:
@@ -383,7 +383,7 @@ def test_the_least_urgent_request_gives_way_in_a_full_queue() -> None:
     assert isinstance(displaced, Displace)
     assert displaced.requests[0].on_miss == "answer"
     assert displaced.requests[1] is patient[1]
-    assert displaced.refusal.reason == "queue_full"
+    assert displaced.shed.reason == "queue_full"
     assert len(core) == 3
 
 
@@ -404,9 +404,9 @@ def test_after_a_stall_what_cannot_be_met_is_not_admitted() -> None:
         core.admit(request(1.02), 0.0)
 
     # at 1 s the first is lost, and 20 ms of work are due before one with 15 ms
-    refusal = core.admit(request(0.0215, arrived_at=0.9995, refuse=True), 1.0)
+    shed = core.admit(request(0.0215, arrived_at=0.9995, refuse=True), 1.0)
 
-    assert refusal is not None
+    assert shed is not None
 
 
 def test_a_refusable_request_behind_one_that_may_be_late_expires_on_time() -> None:

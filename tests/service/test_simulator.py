@@ -117,7 +117,7 @@ def test_refused_expired_and_late_are_counted_apart() -> None:
 
     assert refusing.received == 2000
     assert refusing.expired > 0
-    assert refusing.refused["overloaded"] > 0
+    assert refusing.shed["overloaded"] > 0
     assert answering.received == 400
     assert answering.in_time.total() >= 0.95 * refusing.in_time.total() * 400 / 2000
 
