@@ -1,4 +1,4 @@
-"""What subnetworks are worth: accuracy, loss and calibration, with the batch-norm statistics that each needs."""
+"""What subnetworks are worth: accuracy and loss, with the batch-norm statistics that each needs."""
 
 import math
 from collections.abc import Collection, Sequence
@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from scipy.optimize import minimize_scalar
 from torch import Tensor, nn
 
 from model.fractal import FractalNet
@@ -19,8 +18,6 @@ from training.data import DataSet, Split
 EVALUATION_BATCH = 250
 NORM_IMAGES = 5_000  # training images that re-estimate batch norm; stable from some thousands
 NORM_IMAGES_OF_AN_EPOCH = 1_000  # the same after each epoch, in a fifth of the time
-CALIBRATION_BINS = 15  # of confidence, as in the source
-TEMPERATURE_RANGE = (0.05, 20.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,25 +171,3 @@ def confusion(logits: Tensor, labels: Tensor) -> Tensor:
     classes = logits.shape[1]
     pairs = labels * classes + logits.argmax(1)
     return torch.bincount(pairs, minlength=classes**2).view(classes, classes)
-
-
-def fit_temperature(logits: Tensor, labels: Tensor) -> float:
-    """Return the temperature that minimises the cross-entropy of logits (N, classes) divided by it.
-
-    With it, a confidence means the same whichever subnetwork answered (Guo et al., ICML 2017).
-    """
-    result = minimize_scalar(
-        lambda log_t: F.cross_entropy(logits.double() / math.exp(log_t), labels).item(),
-        bounds=tuple(map(math.log, TEMPERATURE_RANGE)),
-        method="bounded",
-    )
-    return math.exp(result.x)
-
-
-def expected_calibration_error(logits: Tensor, labels: Tensor) -> float:
-    """Return the mean gap between confidence and accuracy over equal bins of confidence, weighted by their size."""
-    confidence, predicted = logits.softmax(1).max(1)
-    correct = (predicted == labels).float()
-    bins = (confidence * CALIBRATION_BINS).long().clamp(max=CALIBRATION_BINS - 1)
-    gaps = torch.zeros(CALIBRATION_BINS).index_add(0, bins, correct - confidence)
-    return gaps.abs().sum().item() / len(labels)

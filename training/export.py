@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import onnxruntime
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
@@ -21,7 +20,6 @@ from model.bundle import (
     Bundle,
     Calibration,
     Manifest,
-    Measured,
     Precision,
     Provenance,
     Quantised,
@@ -40,16 +38,11 @@ from training import TrainingError
 from training.augment import Normalisation, channel_statistics
 from training.checkpoint import Checkpoint, restore_network
 from training.data import DataSet, Split
-from training.evaluate import (
-    expected_calibration_error,
-    extract_for_serving,
-    fit_temperature,
-    in_order,
-    predict,
-    score,
-)
-from training.graphs import ServedNetwork, WeightsFile, graph_of, is_filter, weights_of
+from training.evaluate import extract_for_serving, in_order, predict, score
+from training.graph_scores import Logits, calibration, fit_temperature, logits_of, share
+from training.graphs import ServedNetwork, graph_of, weights_of
 from training.quantise import CALIBRATION_IMAGES, quantise
+from training.weights_file import WeightsFile, is_filter
 
 CPU = torch.device("cpu")
 PARITY_IMAGES = 256
@@ -182,7 +175,7 @@ def _write_bundle(
         weights = WeightsFile(folder / WEIGHTS_FILE, half=precision in ("float16-filters", "int8"))
         subnetworks = []
         for active, (network, logits) in tqdm(chosen.items(), desc="exporting", disable=None):
-            temperature = fit_temperature(logits, data.validation.labels)
+            temperature = fit_temperature(logits.numpy(), data.validation.labels.numpy())
             served = ServedNetwork(network, normalise, temperature, dtype).eval()
             own_name = subnetwork_name(active, architecture.columns)
             path = folder / f"{own_name}.onnx"
@@ -191,8 +184,8 @@ def _write_bundle(
             weights.write(graph, path)
             session = open_session(path, threads=cores())
             _check_parity(session, served, parity_images, path, PARITY_TOLERANCE[precision])
-            on_validation = _logits(session, data.validation)
-            accuracy, calibration = _measure(session, on_validation, data, temperature)
+            on_validation = _logits_on(data.validation, session)
+            accuracy, calibrated = _measure(session, on_validation, data, temperature)
             int8 = None
             if integers:
                 int8_path = folder / f"{own_name}.int8.onnx"
@@ -206,7 +199,7 @@ def _write_bundle(
                     parameters=cost.parameters(architecture, active),
                     macs=cost.macs(architecture, active),
                     accuracy=accuracy,
-                    calibration=calibration,
+                    calibration=calibrated,
                     graph=file_record(path),
                     int8=int8,
                 )
@@ -235,7 +228,7 @@ def _round_filters(network: FractalNet) -> None:
     """Round filters to what half precision holds."""
     with torch.no_grad():
         for parameter in network.parameters():
-            if is_filter(parameter):
+            if is_filter(parameter.detach().numpy()):
                 parameter.copy_(parameter.half())
 
 
@@ -277,44 +270,39 @@ def _check_parity(
     """Compare the file with torch on real images."""
     with torch.no_grad():
         expected = served(images)[0].numpy()
-    difference = float(np.abs(_run(session, images.numpy()) - expected).max())
+    difference = float(np.abs(logits_of(session, [images.numpy()]) - expected).max())
     if not difference <= tolerance:
         raise TrainingError(
             f"{path.name}: logits differ from torch by {difference:.1e}; at most {tolerance:.0e} is allowed"
         )
 
 
-def _quantised(path: Path, float_logits: Tensor, data: DataSet, temperature: float) -> Quantised:
+def _quantised(path: Path, float_logits: Logits, data: DataSet, temperature: float) -> Quantised:
     """Measure a graph in integers, beside the logits of the float graph on the validation images."""
     session = open_session(path, threads=cores())
-    on_validation = _logits(session, data.validation)
-    accuracy, calibration = _measure(session, on_validation, data, temperature)
+    on_validation = _logits_on(data.validation, session)
+    accuracy, calibrated = _measure(session, on_validation, data, temperature)
     return Quantised(
         accuracy=accuracy,
-        calibration=calibration,
-        agreement=_share(on_validation, float_logits.argmax(1)),
+        calibration=calibrated,
+        agreement=share(on_validation, float_logits.argmax(1)),
         graph=file_record(path),
     )
 
 
 def _measure(
     session: onnxruntime.InferenceSession,
-    on_validation: Tensor,
+    on_validation: Logits,
     data: DataSet,
     temperature: float,
 ) -> tuple[Accuracy, Calibration]:
     """Return how often a graph is right, and how well its confidence says so, on all test images once."""
-    labels, on_test = data.test.labels, _logits(session, data.test)
+    labels, on_test = data.test.labels.numpy(), _logits_on(data.test, session)
     accuracy = Accuracy(
-        validation=_share(on_validation, data.validation.labels), test=_share(on_test, labels)
+        validation=share(on_validation, data.validation.labels.numpy()),
+        test=share(on_test, labels),
     )
-    calibration = Calibration(
-        temperature=temperature,
-        ece_before=expected_calibration_error(on_test, labels),
-        ece_after=expected_calibration_error(on_test / temperature, labels),
-        n=len(labels),
-    )
-    return accuracy, calibration
+    return accuracy, calibration(on_test, labels, temperature)
 
 
 def _first(split: Split, n: int) -> Tensor:
@@ -323,23 +311,10 @@ def _first(split: Split, n: int) -> Tensor:
     return images
 
 
-def _logits(session: onnxruntime.InferenceSession, split: Split) -> Tensor:
-    """Return the logits (N, classes) of a split's images, through ONNX Runtime."""
+def _logits_on(split: Split, session: onnxruntime.InferenceSession) -> Logits:
+    """Return the logits of a split's images."""
     batches = split.batches(in_order(split))
-    return torch.from_numpy(
-        np.concatenate([_run(session, images.numpy()) for images, _ in batches])
-    )
-
-
-def _run(session: onnxruntime.InferenceSession, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Return the logits of one batch."""
-    logits: NDArray[np.float32] = session.run(["logits"], {"images": images})[0]
-    return logits
-
-
-def _share(logits: Tensor, classes: Tensor) -> Measured:
-    """Return how many of the logits are largest at the given class."""
-    return Measured(value=int((logits.argmax(1) == classes).sum()) / len(classes), n=len(classes))
+    return logits_of(session, (images.numpy() for images, _ in batches))
 
 
 def _made_now() -> dict[str, Any]:

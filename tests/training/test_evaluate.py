@@ -1,4 +1,4 @@
-"""Scores, re-estimated batch norm, and calibration."""
+"""Scores, and re-estimated batch norm."""
 
 import math
 from dataclasses import dataclass, replace
@@ -18,10 +18,8 @@ from training.evaluate import (
     EVALUATION_BATCH,
     Score,
     evaluate_checkpoint,
-    expected_calibration_error,
     extract_each_for_serving,
     extract_for_serving,
-    fit_temperature,
     predict,
     predict_each,
     score,
@@ -146,23 +144,3 @@ def test_the_full_network_of_a_trained_run_recognises_digits(trained: TrainedRun
     assert set(scores) == {"column-1", "column-2", "full"}
     assert scores["full"].accuracy > 0.7  # 0.1 by chance
     assert scores["full"].n == len(trained.data.validation)
-
-
-def test_the_temperature_undoes_a_scale() -> None:
-    generator = torch.Generator().manual_seed(0)
-    logits = torch.randn(5000, 4, generator=generator)
-    labels = torch.multinomial(logits.softmax(1), 1, generator=generator)[:, 0]
-
-    temperature = fit_temperature(3 * logits, labels)
-
-    # Its standard error at n = 5,000 is about 3 %.
-    assert abs(temperature / 3 - 1) < 0.1
-    before = expected_calibration_error(3 * logits, labels)
-    after = expected_calibration_error(3 * logits / temperature, labels)
-    assert after < 0.03 < before
-
-
-def test_calibration_error_is_the_gap_between_confidence_and_accuracy() -> None:
-    logits = torch.tensor([[0.0, 0.0]] * 4)  # confidence 1/2; three of four right
-
-    assert_close(expected_calibration_error(logits, torch.tensor([0, 0, 0, 1])), 0.25)
