@@ -16,9 +16,9 @@ from service.scheduling.deadline_queue import STAGED, DeadlineQueue, OnMiss, Req
 from service.scheduling.forecast import Forecast
 from service.scheduling.latency import LatencyModel
 from service.scheduling.policies import Option
+from service.scheduling.published import STEPS, Published, late_until, padded, spread
 
 DOUBT_AFTER_S = 0.1  # without a run, on an idle machine that refuses
-LEAST_LATE_S = 0.1  # for a deadline that no machine meets: it asks for the fastest answer there is
 
 
 class Admission:
@@ -70,13 +70,14 @@ class Admission:
     def late_until(
         self, arrived_at: float, deadline_s: float, on_miss: OnMiss, subnetwork: str | None = None
     ) -> float:
-        """Return when an answer is of no use any more: at the deadline, or some deadlines later if it may be late."""
-        if on_miss == "refuse":
-            return arrived_at + deadline_s
-        late_s = self._max_lateness * deadline_s
-        if deadline_s < self.idle_s(subnetwork):
-            late_s = max(late_s, LEAST_LATE_S)
-        return arrived_at + deadline_s + late_s
+        """Return until when an answer is of use: until the deadline, or some deadlines longer if it may be late."""
+        return late_until(
+            arrived_at,
+            deadline_s,
+            on_miss,
+            idle_s=self.idle_s(subnetwork),
+            max_lateness=self._max_lateness,
+        )
 
     def admit(self, request: Request, now: float, *, was_alone: bool = False) -> Shed | None:
         """Let a request in, or say why not. A full queue sheds the least urgent request for a more urgent one.
@@ -167,6 +168,51 @@ class Admission:
             return None
         taken, self._displaced = tuple(self._displaced), []
         return Displace(taken, self.queue_full(0, now))
+
+    def publish(self, now: float) -> Published:
+        """Return what fronts may know of the load: see ``Published``."""
+        names = (None, *self._latency.subnetworks)
+        due_at, start_at = self._start_steps(now)
+        return Published(
+            padded(due_at, STEPS),
+            padded(start_at, STEPS + 1),
+            self._capacity.pace_s(now),
+            now + self._late_start_s(now),
+            now + self._drain_s(now),
+            self._max_queue - self._waiting,
+            self._max_queue,
+            inf if self._late else self._queue.last.deadline_at if self._queue else -inf,
+            self._max_lateness,
+            tuple(self.least_s(name) for name in names),
+            tuple(self.idle_s(name) for name in names),
+        )
+
+    def _start_steps(self, now: float) -> tuple[list[float], list[float]]:
+        """Return some deadlines of those that wait, and when a new request could start that is due between two of them.
+
+        No later than it will be found on arrival: of those between two deadlines all are taken to be due after it.
+        """
+        free_at = now + self._capacity.until_free_s(now)
+        if not self._queue:
+            return [], [free_at]
+        slack_s = self._queue.slack_s(free_at + self._latency.reserve_s)
+        lost = int(slack_s.searchsorted(self._latency.predict_s(self._fastest.name, 1)))
+        pace_s = self._capacity.pace_s(now)
+        spare_s = self._spare_s(slack_s[lost:], pace_s)
+        if not len(spare_s):
+            return [], [free_at]
+        least_before = np.minimum.accumulate(spare_s)
+        least_after = np.minimum.accumulate(spare_s[::-1])[::-1]
+        places = spread(len(spare_s))
+        start_at = [free_at if least_after[0] >= pace_s else inf]
+        for step, place in enumerate(places):
+            after = places[step + 1] if step + 1 < len(places) else len(spare_s)
+            if after < len(spare_s) and least_after[after] < pace_s:
+                start_at.append(inf)
+            else:
+                before_s = (place + 1) * pace_s + min(float(least_before[place]), 0.0)
+                start_at.append(free_at + max(before_s, 0.0))
+        return [self._queue.due_at_place(lost + place) for place in places], start_at
 
     def _count_arrival(
         self, request: Request, now: float, *, is_staged: bool | None = None

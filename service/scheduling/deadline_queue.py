@@ -81,6 +81,10 @@ class DeadlineQueue:
         """Return how many requests go before a new one with this deadline."""
         return bisect_right(self._deadlines, deadline_at)
 
+    def due_at_place(self, place: int) -> float:
+        """Return when the request at a place is due here."""
+        return self._deadlines[place]
+
     def add(self, request: Request) -> None:
         """Put a request in its place."""
         place = self.place_of(self.due_at(request))

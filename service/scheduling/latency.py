@@ -60,6 +60,11 @@ class LatencyModel:
         self._network_margin_s = network_margin_s
 
     @property
+    def subnetworks(self) -> tuple[str, ...]:
+        """What the model covers, in the order of its profile."""
+        return tuple(self._profile)
+
+    @property
     def devices(self) -> int:
         """How many devices the model covers."""
         return len(self._slowdown)

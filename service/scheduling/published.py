@@ -1,0 +1,168 @@
+"""PURE: what the engine tells every front about its load, as floats alone, and what a front decides from that.
+
+A front sheds a request before its image is decoded, and without asking the engine, where the published numbers show that
+it could not be answered. What they leave open they take for possible: admission in the engine decides on it.
+
+The least answer time of a new request depends on its deadline, because requests run in the order of their deadlines. The
+engine therefore publishes a step function: some deadlines of requests that wait, in ascending order, and the earliest
+instant at which a new request could be answered that is due before the first of them, between two, or after the last.
+"""
+
+from bisect import bisect_right
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import inf, isfinite
+
+from service.scheduling.actions import Shed
+from service.scheduling.deadline_queue import OnMiss
+
+STEPS = 16  # deadlines published; the place of a new request among those that wait is known to a sixteenth of them
+LEAST_LATE_S = 0.1  # for a deadline that no machine meets: it asks for the fastest answer there is
+
+
+def late_until(
+    arrived_at: float, deadline_s: float, on_miss: OnMiss, *, idle_s: float, max_lateness: float
+) -> float:
+    """Return until when an answer is of use: until the deadline, or some deadlines longer if it may be late.
+
+    Args:
+        arrived_at: when the request arrived.
+        deadline_s: its deadline, from its arrival.
+        on_miss: what the client wants where the deadline cannot be met.
+        idle_s: the shortest deadline that an idle machine meets.
+        max_lateness: how late an answer may be, in deadlines.
+    """
+    if on_miss == "refuse":
+        return arrived_at + deadline_s
+    late_s = max_lateness * deadline_s
+    if deadline_s < idle_s:
+        late_s = max(late_s, LEAST_LATE_S)
+    return arrived_at + deadline_s + late_s
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """The load of an engine at one instant. All instants are in seconds of one monotonic clock of the machine.
+
+    Args:
+        due_at: (STEPS,) deadlines of requests that wait, ascending; infinity where fewer wait.
+        start_at: (STEPS + 1,) the earliest start of a new request that is due before each of these, or after the last;
+            infinity where it could only be met in the place of a request accepted before.
+        pace_s: seconds that each request takes from those behind it.
+        late_start_at: the earliest start of a run for a late answer.
+        drained_at: when all requests that wait should be done.
+        places: how many more requests may wait.
+        max_queue: how many may wait at all.
+        last_due_at: the deadline that a new request must be due before to take a place in a full queue.
+        max_lateness: how late an answer may be, in deadlines.
+        run_s: (subnetworks + 1,) seconds from the start of a run alone until its reply is written: in the fastest
+            subnetwork, then in each of the bundle, in its order.
+        idle_s: (subnetworks + 1,) the shortest deadline in seconds that an idle machine meets, in the same order.
+    """
+
+    due_at: tuple[float, ...]
+    start_at: tuple[float, ...]
+    pace_s: float
+    late_start_at: float
+    drained_at: float
+    places: float
+    max_queue: float
+    last_due_at: float
+    max_lateness: float
+    run_s: tuple[float, ...]
+    idle_s: tuple[float, ...]
+
+    def to_floats(self) -> tuple[float, ...]:
+        """Return all of it in one row; of one length for as long as the bundle is the same."""
+        return (
+            *self.due_at,
+            *self.start_at,
+            self.pace_s,
+            self.late_start_at,
+            self.drained_at,
+            self.places,
+            self.max_queue,
+            self.last_due_at,
+            self.max_lateness,
+            *self.run_s,
+            *self.idle_s,
+        )
+
+    @classmethod
+    def from_floats(cls, floats: Sequence[float]) -> "Published":
+        """Return what such a row says."""
+        row = tuple(floats)
+        starts, scalars = 2 * STEPS + 1, 2 * STEPS + 8
+        subnetworks = (len(row) - scalars) // 2
+        return cls(
+            row[:STEPS],
+            row[STEPS:starts],
+            *row[starts:scalars],
+            row[scalars : scalars + subnetworks],
+            row[scalars + subnetworks :],
+        )
+
+    def check_before_decode(
+        self,
+        arrived_at: float,
+        deadline_at: float,
+        on_miss: OnMiss,
+        *,
+        now: float,
+        subnetwork: int = 0,
+        decode_s: float = 0.0,
+        ahead: int = 0,
+        is_alone: bool = False,
+    ) -> Shed | None:
+        """Return why a request cannot be answered in time, nor late while that is of use; None if perhaps it can.
+
+        Args:
+            arrived_at: when it arrived.
+            deadline_at: when its answer is due.
+            on_miss: what the client wants where the deadline cannot be met.
+            now: the present.
+            subnetwork: 0 if any may answer, else the place, from 1, of the one that must.
+            decode_s: how long its image still takes to be decoded, those before it in this front included; 0 if unknown.
+            ahead: requests of this front that the engine does not know yet.
+            is_alone: whether no other request took time from it since it arrived.
+        """
+        allowed_s, ready_at = deadline_at - arrived_at, now + decode_s
+        run_s, idle_s = self.run_s[subnetwork], self.idle_s[subnetwork]
+        ahead_s = ahead * self.pace_s
+        start_at = max(self.start_at[bisect_right(self.due_at, deadline_at)] + ahead_s, ready_at)
+        if start_at + run_s <= deadline_at:
+            has_place = ahead < self.places or (
+                ahead < self.max_queue and deadline_at < self.last_due_at
+            )
+            return None if has_place else self._queue_full(now)
+        if on_miss == "answer":
+            late_at = max(self.late_start_at + ahead_s, ready_at) + run_s
+            useful_until = late_until(
+                arrived_at, allowed_s, on_miss, idle_s=idle_s, max_lateness=self.max_lateness
+            )
+            if late_at <= useful_until:
+                return None if ahead < self.places else self._queue_full(now)
+        spent_s = now - arrived_at
+        alone_s = idle_s + (spent_s if is_alone else 0.0)
+        if alone_s > allowed_s:
+            return Shed("impossible", alone_s, allowed_s, 0.0)
+        begins_at = start_at if isfinite(start_at) else max(self.drained_at + ahead_s, now)
+        return Shed("overloaded", begins_at + run_s - arrived_at, allowed_s, self._drain_s(now))
+
+    def _queue_full(self, now: float) -> Shed:
+        return Shed("queue_full", 0.0, self.max_queue, self._drain_s(now))
+
+    def _drain_s(self, now: float) -> float:
+        return max(self.drained_at - now, 0.0)
+
+
+def spread(count: int) -> list[int]:
+    """Return the places, ascending and at most STEPS, of the requests whose deadlines stand for those of ``count``."""
+    if count <= STEPS:
+        return list(range(count))
+    return [step * (count - 1) // (STEPS - 1) for step in range(STEPS)]
+
+
+def padded(values: Sequence[float], length: int) -> tuple[float, ...]:
+    """Return the values, followed by infinities up to a length."""
+    return (*values, *([inf] * (length - len(values))))
