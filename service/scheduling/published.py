@@ -92,14 +92,23 @@ class Published:
     def from_floats(cls, floats: Sequence[float]) -> "Published":
         """Return what such a row says."""
         row = tuple(floats)
-        starts, scalars = 2 * STEPS + 1, 2 * STEPS + 8
-        subnetworks = (len(row) - scalars) // 2
+        scalars_at, tables_at = 2 * STEPS + 1, 2 * STEPS + 8
+        idle_at = tables_at + (len(row) - tables_at) // 2
+        pace_s, late_start_at, drained_at, places, max_queue, last_due_at, max_lateness = row[
+            scalars_at:tables_at
+        ]
         return cls(
-            row[:STEPS],
-            row[STEPS:starts],
-            *row[starts:scalars],
-            row[scalars : scalars + subnetworks],
-            row[scalars + subnetworks :],
+            due_at=row[:STEPS],
+            start_at=row[STEPS:scalars_at],
+            pace_s=pace_s,
+            late_start_at=late_start_at,
+            drained_at=drained_at,
+            places=places,
+            max_queue=max_queue,
+            last_due_at=last_due_at,
+            max_lateness=max_lateness,
+            run_s=row[tables_at:idle_at],
+            idle_s=row[idle_at:],
         )
 
     def check_before_decode(

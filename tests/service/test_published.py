@@ -29,8 +29,17 @@ def crowded(count: int, deadline_s: float = 0.05, max_queue: int = 100) -> Sched
     return core
 
 
-def reason(published: Published, deadline_s: float, on_miss: OnMiss = "refuse", **how: int) -> str:
-    shed = published.check_before_decode(0.0, deadline_s, on_miss, now=0.0, **how)
+def reason(
+    published: Published,
+    deadline_s: float,
+    on_miss: OnMiss = "refuse",
+    *,
+    subnetwork: int = 0,
+    ahead: int = 0,
+) -> str:
+    shed = published.check_before_decode(
+        0.0, deadline_s, on_miss, now=0.0, subnetwork=subnetwork, ahead=ahead
+    )
     return "" if shed is None else shed.reason
 
 
