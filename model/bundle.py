@@ -2,18 +2,22 @@
 
 ``training`` writes bundles and ``service`` reads them; neither imports the other, and nothing here needs torch.
 A bundle holds facts about the network. Latency is a fact about a machine, and is measured by the server at warm-up.
+
+What is read is not trusted: the manifest is held to its own checksum, and to a signature where keys are given, every
+other file to the checksum in the manifest, and every graph to ``graph_file``.
 """
 
 import hashlib
 import json
 import shutil
+import stat
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import mkdtemp
-from typing import Annotated, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Literal, Self
 
 from pydantic import (
     BaseModel,
@@ -24,11 +28,20 @@ from pydantic import (
     model_validator,
 )
 
+from model.graph_file import GraphRefused, check_graph
 from model.presets import Architecture
+from model.signature import SignatureRefused, check_signature
+
+if TYPE_CHECKING:
+    from minisign import SecretKey
 
 FORMAT_VERSION = 2  # 1 had no int8 graphs; it is read too
 MANIFEST_FILE = "manifest.json"
+CHECKSUM_FILE = "manifest.json.sha256"  # as sha256sum writes and checks it
+SIGNATURE_FILE = "manifest.json.minisig"  # as minisign writes and checks it
 WEIGHTS_FILE = "weights.bin"
+MOST_MANIFEST_BYTES = 16 * 2**20
+MOST_GRAPH_BYTES = 64 * 2**20  # its large tensors are in the weights file
 PRETRAINED_DIR = Path(__file__).parent / "pretrained"
 
 Precision = Literal["float32", "float16-filters", "float16", "int8"]
@@ -176,10 +189,7 @@ class Bundle:
 
 def file_record(path: Path) -> FileRecord:
     """Describe a file as it is now."""
-    content = path.read_bytes()
-    return FileRecord(
-        name=path.name, sha256=hashlib.sha256(content).hexdigest(), size_bytes=len(content)
-    )
+    return FileRecord(name=path.name, sha256=_sha256(path), size_bytes=path.stat().st_size)
 
 
 def is_bundle(folder: Path) -> bool:
@@ -187,26 +197,73 @@ def is_bundle(folder: Path) -> bool:
     return (folder / MANIFEST_FILE).exists()
 
 
-def read_bundle(folder: Path) -> Bundle:
+def read_bundle(folder: Path, *, keys: Sequence[str] = ()) -> Bundle:
     """Read a bundle and verify every file of it.
 
+    Args:
+        folder: where it is.
+        keys: public keys in minisign's form, one of which must have signed it; with none, a signature is not looked at.
+
     Raises:
-        BundleError: something is missing, truncated, altered, or of a newer format.
+        BundleError: something is missing, truncated, altered, not signed, of a newer format, or may not be loaded.
     """
-    manifest_path = folder / MANIFEST_FILE
+    manifest_path = _part(folder, MANIFEST_FILE, MOST_MANIFEST_BYTES)
     content = _read(manifest_path)
-    manifest = _parse_manifest(content, manifest_path)
-    subnetworks = manifest.subnetworks
-    in_float = [each.graph for each in subnetworks]
-    in_int8 = [each.int8.graph for each in subnetworks if each.int8]
-    for record in (manifest.weights, *in_float, *in_int8):
-        _verify(folder / record.name, record)
-    return Bundle(folder, manifest, hashlib.sha256(content).hexdigest())
+    _check_checksum(folder, content)
+    if keys:
+        signature_path = _part(folder, SIGNATURE_FILE, MOST_MANIFEST_BYTES)
+        try:
+            check_signature(content, _read(signature_path), keys)
+        except SignatureRefused as error:
+            raise BundleError(f"{signature_path}: {error}") from error
+    bundle = Bundle(
+        folder, _parse_manifest(content, manifest_path), hashlib.sha256(content).hexdigest()
+    )
+    _check_files(bundle)
+    weights = bundle.manifest.weights
+    for record in _graph_records(bundle.manifest):
+        path = _part(folder, record.name, MOST_GRAPH_BYTES)
+        if path.suffix != ".onnx":  # ONNX Runtime takes other endings for other formats
+            raise BundleError(f"{path}: is not called .onnx, as a graph must be")
+        try:
+            check_graph(_read(path), weights_file=weights.name, weights_bytes=weights.size_bytes)
+        except GraphRefused as error:
+            raise BundleError(f"{path}: {error}") from error
+    return bundle
+
+
+def check_unchanged(bundle: Bundle) -> None:
+    """See to it that the files of a bundle are those that were read.
+
+    Raises:
+        BundleError: they are not.
+    """
+    if _sha256(_part(bundle.folder, MANIFEST_FILE, MOST_MANIFEST_BYTES)) != bundle.digest:
+        raise BundleError(f"{bundle.folder}: changed while it was loaded; load it again")
+    _check_files(bundle)
+
+
+def sign_bundle(folder: Path, key: "SecretKey") -> None:
+    """Sign a bundle, which is read and verified first: a signature vouches for every file of it.
+
+    Raises:
+        BundleError: it is not whole, or the signature cannot be written.
+    """
+    bundle = read_bundle(folder)
+    signature = key.sign(
+        _read(folder / MANIFEST_FILE), trusted_comment=f"bundle:{bundle.manifest.name}"
+    )
+    try:
+        (folder / SIGNATURE_FILE).write_bytes(bytes(signature) + b"\n")
+    except OSError as error:
+        raise BundleError(f"{folder / SIGNATURE_FILE}: {error.strerror or error}") from error
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
-    """Write the manifest into a bundle's folder, beside the files that it names."""
-    (folder / MANIFEST_FILE).write_text(manifest.model_dump_json(indent=2) + "\n")
+    """Write the manifest into a bundle's folder, beside the files that it names, and its checksum."""
+    path = folder / MANIFEST_FILE
+    path.write_text(manifest.model_dump_json(indent=2) + "\n")
+    (folder / CHECKSUM_FILE).write_text(f"{_sha256(path)}  {MANIFEST_FILE}\n")
 
 
 def check_name(name: str) -> None:
@@ -246,7 +303,7 @@ def check_target(target: Path) -> None:
 
 def _is_part_of_a_bundle(path: Path) -> bool:
     if path.name != MANIFEST_FILE:
-        return path.name == WEIGHTS_FILE or path.suffix == ".onnx"
+        return path.suffix == ".onnx" or path.name in (WEIGHTS_FILE, CHECKSUM_FILE, SIGNATURE_FILE)
     try:
         fields = json.loads(path.read_bytes())
     except (OSError, ValueError, RecursionError):
@@ -300,17 +357,64 @@ def _parse_manifest(content: bytes, path: Path) -> Manifest:
         raise BundleError(f"{path}: {where}: {first['msg']}") from error
 
 
-def _verify(path: Path, record: FileRecord) -> None:
-    """Compare a file with its record."""
-    content = _read(path)
-    if len(content) != record.size_bytes:
+def _check_checksum(folder: Path, manifest: bytes) -> None:
+    """Compare the manifest with its checksum; bundles from before there was one have none."""
+    if not (folder / CHECKSUM_FILE).exists():
+        return
+    path = _part(folder, CHECKSUM_FILE, MOST_MANIFEST_BYTES)
+    if _read(path) != f"{hashlib.sha256(manifest).hexdigest()}  {MANIFEST_FILE}\n".encode():
         raise BundleError(
-            f"{path}: is {len(content)} bytes, the manifest says {record.size_bytes}; copy the bundle again"
+            f"{folder / MANIFEST_FILE}: content differs from {CHECKSUM_FILE}; copy the bundle again"
         )
-    if hashlib.sha256(content).hexdigest() != record.sha256:
-        raise BundleError(
-            f"{path}: content differs from the manifest's sha256; copy the bundle again"
-        )
+
+
+def _graph_records(manifest: Manifest) -> Iterator[FileRecord]:
+    """Give the record of every graph."""
+    for each in manifest.subnetworks:
+        yield each.graph
+        if each.int8:
+            yield each.int8.graph
+
+
+def _check_files(bundle: Bundle) -> None:
+    """Compare every file with its record."""
+    for record in (bundle.manifest.weights, *_graph_records(bundle.manifest)):
+        path = _part(bundle.folder, record.name)
+        size_bytes = path.stat().st_size
+        if size_bytes != record.size_bytes:
+            raise BundleError(
+                f"{path}: is {size_bytes} bytes, the manifest says {record.size_bytes}; copy the bundle again"
+            )
+        if _sha256(path) != record.sha256:
+            raise BundleError(
+                f"{path}: content differs from the manifest's sha256; copy the bundle again"
+            )
+
+
+def _part(folder: Path, name: str, most_bytes: int | None = None) -> Path:
+    """Return the path of a part of the bundle, which is a file in its folder, and no larger than it may be."""
+    path = folder / name
+    try:
+        status = path.stat()
+        real, home = path.resolve(), folder.resolve()
+    except (OSError, RuntimeError) as error:  # RuntimeError: links that lead to each other
+        raise BundleError(f"{path}: {getattr(error, 'strerror', None) or error}") from error
+    if not stat.S_ISREG(status.st_mode):
+        raise BundleError(f"{path}: is no file")
+    if not real.is_relative_to(home):
+        raise BundleError(f"{path}: leads out of the bundle, to {real}")
+    if most_bytes is not None and status.st_size > most_bytes:
+        raise BundleError(f"{path}: is {status.st_size} bytes, at most {most_bytes} are read")
+    return path
+
+
+def _sha256(path: Path) -> str:
+    """Return the checksum of a file of any size."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise BundleError(f"{path}: {error.strerror or error}") from error
 
 
 def _read(path: Path) -> bytes:

@@ -20,6 +20,7 @@ from pydantic_core import PydanticCustomError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from model.bundle import PRETRAINED_DIR
+from model.signature import SignatureRefused, parse_key
 from service.scheduling.deadline_queue import OnMiss
 
 ENV_PREFIX = "ANYTIME_"
@@ -60,6 +61,10 @@ class Settings(BaseSettings):
     bundle_dir: ExpandedPath = Field(
         default=PRETRAINED_DIR / "cifar10",
         description="Folder with manifest.json and the ONNX files.",
+    )
+    bundle_keys: str = Field(
+        default="",
+        description="Public keys of minisign, a space between two; a bundle must be signed with one of them.",
     )
     device: Literal["auto", "cpu", "cuda", "tensorrt"] = Field(
         default="auto", description="Where to run: auto takes a GPU if ONNX Runtime can use one."
@@ -204,6 +209,16 @@ class Settings(BaseSettings):
         if is_number and isinstance(value, str) and not NUMBER.fullmatch(value):
             raise PydanticCustomError("number", "Input should be a number, such as 25 or 0.5")
         return value
+
+    @field_validator("bundle_keys")
+    @classmethod
+    def _check_bundle_keys(cls, keys: str) -> str:
+        try:
+            for key in keys.split():
+                parse_key(key)
+        except SignatureRefused as error:
+            raise PydanticCustomError("bundle_keys", "{reason}", {"reason": str(error)}) from error
+        return keys
 
     @field_validator("admin_key")
     @classmethod

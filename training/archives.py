@@ -26,6 +26,7 @@ CIFAR_10 = {*CIFAR_10_TRAIN, "test_batch", "batches.meta"}
 CIFAR_100 = {"train", "test", "meta"}
 SVHN = {"train_32x32.mat", "test_32x32.mat"}
 FILES = {"CIFAR-10": CIFAR_10, "CIFAR-100": CIFAR_100, "SVHN": SVHN}
+MOST_PART_BYTES = 2**28  # the largest file of CIFAR-100 has 155 MB
 CIFAR_SUFFIX = "-python.tar.gz"
 SVHN_EXTRA = "extra_32x32.mat"  # the paper trains on train and extra
 
@@ -166,6 +167,10 @@ def _members(archive: tarfile.TarFile) -> Iterator[tuple[str, bytes]]:
     for member in archive:
         name = member.name.rpartition("/")[2]
         is_part = member.isfile() and name in CIFAR_10 | CIFAR_100
+        if is_part and member.size > MOST_PART_BYTES:
+            raise tarfile.TarError(
+                f"{name} is {member.size} bytes, at most {MOST_PART_BYTES} are read"
+            )
         file = archive.extractfile(member) if is_part else None
         if file:
             yield name, file.read()

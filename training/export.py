@@ -27,6 +27,7 @@ from model.bundle import (
     check_name,
     check_target,
     file_record,
+    read_bundle,
     staged_folder,
     write_manifest,
 )
@@ -215,6 +216,7 @@ def _write_bundle(
             provenance=origin,
         )
         write_manifest(folder, manifest)
+        read_bundle(folder)  # as a server will, which refuses what it does not know
     return manifest
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import structlog
 
-from model.bundle import Bundle, BundleError, read_bundle
+from model.bundle import Bundle, BundleError, check_unchanged
 from service.engine.dispatcher import Dispatcher
 from service.engine.precision import Profile, Served, choose_precisions
 from service.engine.runtime import (
@@ -226,7 +226,7 @@ async def open_serving(
     aside: Aside | None = None
     if settings.agreement_sample:  # first of all: it is to be there before the first request
         best = max(manifest.subnetworks, key=lambda each: each.accuracy.validation.value)
-        aside = Aside(bundle.folder, best.name)
+        aside = Aside(bundle, best.name)
         undo.callback(aside.close)
     with undo:
         serving = await _warm_up(bundle, shared, aside, rest)
@@ -270,8 +270,7 @@ def _load(bundle: Bundle, shared: Shared, batch_sizes: Sequence[int]) -> Device:
         engine_dir=shared.settings.engine_dir,
         warn=lambda reason: shared.log.warning("slower_device", reason=reason),
     )
-    if read_bundle(bundle.folder) != bundle:
-        raise BundleError(f"{bundle.folder}: changed while it was loaded; load it again")
+    check_unchanged(bundle)
     return device
 
 

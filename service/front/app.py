@@ -286,7 +286,7 @@ def read_current_bundle(settings: Settings) -> Bundle:
         folder = settings.bundle_dir.resolve()  # a link may lead elsewhere before all is loaded
     except (OSError, RuntimeError) as error:
         raise BundleError(f"{settings.bundle_dir}: {error}") from error
-    return read_bundle(folder)
+    return read_bundle(folder, keys=settings.bundle_keys.split())
 
 
 def describe(error: Exception) -> str:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from model.bundle import read_bundle
+from model.bundle import Bundle, read_bundle
 from model.images import Pixels
 from service.engine.runtime import open_cpu_device
 
@@ -34,10 +34,10 @@ sys.exit(main())
 class Aside:
     """The server's end: starts the process, which ends with the server or by ``close``."""
 
-    def __init__(self, bundle_dir: Path, subnetwork: str) -> None:
+    def __init__(self, bundle: Bundle, subnetwork: str) -> None:
         self.subnetwork = subnetwork
         self._process = subprocess.Popen(
-            [sys.executable, "-c", START, str(PACKAGES), str(bundle_dir), subnetwork],
+            [sys.executable, "-c", START, PACKAGES, bundle.folder, bundle.digest, subnetwork],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             start_new_session=True,  # Ctrl-C is for the server
@@ -66,8 +66,10 @@ class Aside:
 
 def main() -> int:
     """Answer images from stdin, (H, W, 3) bytes each, with classes on stdout, until stdin ends."""
-    folder, subnetwork = sys.argv[1:]
+    folder, digest, subnetwork = sys.argv[1:]
     bundle = read_bundle(Path(folder))
+    if bundle.digest != digest:  # the server has verified another one
+        return 1
     manifest = bundle.manifest
     alone = [
         each.model_copy(update={"int8": None})

@@ -2,15 +2,20 @@
 
 import hashlib
 import json
+import os
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
 
 from model.bundle import (
+    CHECKSUM_FILE,
     FORMAT_VERSION,
     MANIFEST_FILE,
+    MOST_MANIFEST_BYTES,
     Accuracy,
     BundleError,
     Calibration,
@@ -20,20 +25,26 @@ from model.bundle import (
     Quantised,
     Subnetwork,
     check_name,
+    check_unchanged,
     file_record,
     read_bundle,
+    sign_bundle,
     staged_folder,
     write_manifest,
 )
 from model.presets import PRESETS
+from model.signature import make_key
+from tests.model.graphs import small_graph
+
+UNTRUSTED_COMMENT = "untrusted comment: signature from minisign secret key\n"
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A bundle whose graphs are any bytes: nothing here looks inside them."""
+    """A bundle of two small graphs."""
     (tmp_path / "weights.bin").write_bytes(b"weights" * 100)
-    (tmp_path / "column-1.onnx").write_bytes(b"graph")
-    (tmp_path / "column-1.int8.onnx").write_bytes(b"graph in integers")
+    (tmp_path / "column-1.onnx").write_bytes(small_graph().SerializeToString())
+    (tmp_path / "column-1.int8.onnx").write_bytes(small_graph().SerializeToString())
     measured = Measured(value=0.5, n=100)
     accuracy = Accuracy(validation=measured, test=measured)
     calibration = Calibration(temperature=1.5, ece_before=0.1, ece_after=0.02, n=100)
@@ -75,11 +86,23 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
+def renew_checksum(folder: Path) -> None:
+    digest = hashlib.sha256((folder / MANIFEST_FILE).read_bytes()).hexdigest()
+    (folder / CHECKSUM_FILE).write_text(f"{digest}  {MANIFEST_FILE}\n")
+
+
+def flip_bit(path: Path, place: int) -> None:
+    content = bytearray(path.read_bytes())
+    content[place // 8] ^= 1 << place % 8
+    path.write_bytes(content)
+
+
 def edit_manifest(folder: Path, change: Callable[[dict[str, Any]], object]) -> None:
     path = folder / "manifest.json"
     fields = json.loads(path.read_text())
     change(fields)
     path.write_text(json.dumps(fields))
+    renew_checksum(folder)
 
 
 def test_a_whole_bundle_is_read_as_it_was_written(folder: Path) -> None:
@@ -130,20 +153,22 @@ def truncate_weights(folder: Path) -> None:
 
 
 def alter_graph(folder: Path) -> None:
-    (folder / "column-1.onnx").write_bytes(b"grapH")
+    flip_bit(folder / "column-1.onnx", 100)
 
 
 def alter_int8_graph(folder: Path) -> None:
-    (folder / "column-1.int8.onnx").write_bytes(b"graph in integerS")
+    flip_bit(folder / "column-1.int8.onnx", 100)
 
 
 def truncate_manifest(folder: Path) -> None:
     path = folder / "manifest.json"
     path.write_text(path.read_text()[:-20])
+    renew_checksum(folder)
 
 
 def hold_a_list(folder: Path) -> None:
     (folder / "manifest.json").write_text("[]")
+    renew_checksum(folder)
 
 
 def name_a_label_twice(folder: Path) -> None:
@@ -156,6 +181,7 @@ def name_a_subnetwork_twice(folder: Path) -> None:
 
 def nest_too_deeply(folder: Path) -> None:
     (folder / "manifest.json").write_text("[" * 200_000)
+    renew_checksum(folder)
 
 
 def be_newer(folder: Path) -> None:
@@ -172,6 +198,38 @@ def hold_no_subnetworks(folder: Path) -> None:
 
 def point_outside(folder: Path) -> None:
     edit_manifest(folder, lambda m: m["weights"].update(name="../weights.bin"))
+
+
+def alter_a_digit_of_the_manifest(folder: Path) -> None:
+    path = folder / "manifest.json"
+    path.write_text(path.read_text().replace("0.5", "0.9"))
+
+
+def grow_the_manifest(folder: Path) -> None:
+    (folder / "manifest.json").write_bytes(b" " * (MOST_MANIFEST_BYTES + 1))
+
+
+def lead_out(folder: Path) -> None:
+    elsewhere = folder.parent / f"{folder.name}-elsewhere"
+    (folder / "weights.bin").rename(elsewhere)
+    (folder / "weights.bin").symlink_to(elsewhere)
+
+
+def be_a_pipe(folder: Path) -> None:
+    (folder / "weights.bin").unlink()
+    os.mkfifo(folder / "weights.bin")
+
+
+def call_a_graph_otherwise(folder: Path) -> None:
+    (folder / "column-1.onnx").rename(folder / "column-1.ort")
+    edit_manifest(folder, lambda m: m["subnetworks"][0]["graph"].update(name="column-1.ort"))
+
+
+def hold_no_graph(folder: Path) -> None:
+    path = folder / "column-1.onnx"
+    path.write_bytes(b"no graph")
+    record = file_record(path).model_dump()
+    edit_manifest(folder, lambda m: m["subnetworks"][0].update(graph=record))
 
 
 def claim_impossible_accuracy(folder: Path) -> None:
@@ -196,6 +254,12 @@ def claim_impossible_accuracy(folder: Path) -> None:
         (lose_the_labels, "manifest.json", "labels: Field required"),
         (hold_no_subnetworks, "manifest.json", "subnetworks"),
         (point_outside, "manifest.json", "weights.name"),
+        (alter_a_digit_of_the_manifest, "manifest.json", "differs from manifest.json.sha256"),
+        (grow_the_manifest, "manifest.json", "is 16777217 bytes, at most 16777216 are read"),
+        (lead_out, "weights.bin", "leads out of the bundle"),
+        (be_a_pipe, "weights.bin", "is no file"),
+        (call_a_graph_otherwise, "column-1.ort", "is not called .onnx"),
+        (hold_no_graph, "column-1.onnx", "is no ONNX file"),
         (claim_impossible_accuracy, "manifest.json", "subnetworks.0.accuracy.test.value"),
     ],
 )
@@ -211,6 +275,73 @@ def test_a_damaged_bundle_is_named_with_its_fault_in_one_line(
     assert message.startswith(f"{folder / file}: ")
     assert fault in message
     assert "\n" not in message
+
+
+def test_links_inside_the_folder_are_followed(folder: Path) -> None:
+    (folder / "..data").mkdir()  # as Kubernetes mounts a volume
+    for path in list(folder.glob("*.*n")):
+        path.rename(folder / "..data" / path.name)
+        path.symlink_to(f"..data/{path.name}")
+
+    assert read_bundle(folder).manifest.name == "digits"
+
+
+def test_a_bundle_without_the_checksum_of_its_manifest_is_read(folder: Path) -> None:
+    (folder / "manifest.json.sha256").unlink()
+
+    assert read_bundle(folder).manifest.name == "digits"
+
+
+def test_a_bundle_that_is_as_it_was_read_is_unchanged(folder: Path) -> None:
+    bundle = read_bundle(folder)
+
+    check_unchanged(bundle)
+    edit_manifest(folder, lambda m: m.update(name="another"))
+
+    with pytest.raises(BundleError, match="changed while it was loaded"):
+        check_unchanged(bundle)
+
+
+def test_no_flipped_bit_passes(folder: Path) -> None:
+    """One bit at a time, in every file of a signed bundle, at places that a seed draws."""
+    rng = Random(0)
+    with make_key() as key:
+        sign_bundle(folder, key)
+        keys = [key.get_public_key().to_base64().decode()]
+    passed = []
+    for path in sorted(each for each in folder.iterdir()):
+        # The first line of a signature is a comment of which nothing depends; its length is minisign's.
+        first = len(UNTRUSTED_COMMENT) if path.suffix == ".minisig" else 0
+        for place in rng.sample(range(8 * first, 8 * path.stat().st_size), 40):
+            flip_bit(path, place)
+            with suppress(BundleError):
+                read_bundle(folder, keys=keys)
+                passed.append((path.name, place))
+            flip_bit(path, place)
+
+    assert not passed
+    assert read_bundle(folder, keys=keys).manifest.name == "digits"
+
+
+def test_where_a_signature_is_demanded_there_must_be_one(folder: Path) -> None:
+    with make_key() as key:
+        keys = [key.get_public_key().to_base64().decode()]
+
+        with pytest.raises(BundleError, match=r"manifest.json.minisig: No such file"):
+            read_bundle(folder, keys=keys)
+        sign_bundle(folder, key)
+
+    assert read_bundle(folder, keys=keys).manifest.name == "digits"
+    edit_manifest(folder, lambda m: m.update(name="another"))
+    with pytest.raises(BundleError, match=r"manifest.json.minisig: is the signature of other"):
+        read_bundle(folder, keys=keys)
+
+
+def test_what_is_not_whole_is_not_signed(folder: Path) -> None:
+    delete_weights(folder)
+
+    with make_key() as key, pytest.raises(BundleError, match=r"weights.bin: No such file"):
+        sign_bundle(folder, key)
 
 
 def test_a_staged_folder_appears_whole(tmp_path: Path) -> None:

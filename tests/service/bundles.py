@@ -3,13 +3,14 @@
 import json
 from pathlib import Path
 
-from model.bundle import MANIFEST_FILE, file_record, read_bundle
+from model.bundle import CHECKSUM_FILE, MANIFEST_FILE, file_record, read_bundle
 
 
 def amend_manifest(folder: Path, **fields: object) -> Path:
     """Change fields of a bundle's manifest; return its path."""
     path = folder / MANIFEST_FILE
     path.write_text(json.dumps(json.loads(path.read_text()) | fields))
+    (folder / CHECKSUM_FILE).unlink(missing_ok=True)
     return path
 
 

@@ -1,0 +1,57 @@
+"""``anytime keys`` and ``anytime sign``, and a server that takes no bundle but a signed one."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from model.bundle import BundleError, read_bundle
+from service.cli.app import app
+from service.settings import SettingsError, read_settings
+
+
+def run(*arguments: object, typed: str = "") -> Result:
+    return CliRunner().invoke(app, [str(each) for each in arguments], input=typed)
+
+
+@pytest.mark.parametrize("password", ["", "a long one"])
+def test_a_key_is_made_and_signs_a_bundle(tmp_path: Path, bundle_dir: Path, password: str) -> None:
+    key, folder = tmp_path / "release.key", shutil.copytree(bundle_dir, tmp_path / "bundle")
+
+    made = run("keys", "signing", key, typed=f"{password}\n{password}\n")
+    signed = run("sign", folder, "--key", key, typed=f"{password}\n")
+
+    assert made.exit_code == signed.exit_code == 0
+    assert key.stat().st_mode & 0o777 == 0o600
+    public_key = made.stdout.split()[-1]
+    assert read_settings({"bundle_keys": public_key}).bundle_keys == public_key
+    assert read_bundle(folder, keys=[public_key])
+    with pytest.raises(BundleError, match="minisig: No such file"):
+        read_bundle(bundle_dir, keys=[public_key])
+
+
+def test_a_key_is_never_overwritten(tmp_path: Path) -> None:
+    (tmp_path / "release.key").write_text("precious")
+
+    made = run("keys", "signing", tmp_path / "release.key", typed="\n\n")
+
+    assert made.exit_code == 1
+    assert (tmp_path / "release.key").read_text() == "precious"
+
+
+def test_a_wrong_password_is_said_in_one_line(
+    tmp_path: Path, bundle_dir: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    key = tmp_path / "release.key"
+    run("keys", "signing", key, typed="right\nright\n")
+
+    signed = run("sign", bundle_dir, "--key", key, typed="wrong\n")
+
+    assert signed.exit_code == 1
+    assert f"{key}: is no secret key that can be used (wrong password" in capfd.readouterr().err
+
+
+def test_what_is_no_public_key_is_no_setting() -> None:
+    with pytest.raises(SettingsError, match="'RWQ' is no public key of minisign"):
+        read_settings({"bundle_keys": "RWQ"})
