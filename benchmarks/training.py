@@ -29,6 +29,7 @@ from benchmarks.floors import matrix_rate
 from model import small_maps
 from model.drop_path import draw_passes
 from model.layers import ConvLayer
+from model.preprocessing import Preprocessing
 from training.checkpoint import Checkpoint
 from training.compare import mean_cost
 from training.config import RECIPES, Recipe
@@ -124,7 +125,7 @@ def random_images(recipe: Recipe, n: int) -> DataSet:
     return DataSet(
         name="noise",
         classes=tuple(map(str, range(architecture.classes))),
-        image_size=architecture.image_size,
+        preprocessing=Preprocessing(size=architecture.image_size),
         train=split,
         validation=split,
         test=split,

@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import mkdtemp
-from typing import TYPE_CHECKING, Annotated, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import (
     BaseModel,
@@ -29,13 +29,16 @@ from pydantic import (
 )
 
 from model.graph_file import GraphRefused, check_graph
+from model.preprocessing import Preprocessing
 from model.presets import Architecture
 from model.signature import SignatureRefused, check_signature
 
 if TYPE_CHECKING:
     from minisign import SecretKey
 
-FORMAT_VERSION = 2  # 1 had no int8 graphs; it is read too
+FORMAT_VERSION = (
+    3  # 1 had no int8 graphs, 2 no preprocessing: images were stretched; both are read too
+)
 MANIFEST_FILE = "manifest.json"
 CHECKSUM_FILE = "manifest.json.sha256"  # as sha256sum writes and checks it
 SIGNATURE_FILE = "manifest.json.minisig"  # as minisign writes and checks it
@@ -152,11 +155,31 @@ class Manifest(Record):
     format_version: int
     name: PlainName
     architecture: Architecture
+    preprocessing: Preprocessing
     labels: tuple[str, ...]
     precision: Precision = "float32"
     weights: FileRecord
     subnetworks: Annotated[tuple[Subnetwork, ...], Field(min_length=1)]
     provenance: Provenance
+
+    @model_validator(mode="before")
+    @classmethod
+    def _was_stretched(cls, fields: Any) -> Any:
+        """Say of a bundle from before format 3 what was done to its images."""
+        if isinstance(fields, dict) and fields.get("format_version") in (1, 2):
+            architecture = fields.get("architecture")
+            if isinstance(architecture, dict) and "image_size" in architecture:
+                return {"preprocessing": {"size": architecture["image_size"]}, **fields}
+        return fields
+
+    @model_validator(mode="after")
+    def _pixels_fit_the_network(self) -> Self:
+        size, sees = self.preprocessing.size, self.architecture.image_size
+        if size != sees:
+            raise ValueError(
+                f"preprocessing brings images to {size}×{size}, the network sees {sees}×{sees}"
+            )
+        return self
 
     @model_validator(mode="after")
     def _names_are_unique(self) -> Self:

@@ -1,11 +1,12 @@
 """From an image file to what the networks take: the same pixels in training and behind the server.
 
 Images of any mode: transparent ones lie on white, 16 bits are scaled to 8, of an animation the first frame counts. They
-are stretched to the square that the network sees and turned upright by their EXIF orientation.
+are brought to the square that the network sees, as ``Preprocessing`` says, and turned upright by their EXIF orientation.
 """
 
 from collections.abc import Callable
 from io import BytesIO
+from math import ceil
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image, JpegImagePlugin, PngImagePlugin, WebPImagePlugin
 
 from model.image_files import BrokenImage, Format, ImageFile
+from model.preprocessing import Interpolation, Preprocessing
 
 # Named here, they are loaded at start-up; Pillow would load all its formats for the first image.
 READERS: dict[Format, Callable[[BytesIO], Image.Image]] = {
@@ -32,18 +34,25 @@ UPRIGHT = {
     8: Image.Transpose.ROTATE_90,
 }  # what undoes each EXIF orientation
 
+RESAMPLING: dict[Interpolation, Image.Resampling] = {
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+}
+# Pixels of the output around the part that is seen, which interpolation at its edges reaches.
+REACH: dict[Interpolation, float] = {"bilinear": 0.5, "bicubic": 1.5}
+
 PREMULTIPLIED = {"LA": "La", "RGBA": "RGBa"}
 BAND_PIXELS = 1 << 18  # converted within a millisecond
 
 Pixels = NDArray[np.uint8]
 
 
-def to_pixels(file: ImageFile, size: int) -> Pixels:
+def to_pixels(file: ImageFile, preprocessing: Preprocessing) -> Pixels:
     """Decode, lay on white, resize, turn upright.
 
     Args:
         file: as it was read.
-        size: height and width of the output.
+        preprocessing: what it is brought to.
 
     Returns:
         (size, size, 3).
@@ -52,11 +61,15 @@ def to_pixels(file: ImageFile, size: int) -> Pixels:
         BrokenImage: the file is damaged, as far as that can be told.
     """
     try:
-        image = _decode_jpeg(file, size) if file.format == "JPEG" else _decode(file)
-        if image.size == (size, size):
+        if file.format == "JPEG":
+            image = _decode_jpeg(file, preprocessing.scaled_side)
+        else:
+            image = _decode(file)
+        size = preprocessing.size
+        if image.size == (size, size) and preprocessing.scaled_side == size:
             image = _to_continuous(image, file)
         else:
-            image = _resize(image, file, size)
+            image = _resize(image, file, preprocessing)
     except MemoryError:
         raise
     except Exception as error:  # the decoders raise nearly anything
@@ -67,13 +80,13 @@ def to_pixels(file: ImageFile, size: int) -> Pixels:
     return np.asarray(_to_rgb(image))
 
 
-def _decode_jpeg(file: ImageFile, size: int) -> Image.Image:
+def _decode_jpeg(file: ImageFile, scaled_side: int) -> Image.Image:
     """Return a JPEG, at 1/2, 1/4 or 1/8 where that leaves twice the target, which keeps the resize smooth.
 
     libjpeg only warns of most damage, and goes on with other pixels. ``simplejpeg`` makes errors of its warnings.
     """
     factor = 1
-    while factor < 8 and min(file.width, file.height) >= 2 * factor * 2 * size:
+    while factor < 8 and min(file.width, file.height) >= 2 * factor * 2 * scaled_side:
         factor *= 2
     try:
         pixels = simplejpeg.decode_jpeg(
@@ -103,28 +116,39 @@ def _decode(file: ImageFile) -> Image.Image:
     return image
 
 
-def _resize(image: Image.Image, file: ImageFile, size: int) -> Image.Image:
-    """Return the image at size × size, as ``Image.resize(reducing_gap=2)`` would make it.
+def _resize(image: Image.Image, file: ImageFile, preprocessing: Preprocessing) -> Image.Image:
+    """Return the part of the image that is seen at size × size, as ``Image.resize(box=…, reducing_gap=2)`` would make it.
 
     That is: averaged over whole boxes of pixels down to twice the size, then interpolated. Here the first step goes band
     by band, so that another mode of a large image is never held whole, nor converted in one go, which Pillow does with
     Python's lock held.
     """
-    across, down = (max(1, side // size // 2) for side in image.size)
-    rows = down * max(1, BAND_PIXELS // (image.width * down))
+    size = preprocessing.size
+    left, top, right, bottom = preprocessing.seen(*image.size)
+    x_scale, y_scale = (right - left) / size, (bottom - top) / size
+    across, down = max(1, int(x_scale / 2)), max(1, int(y_scale / 2))
+    reach = REACH[preprocessing.interpolation]
+    first_x, first_y = max(0, int(left - reach * x_scale)), max(0, int(top - reach * y_scale))
+    last_x = min(image.width, ceil(right + reach * x_scale))
+    last_y = min(image.height, ceil(bottom + reach * y_scale))
+    rows = down * max(1, BAND_PIXELS // ((last_x - first_x) * down))
     bands = []
-    for top in range(0, image.height, rows):
-        bottom = min(top + rows, image.height)
-        band = _to_continuous(image.crop((0, top, image.width, bottom)), file)
+    for y in range(first_y, last_y, rows):
+        band = _to_continuous(image.crop((first_x, y, last_x, min(y + rows, last_y))), file)
         if band.mode in PREMULTIPLIED:  # what is transparent has no colour to blend
             band = band.convert(PREMULTIPLIED[band.mode])
-        bands.append((top // down, band.reduce((across, down))))
+        bands.append(((y - first_y) // down, band.reduce((across, down))))
     mode, width = bands[0][1].mode, bands[0][1].width
-    small = Image.new(mode, (width, -(-image.height // down)))
-    for top, band in bands:
-        small.paste(band, (0, top))
-    box = (0, 0, image.width / across, image.height / down)
-    resized = small.resize((size, size), Image.Resampling.BILINEAR, box=box)
+    small = Image.new(mode, (width, -(-(last_y - first_y) // down)))
+    for y, band in bands:
+        small.paste(band, (0, y))
+    box = (
+        (left - first_x) / across,
+        (top - first_y) / down,
+        (right - first_x) / across,
+        (bottom - first_y) / down,
+    )
+    resized = small.resize((size, size), RESAMPLING[preprocessing.interpolation], box=box)
     return resized.convert({"La": "LA", "RGBa": "RGBA"}.get(mode, mode))
 
 

@@ -26,7 +26,7 @@ from training.arguments import DATA_HELP, add_run_arguments, add_seed, positive,
 from training.check import check_folder
 from training.checkpoint import Checkpoint, check_data, load_trained
 from training.compare import compare
-from training.config import RECIPES, Augmentation, recipes_help
+from training.config import RECIPES, Augmentation, Fit, recipes_help
 from training.data import DataSet, Split, load_data
 from training.distributed import Group, joined_group, own_device
 from training.evaluate import confusion, predict_checkpoint, reported_subnetworks, score
@@ -127,6 +127,11 @@ def _parser() -> argparse.ArgumentParser:
         "--image-size",
         type=within(IMAGE_SIZES),
         help="instead of the recipe's: height and width that the images of class folders are brought to",
+    )
+    fit.add_argument(
+        "--fit",
+        choices=get_args(Fit),
+        help="instead of the recipe's: stretch the images of class folders to the square, or scale them evenly and crop",
     )
     fit.add_argument(
         "--learning-rate",
@@ -240,7 +245,7 @@ def _data_of(checkpoint: Checkpoint, source: str | None) -> DataSet:
     return load_data(
         source or checkpoint.source or checkpoint.dataset,
         seed=checkpoint.seed,
-        image_size=checkpoint.recipe.architecture.image_size,
+        preprocessing=checkpoint.recipe.preprocessing,
         skip_unreadable=checkpoint.skips_unreadable,
     )
 
@@ -256,7 +261,7 @@ def _joined(load: Callable[[], DataSet]) -> Iterator[tuple[DataSet, torch.device
 
 def _train(options: argparse.Namespace) -> None:
     """Train, or go on training."""
-    changed = ("epochs", "batch_size", "drop_path", "augmentation")
+    changed = ("epochs", "batch_size", "drop_path", "fit", "augmentation")
     own = {name: getattr(options, name) for name in changed}
     recipe = replace(
         RECIPES[options.recipe], **{name: value for name, value in own.items() if value}
@@ -271,7 +276,7 @@ def _train(options: argparse.Namespace) -> None:
         data = load_data(
             options.data,
             seed=options.seed,
-            image_size=recipe.architecture.image_size,
+            preprocessing=recipe.preprocessing,
             skip_unreadable=options.skip_unreadable,
         )
         if options.image_size not in (None, data.image_size):
@@ -329,8 +334,7 @@ def _data_of_bundle(bundle: Bundle, source: str | None) -> DataSet:
         raise TrainingError(
             f"{bundle.folder}: a bundle does not say where its data is ({origin.dataset}); pass it with --data"
         )
-    size = bundle.manifest.architecture.image_size
-    data = load_data(source, seed=origin.seed, image_size=size)
+    data = load_data(source, seed=origin.seed, preprocessing=bundle.manifest.preprocessing)
     check_data(data, origin.dataset_sha256, origin.dataset)
     return data
 

@@ -12,10 +12,11 @@ from tqdm import tqdm
 
 from model.image_files import UnknownImage, read_image_file
 from model.images import to_pixels
+from model.preprocessing import Preprocessing
 from training import first_line
 from training.folders import ClassFolders, find_images, named
 
-PROBE_SIZE = 32  # images are decoded to this size, to see whether they can be
+PROBE = Preprocessing(size=32)  # images are decoded so, to see whether they can be
 FEW_IMAGES = 20  # of a class; fewer are hardly learnt
 UNEVEN = 10  # times as many images in one class as in another
 
@@ -77,7 +78,7 @@ def _look(path: Path, part: str, label: int) -> Looked:
     try:
         content = path.read_bytes()
         file = read_image_file(content)
-        to_pixels(file, PROBE_SIZE)
+        to_pixels(file, PROBE)
     except MemoryError:
         raise
     except UnknownImage as error:

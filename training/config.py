@@ -4,12 +4,16 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal, Self
 
 from model.drop_path import DropPath
+from model.preprocessing import Preprocessing
 from model.presets import PAPER_DROPOUT, PRESETS, Architecture
 from training import TrainingError
 from training.data import DataSet
 
 Schedule = Literal["paper", "imagenet", "one-cycle"]
 Augmentation = Literal["none", "+", "++"]
+Fit = Literal["stretch", "crop"]
+
+SCALED_TO_SEEN = 8 / 7  # of a cropped image's shorter side to the square: ImageNet's 256 to 224
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,6 +32,8 @@ class Recipe:
         weight_decay: of filters and classifier; batch norm has none.
         nesterov: look-ahead momentum; the paper's is the plain one.
         drop_path: how each mini-batch's paths are drawn.
+        fit: how the images of class folders become squares: "stretch" by height and width each, "crop" scales them evenly
+            and takes the middle.
         augmentation: "+" mirrors and shifts by up to 4 pixels with zero padding, "++" with reflection.
         label_smoothing: share of the target spread over all classes.
         distillation: share of a column's target that is the answer of the pass before it; for "tied" and "sandwich" drop-path.
@@ -44,6 +50,7 @@ class Recipe:
     weight_decay: float = 1e-4
     nesterov: bool = False
     drop_path: DropPath = "mixed"
+    fit: Fit = "stretch"
     augmentation: Augmentation = "none"
     label_smoothing: float = 0.0
     distillation: float = 0.0
@@ -63,6 +70,13 @@ class Recipe:
             *(["smoothed labels"] if self.label_smoothing else []),
         ]
         return ", ".join(words)
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """How images of class folders become pixels."""
+        size = self.architecture.image_size
+        shorter_side = round(SCALED_TO_SEEN * size) if self.fit == "crop" else None
+        return Preprocessing(size=size, shorter_side=shorter_side)
 
     def at_rate(self, learning_rate: float) -> Self:
         """Return the recipe with this highest learning rate, and Muon's in proportion."""
@@ -163,6 +177,7 @@ RECIPES = {
             batch_size=32,
             learning_rate=0.001,
             schedule="imagenet",
+            fit="crop",
             augmentation="+",
         ),
         _paper("patches-c4", "patches-c4"),

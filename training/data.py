@@ -33,11 +33,13 @@ from tqdm import tqdm
 
 from model.image_files import FORMATS, UnknownImage, read_image_file
 from model.images import Pixels, to_pixels
+from model.preprocessing import Preprocessing
 from training import TrainingError
 from training.archives import DOWNLOADS, Labelled, download, read_archive
 from training.folders import EXPECTED, Images, find_images, named
 from training.held_out import doubts, stratified
 
+OF_CIFAR = Preprocessing(size=32)  # and of SVHN
 VALIDATION_FRACTION = 0.1  # CIFAR-10: 45,000 to train on, 5,000 to select on
 MAX_TENSOR_BYTES = 2 << 30  # of the training images; SVHN with its extra images still fits
 FILES_AHEAD = 10_000  # that wait to be opened; each takes a kilobyte
@@ -111,7 +113,7 @@ class FileSplit:
 
     paths: NDArray[np.object_]
     labels: Tensor
-    image_size: int
+    preprocessing: Preprocessing
 
     def __len__(self) -> int:
         """Return the number of images."""
@@ -131,7 +133,7 @@ class FileSplit:
         with ThreadPoolExecutor() as pool:
             for chunk in chunks:
                 files = self.paths[chunk.numpy()]
-                waiting.append((chunk, [pool.submit(_read, f, self.image_size) for f in files]))
+                waiting.append((chunk, [pool.submit(_read, f, self.preprocessing) for f in files]))
                 if len(waiting) > BATCHES_AHEAD:
                     yield self._decoded(*waiting.popleft())
             while waiting:
@@ -161,7 +163,7 @@ class DataSet:
     Attributes:
         name: that of its folder, or the one it was asked for by.
         classes: their names, by label.
-        image_size: height and width.
+        preprocessing: how its images became pixels, as those to classify have to.
         train: images to learn from.
         validation: images to choose by.
         test: images to publish figures of.
@@ -174,7 +176,7 @@ class DataSet:
 
     name: str
     classes: tuple[str, ...]
-    image_size: int
+    preprocessing: Preprocessing
     train: Split
     validation: Split
     test: Split
@@ -184,12 +186,17 @@ class DataSet:
     skips_unreadable: bool = False
     notes: tuple[str, ...] = ()
 
+    @property
+    def image_size(self) -> int:
+        """Height and width of its images."""
+        return self.preprocessing.size
+
 
 def load_data(
     source: str,
     *,
     seed: int,
-    image_size: int = 32,
+    preprocessing: Preprocessing = OF_CIFAR,
     skip_unreadable: bool = False,
     max_tensor_bytes: int = MAX_TENSOR_BYTES,
 ) -> DataSet:
@@ -198,7 +205,7 @@ def load_data(
     Args:
         source: a name or a path, see above.
         seed: decides which images validate, and of one folder of classes which test.
-        image_size: images of class folders are resized to this height and width.
+        preprocessing: how images of class folders become pixels; other sets have their own.
         skip_unreadable: leave images of class folders that cannot be read out, instead of refusing them.
         max_tensor_bytes: class folders with larger training images are left on disk.
 
@@ -212,7 +219,7 @@ def load_data(
     is_path = is_folders = False
     if source == "digits":
         classes, train, test = _digits()
-        image_size = 8
+        preprocessing = Preprocessing(size=8)
     else:
         is_path = source not in DOWNLOADS
         cache = Path(pooch.os_cache("anytime-inference")) / source
@@ -222,11 +229,11 @@ def load_data(
         archive = read_archive(path)
         if archive:
             classes, train, test = archive.classes, _split(archive.train), _split(archive.test)
-            image_size = 32
+            preprocessing = OF_CIFAR
         else:
             is_folders = True
             classes, (train, validation, test), notes = _class_folders(
-                path, image_size, max_tensor_bytes, skip_unreadable
+                path, preprocessing, max_tensor_bytes, skip_unreadable
             )
     _check_classes(source, classes)
     for kind, split in (("training", train), ("test", test)):
@@ -249,7 +256,7 @@ def load_data(
     return DataSet(
         name=Path(source).resolve().name,
         classes=classes,
-        image_size=image_size,
+        preprocessing=preprocessing,
         train=train,
         validation=validation,
         test=test,
@@ -301,13 +308,13 @@ Parts = tuple[Split, Split | None, Split | None]
 
 
 def _class_folders(
-    root: Path, image_size: int, max_tensor_bytes: int, skip_unreadable: bool
+    root: Path, preprocessing: Preprocessing, max_tensor_bytes: int, skip_unreadable: bool
 ) -> tuple[tuple[str, ...], Parts, tuple[str, ...]]:
     """Read class folders: their names, their images, and what is left out of them."""
     found = find_images(root)
-    is_large = len(found.train) * image_size**2 * 3 > max_tensor_bytes
+    is_large = len(found.train) * preprocessing.size**2 * 3 > max_tensor_bytes
     read: Callable[[Path], Pixels | None] = (
-        _check_header if is_large else partial(_read, image_size=image_size)
+        _check_header if is_large else partial(_read, preprocessing=preprocessing)
     )
     faults: list[str] = []
 
@@ -326,7 +333,7 @@ def _class_folders(
             return TensorSplit(torch.from_numpy(np.stack(pixels)), labels)
         paths = np.empty(len(kept), object)
         paths[:] = [path for path, _ in kept]
-        return FileSplit(paths, labels, image_size)
+        return FileSplit(paths, labels, preprocessing)
 
     train, validation, test = (
         None if images is None else readable(images)
@@ -367,10 +374,10 @@ def _check_header(path: Path) -> None:
         pass
 
 
-def _read(path: Path, image_size: int) -> Pixels:
+def _read(path: Path, preprocessing: Preprocessing) -> Pixels:
     """Decode one image to (H, W, 3), as the server does."""
     with _naming(path):
-        return to_pixels(read_image_file(path.read_bytes()), image_size)
+        return to_pixels(read_image_file(path.read_bytes()), preprocessing)
 
 
 @contextmanager

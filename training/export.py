@@ -209,6 +209,7 @@ def _write_bundle(
             format_version=FORMAT_VERSION,
             name=name,
             architecture=architecture,
+            preprocessing=data.preprocessing,
             labels=data.classes,
             precision=precision,
             weights=file_record(folder / WEIGHTS_FILE),

@@ -113,7 +113,7 @@ class Serving:
             shares_cores=device.shares_cores,
         )
         self.decoder = ImageDecoder(
-            size=manifest.architecture.image_size,
+            preprocessing=manifest.preprocessing,
             max_pixels=settings.max_pixels,
             max_waiting=settings.max_queue,
             clock=shared.clock,

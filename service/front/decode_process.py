@@ -5,6 +5,7 @@ to stderr, and ends with ``BROKEN``. In a process it can be killed, and keeps no
 WebP of 25 megapixels with the interpreter's lock held.
 """
 
+import json
 import os
 import sys
 from pathlib import Path
@@ -14,17 +15,19 @@ NICENESS = 10  # on a busy core, it gets a tenth of it
 
 
 def main() -> int:
-    """Decode what comes; the argument is the size."""
+    """Decode what comes; the argument is the ``Preprocessing`` as JSON."""
     os.nice(NICENESS)
     sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
     from PIL import Image
 
     from model.image_files import BrokenImage, read_image_file
     from model.images import to_pixels
+    from model.preprocessing import Preprocessing
 
     Image.MAX_IMAGE_PIXELS = None  # its pixels were counted before
+    preprocessing = Preprocessing(**json.loads(sys.argv[1]))
     try:
-        pixels = to_pixels(read_image_file(sys.stdin.buffer.read()), int(sys.argv[1]))
+        pixels = to_pixels(read_image_file(sys.stdin.buffer.read()), preprocessing)
     except BrokenImage as error:
         sys.stderr.write(str(error))
         return BROKEN

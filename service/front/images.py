@@ -6,11 +6,13 @@ killed. How much work an image is, its structure says; what would take seconds i
 """
 
 import asyncio
+import json
 import signal
 import sys
 from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from dataclasses import asdict
 from io import BytesIO
 from math import inf, isqrt
 from typing import Any
@@ -20,6 +22,7 @@ from PIL import Image
 
 from model.image_files import FORMATS, BrokenImage, ImageFile, UnknownImage, read_image_file
 from model.images import Pixels, to_pixels
+from model.preprocessing import Preprocessing
 from service.front import decode_process
 from service.problems import DamagedImage, Expired, NotAnImage, Overloaded, TooManyPixels
 
@@ -36,7 +39,7 @@ class ImageDecoder:
     """Decodes images, medium ones in threads of its own, large ones in processes.
 
     Args:
-        size: height and width of the output.
+        preprocessing: what they are brought to.
         max_pixels: images with more are refused by their header, before they are decoded.
         max_waiting: medium and large images that may wait for their turn; more are refused.
         clock: seconds, monotonic.
@@ -46,13 +49,13 @@ class ImageDecoder:
     def __init__(
         self,
         *,
-        size: int,
+        preprocessing: Preprocessing,
         max_pixels: int,
         max_waiting: int,
         clock: Callable[[], float],
         on_wake: Callable[[float], None],
     ) -> None:
-        self._size = size
+        self._preprocessing = preprocessing
         self._max_pixels = max_pixels
         self._max_waiting = max_waiting
         self._clock = clock
@@ -66,14 +69,14 @@ class ImageDecoder:
 
     async def warm_up(self) -> None:
         """Decode an image of each format: Pillow loads its parts when they are first needed."""
-        side = min(self._size, isqrt(self._max_pixels))
+        side = min(self._preprocessing.size, isqrt(self._max_pixels))
         for image_format in FORMATS:
             file = BytesIO()
             Image.new("RGB", (side, side)).save(file, image_format)
             await self.decode(file.getvalue())
 
     async def decode(self, content: bytes, *, give_up_at: float = inf) -> Pixels:
-        """Return an image as uint8 (size, size, 3).
+        """Return an image as uint8 (H, W, 3) at the network's size.
 
         Args:
             content: of the image's file.
@@ -88,7 +91,7 @@ class ImageDecoder:
             file = read_image_file(content)
             work = self._check_work(file)
             if work <= INLINE_WORK and len(content) <= INLINE_BYTES:
-                return to_pixels(file, self._size)
+                return to_pixels(file, self._preprocessing)
             # A JPEG of one scan is decoded at a part of its size.
             is_medium = work <= LARGE_WORK or (file.format == "JPEG" and file.scans == 1)
             decoding = self._in_thread(file) if is_medium else self._in_process(content)
@@ -148,7 +151,7 @@ class ImageDecoder:
 
     async def _in_thread(self, file: ImageFile) -> Pixels:
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._medium, to_pixels, file, self._size)
+        return await loop.run_in_executor(self._medium, to_pixels, file, self._preprocessing)
 
     async def _in_process(self, content: bytes) -> Pixels:
         """Decode an image when those before it are; cancelled, it is killed."""
@@ -162,8 +165,9 @@ class ImageDecoder:
             self._callers.discard(caller)
 
     async def _decode_apart(self, content: bytes) -> Pixels:
+        preprocessing = json.dumps(asdict(self._preprocessing))
         process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-P", decode_process.__file__, str(self._size)),
+            *(sys.executable, "-P", decode_process.__file__, preprocessing),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
@@ -176,7 +180,8 @@ class ImageDecoder:
                 process.kill()
             await process.wait()
         if process.returncode == 0:
-            return np.frombuffer(pixels, np.uint8).reshape(self._size, self._size, 3)
+            size = self._preprocessing.size
+            return np.frombuffer(pixels, np.uint8).reshape(size, size, 3)
         if process.returncode == decode_process.BROKEN:
             raise BrokenImage(reason.decode())
         if process.returncode in CRASHES:

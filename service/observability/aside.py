@@ -78,7 +78,7 @@ def main() -> int:
     ]
     bundle = replace(bundle, manifest=manifest.model_copy(update={"subnetworks": alone}))
     device = open_cpu_device(bundle, threads=1)
-    size = manifest.architecture.image_size
+    size = manifest.preprocessing.size
     while image := sys.stdin.buffer.read(size * size * 3):
         pixels = np.frombuffer(image, np.uint8).reshape(size, size, 3)
         class_id = int(device.run(subnetwork, [pixels]).argmax())

@@ -32,6 +32,7 @@ from model.bundle import (
     staged_folder,
     write_manifest,
 )
+from model.preprocessing import Preprocessing
 from model.presets import PRESETS
 from model.signature import make_key
 from tests.model.graphs import small_graph
@@ -68,6 +69,7 @@ def folder(tmp_path: Path) -> Path:
         format_version=FORMAT_VERSION,
         name="digits",
         architecture=PRESETS["tiny"],
+        preprocessing=Preprocessing(size=32, shorter_side=36, interpolation="bicubic"),
         labels=tuple("0123456789"),
         weights=file_record(tmp_path / "weights.bin"),
         subnetworks=(subnetwork,),
@@ -109,6 +111,7 @@ def test_a_whole_bundle_is_read_as_it_was_written(folder: Path) -> None:
     bundle = read_bundle(folder)
 
     assert bundle.manifest.architecture == PRESETS["tiny"]
+    assert bundle.manifest.preprocessing.shorter_side == 36
     (subnetwork,) = bundle.manifest.subnetworks
     assert bundle.graph_path(subnetwork) == folder / "column-1.onnx"
     assert subnetwork.int8
@@ -129,11 +132,41 @@ def test_a_manifest_from_before_newer_architecture_fields_is_still_read(folder: 
 def test_a_bundle_from_before_int8_is_still_read(folder: Path) -> None:
     def be_older(fields: dict[str, Any]) -> None:
         fields["format_version"] = 1
+        del fields["preprocessing"]
         del fields["subnetworks"][0]["int8"]
 
     edit_manifest(folder, be_older)
 
     assert read_bundle(folder).manifest.subnetworks[0].int8 is None
+
+
+def test_a_bundle_that_does_not_say_how_images_became_pixels_stretched_them(folder: Path) -> None:
+    def be_older(fields: dict[str, Any]) -> None:
+        fields["format_version"] = 2
+        del fields["preprocessing"]
+
+    edit_manifest(folder, be_older)
+
+    assert read_bundle(folder).manifest.preprocessing == Preprocessing(size=32)
+
+
+@pytest.mark.parametrize(
+    ("preprocessing", "fault"),
+    [
+        ({"size": 16}, "brings images to 16×16, the network sees 32×32"),
+        ({"size": 32, "shorter_side": 31}, "shorter_side is 31; at least 32"),
+        ({"size": 0}, "size is 0"),
+        ({"size": 32, "interpolation": "nearest"}, "'bilinear' or 'bicubic'"),
+        (None, "preprocessing: "),
+    ],
+)
+def test_pixels_that_the_network_cannot_see_are_refused(
+    folder: Path, preprocessing: object, fault: str
+) -> None:
+    edit_manifest(folder, lambda fields: fields.update(preprocessing=preprocessing))
+
+    with pytest.raises(BundleError, match=fault):
+        read_bundle(folder)
 
 
 def delete_weights(folder: Path) -> None:
@@ -185,7 +218,7 @@ def nest_too_deeply(folder: Path) -> None:
 
 
 def be_newer(folder: Path) -> None:
-    edit_manifest(folder, lambda m: m.update(format_version=3, sparsity="2:4"))
+    edit_manifest(folder, lambda m: m.update(format_version=4, sparsity="2:4"))
 
 
 def lose_the_labels(folder: Path) -> None:
@@ -250,7 +283,7 @@ def claim_impossible_accuracy(folder: Path) -> None:
         (name_a_subnetwork_twice, "manifest.json", "the subnetwork 'column-1' is there 2 times"),
         (nest_too_deeply, "manifest.json", "not valid JSON"),
         (alter_int8_graph, "column-1.int8.onnx", "differs from the manifest"),
-        (be_newer, "manifest.json", "format_version is 3, this server reads up to 2"),
+        (be_newer, "manifest.json", "format_version is 4, this server reads up to 3"),
         (lose_the_labels, "manifest.json", "labels: Field required"),
         (hold_no_subnetworks, "manifest.json", "subnetworks"),
         (point_outside, "manifest.json", "weights.name"),

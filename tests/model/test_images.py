@@ -8,8 +8,10 @@ from numpy.testing import assert_allclose, assert_array_equal
 from PIL import Image
 
 from model.image_files import BrokenImage, read_image_file
-from model.images import Pixels, to_pixels
+from model.images import RESAMPLING, Pixels, to_pixels
+from model.preprocessing import Preprocessing
 
+STRETCHED = Preprocessing(size=32)
 WHITE = (255, 255, 255)
 NOISE = np.random.default_rng(0).integers(0, 256, (96, 80, 4), np.uint8)
 
@@ -20,8 +22,8 @@ def encode(image: Image.Image, format: str, **options: object) -> bytes:
     return file.getvalue()
 
 
-def decode(content: bytes, size: int = 32) -> Pixels:
-    return to_pixels(read_image_file(content), size)
+def decode(content: bytes, preprocessing: Preprocessing = STRETCHED) -> Pixels:
+    return to_pixels(read_image_file(content), preprocessing)
 
 
 def png(bits: int, colour: int, rows: list[bytes], *chunks: tuple[bytes, bytes]) -> bytes:
@@ -105,6 +107,50 @@ def test_a_jpeg_has_the_pixels_that_pillow_gives(
         image = image.resize((32, 32), Image.Resampling.BILINEAR, reducing_gap=2.0)  # type: ignore[assignment]
 
     assert_array_equal(decode(content), np.asarray(image.convert("RGB")))
+
+
+CROPPED = [
+    Preprocessing(size=32, shorter_side=32),
+    Preprocessing(size=32, shorter_side=37),
+    Preprocessing(size=32, shorter_side=36, interpolation="bicubic"),
+]
+
+
+@pytest.mark.parametrize("preprocessing", CROPPED)
+@pytest.mark.parametrize("size", [(32, 32), (20, 30), (36, 41), (640, 40), (803, 1201)])
+def test_a_cropped_image_is_the_middle_of_the_scaled_one(
+    preprocessing: Preprocessing, size: tuple[int, int]
+) -> None:
+    image = Image.fromarray(NOISE[..., :3]).resize(size, Image.Resampling.BICUBIC)
+    resample = RESAMPLING[preprocessing.interpolation]
+    whole = image.resize((32, 32), resample, box=preprocessing.seen(*size), reducing_gap=2.0)
+
+    pixels = decode(encode(image, "PNG"), preprocessing)
+
+    # Pillow keeps the edges of a box in single precision.
+    assert_allclose(pixels.astype(int), np.asarray(whole).astype(int), atol=1)
+
+
+def test_a_cropped_image_keeps_its_shape() -> None:
+    """Of an image twice as wide as high, the quarters at its sides are not seen, of a stretched one they are."""
+    image = Image.new("RGB", (400, 200), "red")
+    image.paste("blue", (110, 10, 290, 190))
+    cropped = Preprocessing(size=32, shorter_side=36)
+
+    assert (decode(encode(image, "PNG"), cropped)[2:-2, 2:-2] == (0, 0, 255)).all()
+    assert (decode(encode(image, "PNG"))[:, :6] == (255, 0, 0)).all()
+
+
+@pytest.mark.parametrize("preprocessing", [STRETCHED, *CROPPED])
+@pytest.mark.parametrize("size", [(1, 1), (1, 500), (500, 1), (3, 2), (37, 36), (8000, 9)])
+def test_an_image_of_any_shape_becomes_the_square(
+    preprocessing: Preprocessing, size: tuple[int, int]
+) -> None:
+    for image_format in ("PNG", "JPEG"):
+        pixels = decode(encode(Image.new("RGB", size, "white"), image_format), preprocessing)
+
+        assert pixels.shape == (32, 32, 3)
+        assert (pixels == WHITE).all()
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))

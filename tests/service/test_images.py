@@ -16,6 +16,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from model.image_files import read_image_file
 from model.images import to_pixels
+from model.preprocessing import Preprocessing
 from service.front.images import ImageDecoder
 from service.problems import (
     DamagedImage,
@@ -33,7 +34,7 @@ RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 128, 0), (0, 0, 255), (255, 255, 255)
 
 def decoder_with(max_waiting: int = 4, max_pixels: int = 4_000_000) -> ImageDecoder:
     return ImageDecoder(
-        size=32,
+        preprocessing=Preprocessing(size=32),
         max_pixels=max_pixels,
         max_waiting=max_waiting,
         clock=time.monotonic,
@@ -303,7 +304,7 @@ async def test_a_large_image_has_the_same_pixels_from_its_process(
 
     pixels = await decoder.decode(content)
 
-    assert_array_equal(pixels, to_pixels(read_image_file(content), len(pixels)))
+    assert_array_equal(pixels, to_pixels(read_image_file(content), Preprocessing(size=len(pixels))))
 
 
 async def test_a_large_image_that_is_damaged_is_told_from_its_process(

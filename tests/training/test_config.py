@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 
+from model.preprocessing import Preprocessing
 from training import TrainingError
 from training.config import RECIPES
 from training.data import DataSet
@@ -24,7 +25,7 @@ def test_imagenet_trains_as_the_paper_says() -> None:
     recipe = RECIPES["paper-imagenet"]
 
     assert (recipe.epochs, recipe.batch_size, recipe.learning_rate) == (70, 32, 0.001)
-    assert recipe.architecture.image_size == 224
+    assert recipe.preprocessing == Preprocessing(size=224, shorter_side=256)
 
 
 def test_the_wide_networks_drop_out_more_in_deeper_blocks() -> None:
@@ -41,4 +42,6 @@ def test_a_network_is_fitted_to_the_data(digits: DataSet) -> None:
 
 def test_images_too_small_for_a_recipe_are_one_clear_line(digits: DataSet) -> None:
     with pytest.raises(TrainingError, match="digits: does not fit recipe paper-imagenet"):
-        RECIPES["paper-imagenet"].architecture_for(replace(digits, image_size=3))
+        RECIPES["paper-imagenet"].architecture_for(
+            replace(digits, preprocessing=Preprocessing(size=3))
+        )

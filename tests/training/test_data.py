@@ -11,9 +11,14 @@ import pytest
 import torch
 from PIL import Image
 
+from model.preprocessing import Preprocessing
 from service.front.images import ImageDecoder
 from training import TrainingError
 from training.data import DataSet, FileSplit, Split, TensorSplit, load_data
+
+SEEN = Preprocessing(size=16)
+EXIF = Image.Exif()
+EXIF[0x0112] = 6  # lies on its side
 
 
 def images_of(split: Split) -> torch.Tensor:
@@ -50,7 +55,7 @@ def test_another_seed_validates_on_other_images_of_the_same_data() -> None:
 
 
 def test_class_folders_are_read_whatever_size_and_format(class_folders: Path) -> None:
-    data = load_data(str(class_folders), seed=0, image_size=16)
+    data = load_data(str(class_folders), seed=0, preprocessing=SEEN)
 
     assert data.classes == ("dark", "light")
     assert isinstance(data.train, TensorSplit)
@@ -60,15 +65,15 @@ def test_class_folders_are_read_whatever_size_and_format(class_folders: Path) ->
 
 
 def test_the_test_images_may_be_in_val(class_folders: Path) -> None:
-    data = load_data(str(class_folders), seed=0, image_size=16)
+    data = load_data(str(class_folders), seed=0, preprocessing=SEEN)
     (class_folders / "test").rename(class_folders / "val")
 
-    assert load_data(str(class_folders), seed=0, image_size=16).sha256 == data.sha256
+    assert load_data(str(class_folders), seed=0, preprocessing=SEEN).sha256 == data.sha256
 
 
 def test_large_sets_stay_on_disk_and_give_the_same_batches(class_folders: Path) -> None:
-    small = load_data(str(class_folders), seed=3, image_size=16)
-    large = load_data(str(class_folders), seed=3, image_size=16, max_tensor_bytes=1000)
+    small = load_data(str(class_folders), seed=3, preprocessing=SEEN)
+    large = load_data(str(class_folders), seed=3, preprocessing=SEEN, max_tensor_bytes=1000)
 
     assert isinstance(large.train, FileSplit)
     chunks = torch.split(torch.randperm(36), 5)
@@ -86,42 +91,50 @@ def test_a_turned_photo_is_upright(class_folders: Path) -> None:
         path.unlink()
     Image.fromarray(half_white).save(class_folders / "test" / "dark" / "turned.png", exif=exif)
 
-    data = load_data(str(class_folders), seed=0, image_size=16)
+    data = load_data(str(class_folders), seed=0, preprocessing=SEEN)
 
     assert images_of(data.test)[0, :8].max() == 0
 
 
+@pytest.mark.parametrize("preprocessing", [SEEN, Preprocessing(size=16, shorter_side=18)])
 @pytest.mark.parametrize(
     "image",
     [
         Image.new("I;16", (20, 20), 0x8000),
         Image.new("RGBA", (20, 20), (0, 0, 0, 64)),
         Image.linear_gradient("L").rotate(30),
+        Image.merge("RGB", [Image.linear_gradient("L").rotate(20 * k) for k in range(3)]).resize(
+            (640, 400)
+        ),
     ],
-    ids=["16 bits", "transparent", "large"],
+    ids=["16 bits", "transparent", "large", "photograph on its side"],
 )
 @pytest.mark.anyio
 async def test_training_sees_the_pixels_that_the_server_sees(
-    class_folders: Path, image: Image.Image
+    class_folders: Path, image: Image.Image, preprocessing: Preprocessing
 ) -> None:
     for path in (class_folders / "test" / "dark").iterdir():
         path.unlink()
-    file = class_folders / "test" / "dark" / "image.png"
-    image.save(file)
+    file = class_folders / "test" / "dark" / f"image.{'jpg' if image.mode == 'RGB' else 'png'}"
+    image.save(file, exif=EXIF)
 
-    data = load_data(str(class_folders), seed=0, image_size=16)
+    data = load_data(str(class_folders), seed=0, preprocessing=preprocessing)
 
     served = ImageDecoder(
-        size=16, max_pixels=10**6, max_waiting=1, clock=time.monotonic, on_wake=lambda now: None
+        preprocessing=data.preprocessing,
+        max_pixels=10**6,
+        max_waiting=1,
+        clock=time.monotonic,
+        on_wake=lambda now: None,
     )
     assert np.array_equal(images_of(data.test)[0], await served.decode(file.read_bytes()))
 
 
 def test_hidden_files_are_no_images(class_folders: Path) -> None:
-    before = load_data(str(class_folders), seed=0, image_size=16)
+    before = load_data(str(class_folders), seed=0, preprocessing=SEEN)
     (class_folders / "train" / "dark" / "._000.jpg").write_bytes(b"what macOS leaves")
 
-    assert load_data(str(class_folders), seed=0, image_size=16).sha256 == before.sha256
+    assert load_data(str(class_folders), seed=0, preprocessing=SEEN).sha256 == before.sha256
 
 
 def test_test_images_without_classes_leave_val_to_be_scored(class_folders: Path) -> None:
@@ -129,19 +142,19 @@ def test_test_images_without_classes_leave_val_to_be_scored(class_folders: Path)
     (class_folders / "test").mkdir()
     (class_folders / "test" / "0001.jpg").write_bytes(b"of a class that nobody tells")
 
-    assert len(load_data(str(class_folders), seed=0, image_size=16).test) == 8
+    assert len(load_data(str(class_folders), seed=0, preprocessing=SEEN).test) == 8
 
 
 @pytest.mark.parametrize("max_tensor_bytes", [1000, 1 << 20])
 def test_images_in_val_validate_where_others_test(
     class_folders: Path, max_tensor_bytes: int
 ) -> None:
-    before = load_data(str(class_folders), seed=0, image_size=16)
+    before = load_data(str(class_folders), seed=0, preprocessing=SEEN)
     copytree(class_folders / "test", class_folders / "val")
     (class_folders / "val" / "dark" / "000.jpg").unlink()
 
     data, other = (
-        load_data(str(class_folders), seed=n, image_size=16, max_tensor_bytes=max_tensor_bytes)
+        load_data(str(class_folders), seed=n, preprocessing=SEEN, max_tensor_bytes=max_tensor_bytes)
         for n in (0, 1)
     )
 
@@ -162,18 +175,18 @@ def test_every_image_of_a_large_set_is_looked_at_before_training(
     (class_folders / part / "dark" / "000.jpg").write_bytes(b"no image")
 
     with pytest.raises(TrainingError, match=r"000\.jpg: not a readable image"):
-        load_data(str(class_folders), seed=0, image_size=16, max_tensor_bytes=1000)
+        load_data(str(class_folders), seed=0, preprocessing=SEEN, max_tensor_bytes=1000)
 
 
 def test_names_of_any_bytes_are_files_but_no_classes(class_folders: Path) -> None:
     light = class_folders / "train" / "light"
     (light / "001.png").rename(light / os.fsdecode(b"\xff.png"))
-    load_data(str(class_folders), seed=0, image_size=16, max_tensor_bytes=1000)
+    load_data(str(class_folders), seed=0, preprocessing=SEEN, max_tensor_bytes=1000)
     for part in ("train", "test"):
         (class_folders / part / "light").rename(class_folders / part / os.fsdecode(b"l\xff"))
 
     with pytest.raises(TrainingError, match=r"the class name 'l\\udcff' is not UTF-8"):
-        load_data(str(class_folders), seed=0, image_size=16)
+        load_data(str(class_folders), seed=0, preprocessing=SEEN)
 
 
 def lose_test(root: Path) -> None:
@@ -267,7 +280,7 @@ def photos(class_folders: Path) -> Path:
 def test_one_folder_of_classes_is_split_by_the_seed_and_every_class_is_in_every_part(
     photos: Path,
 ) -> None:
-    first, again, other = (load_data(str(photos), seed=n, image_size=16) for n in (1, 1, 2))
+    first, again, other = (load_data(str(photos), seed=n, preprocessing=SEEN) for n in (1, 1, 2))
 
     assert [len(split) for split in (first.train, first.validation, first.test)] == [28, 6, 6]
     for split in (first.train, first.validation, first.test):

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from model.bundle import read_bundle
+from model.preprocessing import Preprocessing
 from model.presets import Architecture
 from tests.training.conftest import CPU
 from training.config import RECIPES
@@ -27,7 +28,7 @@ def data_of(size: int) -> DataSet:
     return DataSet(
         name="random",
         classes=("a", "b", "c"),
-        image_size=size,
+        preprocessing=Preprocessing(size=size),
         train=random_images(24, size),
         validation=random_images(6, size),
         test=random_images(6, size),

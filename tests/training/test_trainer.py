@@ -13,6 +13,7 @@ import torch
 from torch.testing import assert_close
 
 from model.drop_path import draw_passes
+from model.preprocessing import Preprocessing
 from tests.training.conftest import CPU, TrainedRun
 from training import TrainingError
 from training.checkpoint import CHECKPOINT_FILE, Checkpoint, load_checkpoint
@@ -321,8 +322,10 @@ def test_averaged_weights_are_what_is_scored_and_exported(train_small: TrainSmal
 def test_images_on_disk_train_the_same_network_as_in_memory(
     class_folders: Path, tmp_path: Path, train_small: TrainSmall
 ) -> None:
-    in_memory = load_data(str(class_folders), seed=0, image_size=16)
-    on_disk = load_data(str(class_folders), seed=0, image_size=16, max_tensor_bytes=0)
+    in_memory = load_data(str(class_folders), seed=0, preprocessing=Preprocessing(size=16))
+    on_disk = load_data(
+        str(class_folders), seed=0, preprocessing=Preprocessing(size=16), max_tensor_bytes=0
+    )
     assert isinstance(on_disk.train, FileSplit)
 
     first = train_small(tmp_path / "memory", data=in_memory, epochs=1, batch_size=8)
