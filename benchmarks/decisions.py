@@ -6,9 +6,8 @@ from time import perf_counter
 
 from benchmarks.policies import TABLES
 from benchmarks.workloads import MIXES_S
-from service.scheduling.actions import Run
-from service.scheduling.deadline_queue import Request
 from service.scheduling.latency import LatencyModel
+from service.scheduling.requests import Request, Run
 from service.scheduling.scheduler import Scheduler
 
 WAITING = 1000

@@ -14,9 +14,9 @@ from matplotlib.figure import Figure
 from benchmarks.bound import upper_bound
 from benchmarks.documents import write_section
 from benchmarks.workloads import ARRIVALS, MIXES_S, arrival_times, deadlines
-from service.scheduling.deadline_queue import Request
 from service.scheduling.latency import LatencyModel
 from service.scheduling.policies import Candidate
+from service.scheduling.requests import Request
 from service.scheduling.scheduler import Scheduler
 from service.scheduling.simulator import Machine, simulate
 

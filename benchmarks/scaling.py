@@ -12,8 +12,8 @@ from random import Random
 
 from benchmarks.policies import NOISE_CV, TABLES
 from benchmarks.workloads import arrival_times
-from service.scheduling.deadline_queue import Request
 from service.scheduling.latency import LatencyModel
+from service.scheduling.requests import Request
 from service.scheduling.scheduler import Scheduler
 from service.scheduling.simulator import Machine, Simulation
 

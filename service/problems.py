@@ -13,7 +13,7 @@ from pydantic_core import to_json
 from starlette.responses import Response
 
 from service.observability.telemetry import Outcome
-from service.scheduling.actions import Shed
+from service.scheduling.requests import Shed
 
 MEDIA_TYPE = "application/problem+json"
 

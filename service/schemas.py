@@ -14,7 +14,7 @@ from urllib.parse import parse_qsl
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from service.problems import InvalidFeedback, InvalidParameter
-from service.scheduling.deadline_queue import OnMiss
+from service.scheduling.requests import OnMiss
 from service.settings import LONGEST_MS, NUMBER, SHORTEST_MS, Settings
 
 

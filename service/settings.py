@@ -21,7 +21,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from model.bundle import PRETRAINED_DIR
 from model.signature import SignatureRefused, parse_key
-from service.scheduling.deadline_queue import OnMiss
+from service.scheduling.requests import OnMiss
 
 ENV_PREFIX = "ANYTIME_"
 

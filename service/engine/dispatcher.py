@@ -20,9 +20,17 @@ from service.engine.timer import Timer
 from service.engine.worker import Worker
 from service.observability.telemetry import Metrics
 from service.problems import Expired, InternalError, Problem, problem_of
-from service.scheduling.actions import Deliver, Displace, Expire, Run, Wait
-from service.scheduling.deadline_queue import OnMiss, Refine, Request
 from service.scheduling.latency import LatencyModel
+from service.scheduling.requests import (
+    Deliver,
+    Displace,
+    Expire,
+    OnMiss,
+    Refine,
+    Request,
+    Run,
+    Wait,
+)
 from service.scheduling.scheduler import Scheduler
 
 RunBatch = Callable[[str, Sequence[Pixels]], NDArray[np.float32]]

@@ -17,7 +17,7 @@ from starlette.types import Receive, Scope, Send
 
 from service.front.receiving import Asked, handle
 from service.observability.telemetry import Outcome
-from service.scheduling.deadline_queue import Refine
+from service.scheduling.requests import Refine
 
 if TYPE_CHECKING:
     from service.engine.dispatcher import Answered

@@ -10,13 +10,13 @@ from math import inf, isfinite
 import numpy as np
 from numpy.typing import NDArray
 
-from service.scheduling.actions import Displace, Shed
 from service.scheduling.capacity import Capacity
-from service.scheduling.deadline_queue import STAGED, DeadlineQueue, OnMiss, Request
+from service.scheduling.deadline_queue import DeadlineQueue
 from service.scheduling.forecast import Forecast
 from service.scheduling.latency import LatencyModel
 from service.scheduling.policies import Option
 from service.scheduling.published import STEPS, Published, late_until, padded, spread
+from service.scheduling.requests import STAGED, Displace, OnMiss, Request, Shed
 
 DOUBT_AFTER_S = 0.1  # without a run, on an idle machine that refuses
 

@@ -13,8 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from math import inf, isfinite
 
-from service.scheduling.actions import Shed
-from service.scheduling.deadline_queue import OnMiss
+from service.scheduling.requests import OnMiss, Shed
 
 STEPS = 16  # deadlines published; the place of a new request among those that wait is known to a sixteenth of them
 LEAST_LATE_S = 0.1  # for a deadline that no machine meets: it asks for the fastest answer there is

@@ -11,10 +11,11 @@ from math import inf
 import numpy as np
 
 from service.scheduling.capacity import Capacity
-from service.scheduling.deadline_queue import STAGED, DeadlineQueue, Request
+from service.scheduling.deadline_queue import DeadlineQueue
 from service.scheduling.forecast import Forecast
 from service.scheduling.latency import LatencyModel
 from service.scheduling.policies import Option
+from service.scheduling.requests import STAGED, Request
 
 TIMER_MARGIN_S = 0.0003  # before the reply must begin: the timer is late by less
 HORIZON_S = 0.25  # ten times what the rate is known from: what comes later is not expected

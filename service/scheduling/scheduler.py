@@ -35,14 +35,14 @@ from operator import attrgetter
 import numpy as np
 from numpy.typing import NDArray
 
-from service.scheduling.actions import Action, Deliver, Expire, Run, Shed, Wait
 from service.scheduling.admission import Admission
 from service.scheduling.capacity import Capacity
-from service.scheduling.deadline_queue import STAGED, DeadlineQueue, Request
+from service.scheduling.deadline_queue import DeadlineQueue
 from service.scheduling.forecast import Forecast
 from service.scheduling.latency import LatencyModel
 from service.scheduling.policies import Candidate, ExpireHead, Outlook, policy_named
 from service.scheduling.refinements import Refinements
+from service.scheduling.requests import STAGED, Action, Deliver, Expire, Request, Run, Shed, Wait
 
 DEFER_S = 0.005  # after so long a run that waits for fewer arrivals is looked at again
 

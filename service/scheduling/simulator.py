@@ -10,9 +10,8 @@ from heapq import heappop, heappush
 from itertools import count
 from math import inf
 
-from service.scheduling.actions import Deliver, Displace, Expire, Run, Wait
-from service.scheduling.deadline_queue import Request
 from service.scheduling.latency import LatencyModel
+from service.scheduling.requests import Deliver, Displace, Expire, Request, Run, Wait
 from service.scheduling.scheduler import Scheduler
 
 Noise = Callable[[], float]

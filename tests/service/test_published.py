@@ -6,11 +6,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from service.scheduling.actions import Run
-from service.scheduling.deadline_queue import OnMiss, Request
 from service.scheduling.latency import LatencyModel
 from service.scheduling.policies import Candidate
 from service.scheduling.published import STEPS, Published
+from service.scheduling.requests import OnMiss, Request, Run
 from service.scheduling.scheduler import Scheduler
 
 SUBNETWORKS = (Candidate("column-1", 0.7), Candidate("full", 0.83))

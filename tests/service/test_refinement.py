@@ -5,10 +5,9 @@ from itertools import cycle
 
 import pytest
 
-from service.scheduling.actions import Action, Deliver, Run, Wait
-from service.scheduling.deadline_queue import Refine, Request
 from service.scheduling.latency import LatencyModel
 from service.scheduling.policies import Candidate
+from service.scheduling.requests import Action, Deliver, Refine, Request, Run, Wait
 from service.scheduling.scheduler import Scheduler
 from service.scheduling.simulator import Machine, Tally, simulate
 

@@ -2,10 +2,9 @@ from collections.abc import Mapping
 
 import pytest
 
-from service.scheduling.actions import Action, Displace, Expire, Run, Shed, Wait
-from service.scheduling.deadline_queue import Request
 from service.scheduling.latency import LatencyModel
 from service.scheduling.policies import Candidate
+from service.scheduling.requests import Action, Displace, Expire, Request, Run, Shed, Wait
 from service.scheduling.scheduler import Scheduler
 
 SUBNETWORKS = (

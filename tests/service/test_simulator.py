@@ -5,10 +5,9 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from service.scheduling.actions import Expire, Run, Wait
-from service.scheduling.deadline_queue import OnMiss, Refine, Request
 from service.scheduling.latency import LatencyModel
 from service.scheduling.policies import Candidate
+from service.scheduling.requests import Expire, OnMiss, Refine, Request, Run, Wait
 from service.scheduling.scheduler import Scheduler
 from service.scheduling.simulator import Machine, Tally, simulate
 

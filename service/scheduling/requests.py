@@ -1,9 +1,41 @@
-"""What the scheduler tells its adapter to do."""
+"""PURE: a request, and what may become of it."""
 
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
-from service.scheduling.deadline_queue import Request
+OnMiss = Literal["answer", "refuse"]
+Refine = Literal["none", "deepest", "steps", "insured"]
+STAGED: tuple[Refine, ...] = ("deepest", "steps")  # what wants a first answer at once
+
+
+@dataclass(eq=False, slots=True)
+class Request:
+    """One request for an answer; two requests are never equal.
+
+    Args:
+        arrived_at: when it arrived, in seconds of a monotonic clock.
+        deadline_at: when its answer is due, reply included, on the same clock.
+        on_miss: what becomes of it where no subnetwork can meet its deadline: a late answer, or a shed.
+        late_until: when a late answer is of no use any more; set by admission, ``deadline_at`` where none is wanted.
+        subnetwork: the only subnetwork that may answer it; None leaves the choice to the policy.
+        refine: what follows its first answer, which then comes from the fastest subnetwork: nothing, the deepest answer
+            that there is time for, or every step to it. ``insured`` is set by the scheduler.
+        payload: whatever the caller attaches; never looked at.
+        answered_by: the subnetwork of the best answer that it has.
+    """
+
+    arrived_at: float
+    deadline_at: float
+    on_miss: OnMiss = "answer"
+    subnetwork: str | None = None
+    refine: Refine = "none"
+    payload: Any = None
+    answered_by: str | None = None
+    late_until: float = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Want no late answer until admission says how late one may be."""
+        self.late_until = self.deadline_at
 
 
 @dataclass(frozen=True, slots=True)
