@@ -2,35 +2,38 @@
 
 Every expression of the dashboards and rules must evaluate and give data, and no alert may be raised by a healthy load:
 every subnetwork in turn, and streams. Then the load generator of the benchmarks sends more than the server can answer, with
-deadlines of 5 to 25 ms, and labels say of answers that they are wrong: requests must wait, run together and be refused,
-and the right alerts be raised. Windows are shortened to seconds. With ``--plots`` the panels are drawn from the data.
+deadlines of 5 to 25 ms, labels say of answers that they are wrong, and a reload is told to take a damaged bundle: requests must
+wait, run together and be refused, the right alerts be raised, and Alertmanager's receivers be told. Last the server ends, and
+what the chart scales by must hold the scale. Windows are shortened to seconds. With ``--plots`` the panels are drawn.
 """
 
 import argparse
 import json
 import os
-import re
 import shutil
 import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import cycle
 from pathlib import Path
 from random import Random
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import helm_python
 import httpx
 import yaml
+from drawn_dashboards import draw, panels, shortened
 from PIL import Image
 
 ROOT = Path(__file__).parents[1]
 DEPLOY = ROOT / "deploy"
-WINDOW_S = 20
 GPU_METRIC = "anytime_gpu_"
 HAS_GPU = shutil.which("nvidia-smi") is not None
 DRAWN_S = 40.0  # of healthy load; of the overload, and of what follows it, half as much
@@ -41,29 +44,19 @@ EXPECTED_ALERTS = {
     "AnytimeBudgetBurnsSlowly",
     "AnytimeRefuses",
     "AnytimeAccuracyDropped",
+    "AnytimeReloadFailed",
 }
+EXPECTED_MESSAGES = {  # those that no other inhibits, by whom they reach
+    "page": {"AnytimeBudgetBurnsFast"},
+    "ticket": {"AnytimeAccuracyDropped", "AnytimeReloadFailed"},
+}
+TARGET = {"namespace": "prod", "release": "anytime", "pod": "anytime-1a-2b"}  # what a cluster adds
 EXPECTED_SIGHTS = {
     "requests wait": "max_over_time(anytime_queue_depth[1m]) > 0",
     "requests run together": "sum(rate(anytime_batch_size_sum[1m])) > sum(rate(anytime_batch_size_count[1m]))",
 }
 
 Query = Callable[[str], list[dict[str, Any]]]
-
-
-def shortened(text: str) -> str:
-    """Return rules or a query whose windows are seconds and whose alerts do not wait."""
-    text = text.replace("$__rate_interval", f"{WINDOW_S}s")
-    text = re.sub(r"\[\d+[mhd]\]", f"[{WINDOW_S}s]", text)
-    return re.sub(r"for: \d+m", "for: 0s", text)
-
-
-def panels() -> list[dict[str, Any]]:
-    """Return every panel of every dashboard, with the dashboard's file name as ``dashboard``."""
-    return [
-        panel | {"dashboard": path.stem}
-        for path in sorted((DEPLOY / "grafana/dashboards").glob("*.json"))
-        for panel in json.loads(path.read_text())["panels"]
-    ]
 
 
 def rules() -> list[dict[str, Any]]:
@@ -85,14 +78,14 @@ def expressions() -> dict[str, str]:
 
 
 @contextmanager
-def running(command: list[str], log: Path, **environment: str) -> Iterator[None]:
+def running(command: list[str], log: Path, **environment: str) -> Iterator[subprocess.Popen[bytes]]:
     """Run a process until the block ends."""
     with log.open("wb") as output:
         process = subprocess.Popen(
             command, cwd=ROOT, env=os.environ | environment, stdout=output, stderr=output
         )
         try:
-            yield
+            yield process
         finally:
             process.send_signal(signal.SIGTERM)
             process.wait()
@@ -104,7 +97,62 @@ def free_port() -> int:
         return int(listener.getsockname()[1])
 
 
-def write_configuration(folder: Path, server_port: int) -> Path:
+class Receiver:
+    """What Alertmanager's receivers tell: names of alerts, by the receiver."""
+
+    def __init__(self) -> None:
+        self.told: dict[str, set[str]] = {name: set() for name in EXPECTED_MESSAGES}
+        receiver = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                message = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                names = {alert["labels"]["alertname"] for alert in message["alerts"]}
+                receiver.told[message["receiver"]] |= names
+                self.send_response(200)
+                self.end_headers()
+
+            def log_message(self, format: str, *args: object) -> None:
+                pass
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self._server.server_address[1]}/"
+        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+
+    def untold(self) -> set[str]:
+        """Return what should have been told and was not."""
+        return {
+            f"word of {name} to {each}"
+            for each, names in EXPECTED_MESSAGES.items()
+            for name in names - self.told[each]
+        }
+
+
+def write_routes(folder: Path, url: str) -> Path:
+    """Write Alertmanager's configuration, the project's, whose receivers are all at a URL and wait for nothing."""
+    routes = yaml.safe_load((DEPLOY / "alertmanager/alertmanager.yml").read_text())
+    for route in (routes["route"], *routes["route"]["routes"]):
+        route |= {"group_wait": "0s", "group_interval": "1s"}
+    for receiver in routes["receivers"]:
+        receiver["webhook_configs"] = [{"url": url}]
+    file = folder / "alertmanager.yml"
+    file.write_text(yaml.safe_dump(routes))
+    return file
+
+
+def scaling_queries() -> dict[str, str]:
+    """Return what the chart has KEDA ask, by the trigger's name."""
+    with helm_python.Chart.load(DEPLOY / "kubernetes/anytime") as chart:
+        files = chart.render(
+            {"autoscaling": {"enabled": True}},
+            name=TARGET["release"],
+            namespace=TARGET["namespace"],
+        )
+    (scaler,) = (yaml.safe_load(text) for text in files.values() if "ScaledObject" in text)
+    return {each["name"]: each["metadata"]["query"] for each in scaler["spec"]["triggers"]}
+
+
+def write_configuration(folder: Path, server_port: int, alertmanager_port: int) -> Path:
     """Write Prometheus' configuration, with the project's rules, for a server on this machine."""
     (folder / "rules").mkdir()
     for path in (DEPLOY / "prometheus/rules").glob("*.yml"):
@@ -112,8 +160,14 @@ def write_configuration(folder: Path, server_port: int) -> Path:
     configuration = {
         "global": {"scrape_interval": "1s", "evaluation_interval": "1s"},
         "rule_files": ["rules/*.yml"],
+        "alerting": {
+            "alertmanagers": [{"static_configs": [{"targets": [f"127.0.0.1:{alertmanager_port}"]}]}]
+        },
         "scrape_configs": [
-            {"job_name": "anytime", "static_configs": [{"targets": [f"127.0.0.1:{server_port}"]}]}
+            {
+                "job_name": "anytime",
+                "static_configs": [{"targets": [f"127.0.0.1:{server_port}"], "labels": TARGET}],
+            }
         ],
     }
     file = folder / "prometheus.yml"
@@ -155,9 +209,14 @@ class Load:
         streamed.raise_for_status()
 
     def send_mislabelled(self) -> None:
-        """Ask for an answer, late or not, and say that it was wrong."""
-        answer = self._ask(self._rng.choice(self._images), deadline_ms=25, top_k=2)
-        self._label(answer, answer["top"][1]["label"])
+        """Ask for an answer, late or not, and say that it was wrong, unless the load leaves no time for one."""
+        try:
+            answer = self._ask(self._rng.choice(self._images), deadline_ms=25, top_k=2)
+        except httpx.HTTPStatusError as error:
+            if error.response.status_code not in (503, 504):
+                raise
+        else:
+            self._label(answer, answer["top"][1]["label"])
 
     def _label(self, answer: dict[str, Any], label: str) -> None:
         body = {"request_id": answer["request_id"], "label": label}
@@ -189,12 +248,14 @@ def watch(bundle: Path, folder: Path, images: Path | None, plots: Path | None) -
     """Check everything; an assertion names what is amiss."""
     label = json.loads((bundle / "manifest.json").read_text())["labels"][0]
     sent = images or write_noise(folder / "noise", label)
-    server_port, prometheus_port = free_port(), free_port()
-    configuration = write_configuration(folder, server_port)
+    server_port, prometheus_port, alertmanager_port = free_port(), free_port(), free_port()
+    configuration = write_configuration(folder, server_port, alertmanager_port)
+    served = shutil.copytree(bundle, folder / "bundle")
+    receiver = Receiver()
     server = running(
         [sys.executable, "-m", "service"],
         folder / "server.log",
-        ANYTIME_BUNDLE_DIR=str(bundle),
+        ANYTIME_BUNDLE_DIR=str(served),
         ANYTIME_PORT=str(server_port),
         ANYTIME_AGREEMENT_SAMPLE="1",
     )
@@ -206,6 +267,16 @@ def watch(bundle: Path, folder: Path, images: Path | None, plots: Path | None) -
             f"--web.listen-address=127.0.0.1:{prometheus_port}",
         ],
         folder / "prometheus.log",
+    )
+    alertmanager = running(
+        [
+            "prometheus-alertmanager",
+            f"--config.file={write_routes(folder, receiver.url)}",
+            f"--storage.path={folder / 'alerts'}",
+            f"--web.listen-address=127.0.0.1:{alertmanager_port}",
+            "--cluster.listen-address=",
+        ],
+        folder / "alertmanager.log",
     )
     api = httpx.Client(base_url=f"http://127.0.0.1:{prometheus_port}/api/v1", timeout=60)
 
@@ -223,6 +294,7 @@ def watch(bundle: Path, folder: Path, images: Path | None, plots: Path | None) -
         [sys.executable, "-m", "benchmarks.load", *addressed, *OVERLOAD.split()],
         folder / "overload.log",
     )
+    scaled_by = scaling_queries()
     drawn_s = DRAWN_S if plots is not None else 0.0
 
     def go_on(action: Callable[[], None], seconds: float) -> None:
@@ -230,7 +302,14 @@ def watch(bundle: Path, folder: Path, images: Path | None, plots: Path | None) -
         while time.monotonic() < until:
             action()
 
-    with server, prometheus:
+    def scale() -> dict[str, list[float]]:
+        """Return the values to scale by, by trigger: one or none."""
+        return {
+            name: [float(each["value"][1]) for each in query(text)]
+            for name, text in scaled_by.items()
+        }
+
+    with prometheus, alertmanager, server as process:
         started_at = time.time()
         load = Load(f"http://127.0.0.1:{server_port}", sent, labelled=images is not None)
         load.wait_until_ready()
@@ -250,17 +329,32 @@ def watch(bundle: Path, folder: Path, images: Path | None, plots: Path | None) -
 
         def unseen() -> set[str]:
             sights = {name for name, sight in EXPECTED_SIGHTS.items() if not query(sight)}
-            return sights | EXPECTED_ALERTS - firing()
+            return sights | EXPECTED_ALERTS - firing() | receiver.untold()
 
+        (served / "manifest.json").write_text("{}")
+        process.send_signal(signal.SIGHUP)
         with overload:
             _until(
                 lambda: not unseen(),
                 lambda: _repeat(load.send_mislabelled, 20),
                 lambda: f"{unseen()} under overload",
             )
+            found = scale()
+            assert all(values and values[0] > 0 for values in found.values()), f"scaled by {found}"
             go_on(load.send_mislabelled, drawn_s / 2)
-        print("overload and wrong labels show:", *sorted({*EXPECTED_SIGHTS, *EXPECTED_ALERTS}))
+        print("planted faults show:", *sorted({*EXPECTED_SIGHTS, *EXPECTED_ALERTS}))
+        print("Alertmanager told:", receiver.told)
         go_on(load.send, drawn_s / 2)
+        process.terminate()
+        process.wait()
+        _until(
+            lambda: "AnytimeDown" in receiver.told["page"] and bool(query("up == 0")),
+            lambda: time.sleep(0.1),
+            "word of the server that is gone",
+        )
+        found = scale()
+        assert found == {"misses": [1.0], "queue": [], "busy": []}, f"scaled by {found}"
+        print("without a server the scale is held:", found)
         if plots is not None:
             draw(api, started_at, plots)
 
@@ -284,61 +378,6 @@ def _until(
     while not is_so():
         assert time.monotonic() < end_at, f"waited for {what() if callable(what) else what}"
         meanwhile()
-
-
-def draw(api: httpx.Client, started_at: float, folder: Path) -> None:
-    """Draw the panels of each dashboard from the data since an instant."""
-    from matplotlib import pyplot as plt
-
-    for name in sorted({panel["dashboard"] for panel in panels()}):
-        shown = [panel for panel in panels() if panel["dashboard"] == name]
-        rows = -(-len(shown) // 3)
-        figure, axes = plt.subplots(rows, 3, figsize=(15, 2.9 * rows), layout="constrained")
-        for axis in axes.flat[len(shown) :]:
-            axis.remove()
-        for axis, panel in zip(axes.flat, shown, strict=False):
-            axis.set_title(panel["title"], fontsize=10)
-            drawn = _draw_table if panel["type"] == "table" else _draw_curves
-            drawn(axis, panel, api, started_at)
-        figure.savefig(folder / f"dashboard-{name}.png", dpi=80)
-        plt.close(figure)
-
-
-def _found(
-    panel: dict[str, Any], api: httpx.Client, started_at: float
-) -> Iterator[tuple[str, list[tuple[float, float]]]]:
-    """Yield legend and points (seconds, value) of what a panel shows."""
-    for target in panel["targets"]:
-        span = {"start": started_at, "end": time.time(), "step": 1}
-        answer = api.get("/query_range", params={"query": shortened(target["expr"]), **span})
-        for series in answer.json()["data"]["result"]:
-            legend = target["legendFormat"]
-            for label, value in series["metric"].items():
-                legend = legend.replace("{{" + label + "}}", value)
-            yield legend, [(float(t) - started_at, float(value)) for t, value in series["values"]]
-
-
-def _draw_table(axis: Any, panel: dict[str, Any], api: httpx.Client, started_at: float) -> None:
-    cells = [[legend, f"{points[-1][1]:.3g}"] for legend, points in _found(panel, api, started_at)]
-    height = min(len(cells) / 16, 1)  # of the panel
-    table = axis.table(
-        cells, cellLoc="left", edges="open", colWidths=[3, 1], bbox=[0, 1 - height, 1, height]
-    )
-    table.auto_set_font_size(False)
-    table.set_fontsize(7)
-    axis.axis("off")
-
-
-def _draw_curves(axis: Any, panel: dict[str, Any], api: httpx.Client, started_at: float) -> None:
-    percent = panel["fieldConfig"]["defaults"]["unit"] == "percentunit"
-    scale, unit = {"s": (1e3, "ms"), "bytes": (2**-20, "MiB"), "reqps": (1.0, "1/s")}.get(
-        panel["fieldConfig"]["defaults"]["unit"], (100.0, "%") if percent else (1.0, "")
-    )
-    for legend, points in _found(panel, api, started_at):
-        axis.plot([at for at, _ in points], [scale * value for _, value in points], label=legend)
-    axis.set_ylabel(unit)
-    axis.set_xlabel("s")
-    axis.legend(fontsize=6, loc="best")
 
 
 def main() -> int:

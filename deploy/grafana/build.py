@@ -54,13 +54,13 @@ OPERATOR = [
     Panel(
         "Answered in time",
         "percentunit",
-        {"in time": "1 - job:anytime_errors:ratio_rate5m", "objective": "vector(0.99)"},
+        {"in time": "1 - release:anytime_errors:ratio_rate5m", "objective": "vector(0.99)"},
     ),
     Panel(
         "Burn rate of the error budget",
         "none",
         {
-            window: f"job:anytime_errors:ratio_rate{window} / 0.01"
+            window: f"release:anytime_errors:ratio_rate{window} / 0.01"
             for window in ("5m", "1h", "6h", "3d")
         },
         description="At 1 the budget lasts 30 days; at 14.4 over an hour somebody is paged.",
@@ -175,32 +175,32 @@ MODEL = [
         "Accuracy of what was answered",
         "percentunit",
         {
-            "expected": "job:anytime_expected_accuracy:ratio_rate5m",
+            "expected": "release:anytime_expected_accuracy:ratio_rate5m",
             "agrees with the best": 'sum(rate(anytime_agreement_total{verdict="agrees"}[1h])) '
             "/ sum(rate(anytime_agreement_total[1h]))",
-            "labelled": "job:anytime_labelled_accuracy:ratio_rate1h",
-            "expected of those labelled": "job:anytime_labelled_expected_accuracy:ratio_rate1h",
+            "labelled": "release:anytime_labelled_accuracy:ratio_rate1h",
+            "expected of those labelled": "release:anytime_labelled_expected_accuracy:ratio_rate1h",
         },
         description="Labelled under expected of those labelled: the images or the network changed.",
     ),
     Panel(
         "Labelled accuracy by subnetwork",
         "percentunit",
-        {"{{subnetwork}}": "job_subnetwork:anytime_labelled_accuracy:ratio_rate1h"},
+        {"{{subnetwork}}": "release_subnetwork:anytime_labelled_accuracy:ratio_rate1h"},
         description=SORTED,
     ),
     Panel(
         "Agreement with the best by subnetwork",
         "percentunit",
-        {"{{subnetwork}}": "job_subnetwork:anytime_agreement:ratio_rate1h"},
+        {"{{subnetwork}}": "release_subnetwork:anytime_agreement:ratio_rate1h"},
         description=SORTED,
     ),
     Panel(
         "Labelled less expected accuracy",
         "percentunit",
         {
-            "{{subnetwork}}": "job_subnetwork:anytime_labelled_accuracy:ratio_rate1h "
-            "- job_subnetwork:anytime_accuracy:ratio"
+            "{{subnetwork}}": "release_subnetwork:anytime_labelled_accuracy:ratio_rate1h "
+            "- release_subnetwork:anytime_accuracy:ratio"
         },
         description=f"Around 0 while production looks like the validation images. {SORTED}",
     ),

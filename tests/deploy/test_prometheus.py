@@ -4,6 +4,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -22,12 +23,16 @@ RULES = [
     for rule in group["rules"]
 ]
 ALERTS = [rule for rule in RULES if "alert" in rule]
-QUERIES = [rule["expr"] for rule in RULES] + re.findall(
-    r'"expr": "(.*)"', "".join(p.read_text() for p in ROOT.glob("deploy/grafana/dashboards/*.json"))
-)
+DASHBOARDS = "".join(path.read_text() for path in ROOT.glob("deploy/grafana/dashboards/*.json"))
+QUERIES = [rule["expr"] for rule in RULES] + re.findall(r'"expr": "(.*)"', DASHBOARDS)
+REPOSITORY = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["urls"]["Repository"]
 
 needs_prometheus = pytest.mark.skipif(
-    not shutil.which("prometheus"), reason="needs Prometheus (apt-get install prometheus)"
+    not shutil.which("promtool"), reason="needs Prometheus (apt-get install prometheus)"
+)
+needs_alertmanager = pytest.mark.skipif(
+    not shutil.which("prometheus-alertmanager"),
+    reason="needs Alertmanager (apt-get install prometheus-alertmanager)",
 )
 
 
@@ -37,6 +42,7 @@ needs_prometheus = pytest.mark.skipif(
     [
         "check config prometheus.yml",
         "test rules tests/alerts.yml",
+        "test rules tests/releases.yml",
         "test rules tests/slow_burn.yml",
     ],
     ids=lambda text: text,
@@ -49,7 +55,23 @@ def test_promtool_finds_no_fault(command: str) -> None:
     assert result.returncode == 0, result.stdout + result.stderr
 
 
+@needs_alertmanager
+@pytest.mark.parametrize("receivers", ["as shipped", "filled in"])
+def test_amtool_finds_no_fault(receivers: str, tmp_path: Path) -> None:
+    text = (ROOT / "deploy/alertmanager/alertmanager.yml").read_text()
+    if receivers == "filled in":
+        text = text.replace("\n    # ", "\n    ")
+    (tmp_path / "alertmanager.yml").write_text(text)
+
+    result = subprocess.run(
+        ["amtool", "check-config", tmp_path / "alertmanager.yml"], capture_output=True, text=True
+    )
+
+    assert result.returncode == 0, result.stdout + result.stderr
+
+
 @needs_prometheus
+@needs_alertmanager
 @pytest.mark.timeout(360)  # data for every expression comes when it comes
 def test_prometheus_sees_the_running_server_and_raises_what_is_planted() -> None:
     script = ROOT / "deploy/try_watching.py"
@@ -63,13 +85,31 @@ def test_prometheus_sees_the_running_server_and_raises_what_is_planted() -> None
 
 
 @pytest.mark.parametrize("rule", ALERTS, ids=lambda rule: rule["alert"])
-def test_every_alert_has_a_runbook_entry_and_a_test(rule: dict[str, dict[str, str]]) -> None:
+def test_every_alert_says_what_is_amiss_and_leads_to_its_runbook_and_dashboard(
+    rule: dict[str, dict[str, str]],
+) -> None:
     name = str(rule["alert"])
+    annotations = rule["annotations"]
 
-    assert rule["annotations"]["runbook"] == f"docs/operations.md#{name.lower()}"
+    assert set(annotations) == {"summary", "description", "runbook_url", "dashboard"}
+    assert annotations["runbook_url"] == f"{REPOSITORY}/blob/main/docs/operations.md#{name.lower()}"
     assert f"#### {name}\n" in (ROOT / "docs/operations.md").read_text()
+    uid = re.fullmatch(r"http://localhost:3000/d/([\w-]+)\?var-.*", annotations["dashboard"])
+    assert uid
+    assert f'"uid": "{uid[1]}"' in DASHBOARDS
     tests = "".join(path.read_text() for path in PROMETHEUS.glob("tests/*.yml"))
     assert f"alertname: {name}" in tests
+
+
+def test_every_selector_names_the_job_so_that_the_chart_can_narrow_it() -> None:
+    for rule in RULES:
+        named = re.findall(
+            r"(?:\banytime_\w+|\brelease\w*:\w+:\w+|\bup)\b(?!:)(.{0,15})", rule["expr"]
+        )
+
+        assert named
+        assert all(rest.startswith('{job="anytime"') for rest in named), rule["expr"]
+        assert not re.search(r"by \((?!job, namespace, release)", rule["expr"])
 
 
 def test_rules_and_dashboards_name_only_metrics_that_exist() -> None:
@@ -87,5 +127,5 @@ def test_rules_and_dashboards_name_only_metrics_that_exist() -> None:
 
     assert named
     assert named <= series
-    recorded = {name for query in QUERIES for name in re.findall(r"\bjob\w*:\w+:\w+", query)}
+    recorded = {name for query in QUERIES for name in re.findall(r"\brelease\w*:\w+:\w+", query)}
     assert recorded <= {rule.get("record") for rule in RULES}

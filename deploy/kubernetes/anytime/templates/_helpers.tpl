@@ -133,21 +133,32 @@ volumes:
   {{- end }}
 {{- end }}
 
-{{- /* The queries to scale by. */ -}}
+{{- /* The queries to scale by. Without data they hold the scale: misses are 1 then, which asks for as many replicas as there are, and
+       of several metrics the highest counts. A replica that answered Prometheus within the hour and does not now is taken to
+       have as much to do as the others; one that has yet to answer first is not, or each new one would ask for a further. */ -}}
 {{- define "anytime.pods" -}}
 namespace="{{ .Release.Namespace }}",pod=~"{{ include "anytime.name" . }}-(predictor-)?[a-z0-9]+-[a-z0-9]+"
+{{- end }}
+
+{{- define "anytime.seen" -}}
+count(up{ {{- include "anytime.pods" . -}} } == 1)
+{{- end }}
+
+{{- define "anytime.allOverSeen" -}}
+(1 + (count(up{ {{- include "anytime.pods" . -}} } == 0 and max_over_time(up{ {{- include "anytime.pods" . -}} }[1h]) == 1) or vector(0)) / {{ include "anytime.seen" . }})
 {{- end }}
 
 {{- /* How many times faster than allowed requests miss their deadlines: over 1, more replicas are needed. While idle 0 / 0 is
        not over 0, and the query is 0 rather than NaN, which no scaler can use. */ -}}
 {{- define "anytime.query.misses" -}}
-(sum(rate(anytime_requests_total{outcome!~"in_time|invalid|impossible|abandoned",{{ include "anytime.pods" . }}}[2m])) / sum(rate(anytime_requests_total{outcome!~"invalid|impossible|abandoned",{{ include "anytime.pods" . }}}[2m])) / {{ subf 1.0 .Values.autoscaling.attainment | printf "%.6f" }} > 0) or vector(0)
+{{- $received := printf "sum(rate(anytime_requests_total{outcome!~\"invalid|impossible|abandoned\",%s}[2m]))" (include "anytime.pods" .) -}}
+(((sum(rate(anytime_requests_total{outcome!~"in_time|invalid|impossible|abandoned",{{ include "anytime.pods" . }}}[2m])) / {{ $received }} / {{ subf 1.0 .Values.autoscaling.attainment | printf "%.6f" }} > 0) or 0 * {{ $received }}) and {{ include "anytime.seen" . }}) or vector(1)
 {{- end }}
 
 {{- define "anytime.query.queue" -}}
-sum(avg_over_time(anytime_queue_depth{ {{- include "anytime.pods" . -}} }[1m])) or vector(0)
+sum(avg_over_time(anytime_queue_depth{ {{- include "anytime.pods" . -}} }[1m])) * {{ include "anytime.allOverSeen" . }}
 {{- end }}
 
 {{- define "anytime.query.busy" -}}
-sum(rate(anytime_run_latency_seconds_sum{ {{- include "anytime.pods" . -}} }[2m])) or vector(0)
+sum(rate(anytime_run_latency_seconds_sum{ {{- include "anytime.pods" . -}} }[2m])) * {{ include "anytime.allOverSeen" . }}
 {{- end }}
