@@ -1,6 +1,7 @@
 """``anytime keys`` and ``anytime sign``: keys to give away, keys to sign with, and signatures of bundles."""
 
 import os
+from hashlib import sha256
 from pathlib import Path
 from typing import Annotated
 
@@ -8,7 +9,8 @@ import typer
 
 from model.bundle import SIGNATURE_FILE, BundleError, sign_bundle
 from model.signature import SignatureRefused, make_key, read_secret_key
-from service.cli.exits import fail, importing
+from service.cli.exits import MISUSED, fail, importing
+from service.front.keys import KeyEntry, KeysUnusable, Scope, make_api_key, read_keys, write_entry
 
 SIGN_EXAMPLES = """\
 Examples:
@@ -19,7 +21,65 @@ Examples:
   ANYTIME_BUNDLE_KEYS=RW… anytime serve …             serves no bundle that this key has not signed
 """
 
+NEW_EXAMPLES = """\
+Examples:
+
+\b
+  anytime keys new web --file keys.toml
+  anytime keys new prometheus --scope metrics --file keys.toml
+  anytime keys new partner --scope classify --scope feedback --requests-per-s 100 --concurrency 16 --file keys.toml
+  ANYTIME_KEYS_FILE=keys.toml anytime serve --host 0.0.0.0
+"""
+
 keys = typer.Typer(help="Make keys.", no_args_is_help=True)
+
+
+@keys.command("new", epilog=NEW_EXAMPLES)
+def new(
+    name: Annotated[str, typer.Argument(help="What it is called in logs and metrics.")],
+    file: Annotated[Path, typer.Option("--file", help="File of the keys; it is added to.")],
+    scope: Annotated[
+        list[Scope] | None,
+        typer.Option(help="What it is for; may be repeated. [default: classify]"),
+    ] = None,
+    requests_per_s: Annotated[
+        float | None, typer.Option(min=0.000_001, max=1e6, help="Most requests in a second.")
+    ] = None,
+    burst: Annotated[
+        int | None,
+        typer.Option(min=1, help="Most requests at once. [default: those of a second]"),
+    ] = None,
+    concurrency: Annotated[
+        int | None, typer.Option(min=1, help="Most requests answered at a time.")
+    ] = None,
+) -> None:
+    """Make an API key, print it, and add its hash to the file of the keys; it is shown only now.
+
+    A server reads the file at its start, and on SIGHUP. To replace a key, add one under another name, and take the old
+    one's table out of the file once nobody uses it any more.
+    """
+    key = make_api_key()
+    try:
+        entry = KeyEntry(
+            sha256=sha256(key.encode()).hexdigest(),
+            scopes=frozenset(scope or [Scope.CLASSIFY]),
+            requests_per_s=requests_per_s,
+            burst=burst,
+            concurrency=concurrency,
+        )
+        table = write_entry(name, entry)
+        if file.exists() and file.stat().st_size:
+            if name in {each.name for each in read_keys(file).keys}:
+                fail(f"{file}: has a key {name!r} already")
+            table = "\n" + table
+        descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        with os.fdopen(descriptor, "w") as opened:
+            opened.write(table)
+    except KeysUnusable as error:
+        fail(str(error), MISUSED)
+    except OSError as error:
+        fail(f"{file}: {error.strerror or error}")
+    typer.echo(key)
 
 
 @keys.command("signing")

@@ -8,6 +8,7 @@ from typer.testing import CliRunner, Result
 
 from model.bundle import BundleError, read_bundle
 from service.cli.app import app
+from service.front.keys import read_keys
 from service.settings import SettingsError, read_settings
 
 
@@ -50,6 +51,51 @@ def test_a_wrong_password_is_said_in_one_line(
 
     assert signed.exit_code == 1
     assert f"{key}: is no secret key that can be used (wrong password" in capfd.readouterr().err
+
+
+def test_an_api_key_is_shown_once_and_kept_as_a_hash(tmp_path: Path) -> None:
+    file = tmp_path / "keys.toml"
+    limits = ("--requests-per-s", 2.5, "--burst", 4, "--concurrency", 3)
+
+    first = run("keys", "new", "web", "--file", file)
+    second = run(
+        "keys", "new", "all", "--file", file, "--scope", "admin", "--scope", "metrics", *limits
+    )
+
+    assert file.stat().st_mode & 0o777 == 0o600
+    assert first.stdout.strip() not in file.read_text()
+    keyring = read_keys(file)
+    web, both = (keyring.find(each.stdout.strip().encode()) for each in (first, second))
+    assert web
+    assert both
+    assert (web.name, web.scopes, web.requests_per_s) == ("web", {"classify"}, None)
+    assert (both.name, both.scopes) == ("all", {"admin", "metrics"})
+    assert (both.requests_per_s, both.burst, both.concurrency) == (2.5, 4, 3)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "fault"),
+    [
+        (("web",), "has a key 'web' already"),
+        (("a b",), "'a b' cannot be a key's name"),
+        (
+            ("new", "--scope", "all"),
+            "'all' is not one of 'classify', 'feedback', 'metrics', 'admin'",
+        ),
+    ],
+)
+def test_a_key_that_cannot_be_made_is_one_line_and_changes_nothing(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], arguments: tuple[str, ...], fault: str
+) -> None:
+    file = tmp_path / "keys.toml"
+    run("keys", "new", "web", "--file", file)
+    before = file.read_text()
+
+    made = run("keys", "new", "--file", file, *arguments)
+
+    assert made.exit_code in (1, 2)
+    assert fault in capfd.readouterr().err + made.stderr
+    assert file.read_text() == before
 
 
 def test_what_is_no_public_key_is_no_setting() -> None:
