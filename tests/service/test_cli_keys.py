@@ -8,7 +8,7 @@ from typer.testing import CliRunner, Result
 
 from model.bundle import BundleError, read_bundle
 from service.cli.app import app
-from service.front.keys import read_keys
+from service.front.keys import Scope, read_keys
 from service.settings import SettingsError, read_settings
 
 
@@ -68,8 +68,10 @@ def test_an_api_key_is_shown_once_and_kept_as_a_hash(tmp_path: Path) -> None:
     web, both = (keyring.find(each.stdout.strip().encode()) for each in (first, second))
     assert web
     assert both
-    assert (web.name, web.scopes, web.requests_per_s) == ("web", {"classify"}, None)
-    assert (both.name, both.scopes) == ("all", {"admin", "metrics"})
+    assert (web.name, web.requests_per_s) == ("web", None)
+    assert web.scopes == {Scope.CLASSIFY}
+    assert both.name == "all"
+    assert both.scopes == {Scope.ADMIN, Scope.METRICS}
     assert (both.requests_per_s, both.burst, both.concurrency) == (2.5, 4, 3)
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from service.front.keys import KeyEntry, KeysUnusable, make_api_key, read_keys, write_entry
+from service.front.keys import KeyEntry, KeysUnusable, Scope, make_api_key, read_keys, write_entry
 
 
 def entry(key: str, **fields: object) -> KeyEntry:
@@ -25,7 +25,8 @@ def test_what_is_written_is_read_as_it_was(tmp_path: Path) -> None:
 
     found = keyring.find(web.encode())
     assert found
-    assert (found.name, found.scopes, found.place) == ("web", {"classify", "feedback"}, 0)
+    assert (found.name, found.place) == ("web", 0)
+    assert found.scopes == {Scope.CLASSIFY, Scope.FEEDBACK}
     assert (found.requests_per_s, found.burst, found.concurrency) == (2.5, 10, 4)
     other = keyring.find(watcher.encode())
     assert other
