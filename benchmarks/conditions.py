@@ -21,7 +21,7 @@ def describe_conditions(bundle: Bundle) -> dict[str, Any]:
         "commit": commit(),
         "bundle": manifest.name,
         "digest": bundle.digest[:12],
-        "test_accuracy": {each.name: each.accuracy.test.value for each in manifest.subnetworks},
+        "test_accuracy": {each.name: each.accuracy.test_value for each in manifest.subnetworks},
     }
 
 

@@ -68,7 +68,8 @@ def measure_runs(bundle: Bundle, device: DeviceChoice, *, runs: int, warn: Warn)
     bare_device = "cpu" if device == "cpu" else "cuda"
     rates = matrix_rate(bare_device, dtype), copy_rate(bare_device)
     opened = _open(bundle, device, warn)
-    network = FractalNet(manifest.architecture).eval().to(bare_device)
+    architecture, _ = bundle.trained
+    network = FractalNet(architecture).eval().to(bare_device)
     cells: list[dict[str, Any]] = []
     session_mib: dict[str, float] = {}
     for subnetwork in manifest.subnetworks:
@@ -133,7 +134,7 @@ def measure_pairs(
 
 def noise(bundle: Bundle, size: int, *, seed: int = 0) -> list[Pixels]:
     """Return images of noise: with zeros, a device may be faster than with anything else."""
-    side = bundle.manifest.architecture.image_size
+    side = bundle.manifest.preprocessing.size
     rng = np.random.default_rng(seed)
     return list(rng.integers(0, 256, (size, side, side, 3), dtype=np.uint8))
 
@@ -166,7 +167,7 @@ def _measure_subnetwork(
 ) -> tuple[list[dict[str, Any]], float]:
     """Return a cell for each batch size, and the MiB that a session of the subnetwork takes by itself."""
     matrix_per_s, bytes_per_s = rates
-    architecture = bundle.manifest.architecture
+    architecture, _ = bundle.trained
     columns = set(subnetwork.columns)
     before = memory_in_use()
     on_gpu = network.classifier.weight.is_cuda

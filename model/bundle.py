@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from minisign import SecretKey
 
 FORMAT_VERSION = (
-    3  # 1 had no int8 graphs, 2 no preprocessing: images were stretched; both are read too
+    3  # 1 had no int8 graphs, 2 no preprocessing and nothing imported; both are read too
 )
 MANIFEST_FILE = "manifest.json"
 CHECKSUM_FILE = "manifest.json.sha256"  # as sha256sum writes and checks it
@@ -83,10 +83,15 @@ class Measured(Record):
 
 
 class Accuracy(Record):
-    """Accuracy by split; choices are made on ``validation``, ``test`` is measured once and only published."""
+    """Accuracy by split; choices are made on ``validation``, ``test`` is measured once and only published, if it is there."""
 
     validation: Measured
-    test: Measured
+    test: Measured | None = None
+
+    @property
+    def test_value(self) -> float | None:
+        """The share of the test images, where there are some."""
+        return self.test.value if self.test else None
 
 
 class Calibration(Record):
@@ -110,15 +115,23 @@ class Quantised(Record):
     graph: FileRecord
 
 
+class Source(Record):
+    """The file that a subnetwork was imported from."""
+
+    file: str
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
 class Subnetwork(Record):
-    """One exported subnetwork; the bundle may hold it in 8-bit integers too.
+    """A network to answer with, columns of a FractalNet or imported; the bundle may hold it in 8-bit integers too.
 
     A graph takes ``images`` uint8 (N, H, W, 3) and gives ``logits`` and ``probabilities``, float32 (N, classes).
     """
 
     name: PlainName
-    columns: tuple[int, ...]
-    depth: int
+    columns: tuple[int, ...] = ()
+    depth: int | None = None
+    source: Source | None = None
     parameters: int
     macs: int
     accuracy: Accuracy
@@ -149,18 +162,29 @@ class Provenance(Record):
     versions: dict[str, str]
 
 
+class Imported(Record):
+    """What a bundle with imported subnetworks was measured on, and with what."""
+
+    images: str
+    images_sha256: str
+    commit: str
+    created: str
+    versions: dict[str, str]
+
+
 class Manifest(Record):
-    """The index of a bundle."""
+    """The index of a bundle: with ``architecture`` and ``provenance`` of what was trained here, ``imported`` of the rest."""
 
     format_version: int
     name: PlainName
-    architecture: Architecture
+    architecture: Architecture | None = None
     preprocessing: Preprocessing
     labels: tuple[str, ...]
     precision: Precision = "float32"
     weights: FileRecord
     subnetworks: Annotated[tuple[Subnetwork, ...], Field(min_length=1)]
-    provenance: Provenance
+    provenance: Provenance | None = None
+    imported: Imported | None = None
 
     @model_validator(mode="before")
     @classmethod
@@ -174,7 +198,8 @@ class Manifest(Record):
 
     @model_validator(mode="after")
     def _pixels_fit_the_network(self) -> Self:
-        size, sees = self.preprocessing.size, self.architecture.image_size
+        size = self.preprocessing.size
+        sees = self.architecture.image_size if self.architecture else size
         if size != sees:
             raise ValueError(
                 f"preprocessing brings images to {size}×{size}, the network sees {sees}×{sees}"
@@ -204,6 +229,18 @@ class Bundle:
     folder: Path
     manifest: Manifest
     digest: str
+
+    @property
+    def trained(self) -> tuple[Architecture, Provenance]:
+        """What network its subnetworks are columns of, and how that was trained.
+
+        Raises:
+            BundleError: they were imported.
+        """
+        architecture, provenance = self.manifest.architecture, self.manifest.provenance
+        if architecture is None or provenance is None:
+            raise BundleError(f"{self.folder}: its networks were imported, not trained here")
+        return architecture, provenance
 
     def graph_path(self, subnetwork: Subnetwork | Quantised) -> Path:
         """Return the path of a subnetwork's ONNX file."""

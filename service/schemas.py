@@ -211,13 +211,13 @@ class SubnetworkEntry(Document):
     """One subnetwork and what it costs now."""
 
     name: str
-    columns: list[int]
-    depth: int
+    columns: list[int] = Field(description="Of the FractalNet; none of an imported network.")
+    depth: int | None = Field(description="Convolutions in a row; null of an imported network.")
     parameters: int
     macs: int = Field(description="Multiply-adds an image.")
     precision: Literal["float", "int8"] = Field(description="The faster one on this machine.")
     expected_accuracy: float = Field(description="On validation images; choices are made on it.")
-    test_accuracy: float
+    test_accuracy: float | None = Field(description="Null where there were no test images.")
     predicted_run_latency_ms: float = Field(description="Of one image, now.")
 
 

@@ -18,21 +18,23 @@ from typing import get_args
 import torch
 
 from model import cost
-from model.bundle import PRETRAINED_DIR, Bundle, BundleError, Precision, is_bundle, read_bundle
+from model.bundle import PRETRAINED_DIR, Bundle, Precision, is_bundle, read_bundle
 from model.drop_path import DropPath
-from training import TrainingError, first_line
+from training import TrainingError
 from training.anytime import evaluate_anytime
 from training.arguments import DATA_HELP, add_run_arguments, add_seed, positive, within
 from training.check import check_folder
 from training.checkpoint import Checkpoint, check_data, load_trained
+from training.commands import run_command
 from training.compare import compare
 from training.config import RECIPES, Augmentation, Fit, recipes_help
 from training.data import DataSet, Split, load_data
 from training.distributed import Group, joined_group, own_device
 from training.evaluate import confusion, predict_checkpoint, reported_subnetworks, score
-from training.export import export_again, export_bundle, listing
+from training.export import export_again, export_bundle
 from training.files import check_writable
 from training.history import by_class, draw_curves
+from training.listing import listing
 from training.reproduce import EXPERIMENTS, reproduce
 from training.stopping import end_on_signals
 from training.trainer import train
@@ -58,33 +60,7 @@ def run(arguments: list[str] | None = None) -> int:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; return its exit code."""
-    options = _parser().parse_args(arguments)
-    try:
-        options.command(options)
-    except (TrainingError, BundleError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except OSError as error:  # a disk that fills up does not say which file it was
-        where = error.filename or getattr(options, "out", "the data")
-        print(f"error: {where}: {error.strerror or error}", file=sys.stderr)
-        return 1
-    except (MemoryError, RuntimeError) as error:
-        if not _is_out_of_memory(error):
-            raise
-        how = "; lower --batch-size or --image-size" if options.command is _train else ""
-        print(f"error: out of memory{how} ({first_line(error)})", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        how = "continue with --resume" if options.command is _train else "run it again to go on"
-        print(f"stopped; {how}", file=sys.stderr)
-        return 130
-    return 0
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    """Say whether memory ran out, on a GPU or not; of the latter torch has no error of its own."""
-    kinds = (MemoryError, torch.OutOfMemoryError)
-    return isinstance(error, kinds) or "can't allocate memory" in str(error)
+    return run_command(_parser().parse_args(arguments))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -155,7 +131,11 @@ def _parser() -> argparse.ArgumentParser:
     fit.add_argument(
         "--resume", action="store_true", help="go on from the checkpoint in --out, if there is one"
     )
-    fit.set_defaults(command=_train)
+    fit.set_defaults(
+        command=_train,
+        to_go_on="continue with --resume",
+        to_save_memory="; lower --batch-size or --image-size",
+    )
 
     evaluate = commands.add_parser("evaluate", help="score every column alone and the full network")
     add_run_arguments(evaluate, "a trained run")
@@ -328,14 +308,23 @@ def _evaluate(options: argparse.Namespace) -> None:
 
 
 def _data_of_bundle(bundle: Bundle, source: str | None) -> DataSet:
-    """Load what a bundle was trained on."""
-    origin = bundle.manifest.provenance
+    """Load what a bundle was trained on, or what has the classes of an imported one."""
+    manifest = bundle.manifest
+    origin = manifest.provenance
     if source is None:
+        was = origin.dataset if origin else manifest.imported.images if manifest.imported else ""
         raise TrainingError(
-            f"{bundle.folder}: a bundle does not say where its data is ({origin.dataset}); pass it with --data"
+            f"{bundle.folder}: a bundle does not say where its data is ({was}); pass it with --data"
         )
-    data = load_data(source, seed=origin.seed, preprocessing=bundle.manifest.preprocessing)
-    check_data(data, origin.dataset_sha256, origin.dataset)
+    data = load_data(
+        source, seed=origin.seed if origin else 0, preprocessing=manifest.preprocessing
+    )
+    if origin:
+        check_data(data, origin.dataset_sha256, origin.dataset)
+    elif data.classes != manifest.labels:
+        raise TrainingError(
+            f"{source}: its classes, in order, are not the labels of {bundle.folder}; name its folders so"
+        )
     return data
 
 

@@ -17,7 +17,6 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -31,11 +30,12 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
-from model.image_files import FORMATS, UnknownImage, read_image_file
-from model.images import Pixels, to_pixels
+from model.image_files import FORMATS
+from model.images import Pixels
 from model.preprocessing import Preprocessing
 from training import TrainingError
 from training.archives import DOWNLOADS, Labelled, download, read_archive
+from training.decoding import naming, read_pixels
 from training.folders import EXPECTED, Images, find_images, named
 from training.held_out import doubts, stratified
 
@@ -133,7 +133,9 @@ class FileSplit:
         with ThreadPoolExecutor() as pool:
             for chunk in chunks:
                 files = self.paths[chunk.numpy()]
-                waiting.append((chunk, [pool.submit(_read, f, self.preprocessing) for f in files]))
+                waiting.append(
+                    (chunk, [pool.submit(read_pixels, f, self.preprocessing) for f in files])
+                )
                 if len(waiting) > BATCHES_AHEAD:
                     yield self._decoded(*waiting.popleft())
             while waiting:
@@ -314,7 +316,7 @@ def _class_folders(
     found = find_images(root)
     is_large = len(found.train) * preprocessing.size**2 * 3 > max_tensor_bytes
     read: Callable[[Path], Pixels | None] = (
-        _check_header if is_large else partial(_read, preprocessing=preprocessing)
+        _check_header if is_large else partial(read_pixels, preprocessing=preprocessing)
     )
     faults: list[str] = []
 
@@ -370,24 +372,5 @@ def _attempt_each(
 
 
 def _check_header(path: Path) -> None:
-    with _naming(path), Image.open(path, formats=FORMATS):
+    with naming(path), Image.open(path, formats=FORMATS):
         pass
-
-
-def _read(path: Path, preprocessing: Preprocessing) -> Pixels:
-    """Decode one image to (H, W, 3), as the server does."""
-    with _naming(path):
-        return to_pixels(read_image_file(path.read_bytes()), preprocessing)
-
-
-@contextmanager
-def _naming(path: Path) -> Iterator[None]:
-    """Name the file of an image where anything in the block fails."""
-    try:
-        yield
-    except MemoryError:
-        raise
-    except UnknownImage as error:
-        raise TrainingError(f"{path}: not a readable image (its bytes {error})") from error
-    except Exception as error:  # Pillow's readers raise nearly anything on damaged files
-        raise TrainingError(f"{path}: not a readable image ({error})") from error

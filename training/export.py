@@ -18,6 +18,7 @@ from model.bundle import (
     WEIGHTS_FILE,
     Accuracy,
     Bundle,
+    BundleError,
     Calibration,
     Manifest,
     Precision,
@@ -56,28 +57,6 @@ PARITY_TOLERANCE: dict[Precision, float] = {  # of a logit between torch and ONN
 
 Chosen = Mapping[frozenset[int], tuple[FractalNet, Tensor]]
 """The subnetworks to export by their columns, cheapest first, with their logits on the validation images."""
-
-
-def listing(manifest: Manifest) -> str:
-    """Return a table of what a bundle holds."""
-    head = f"{'subnetwork':<14} {'depth':>5} {'MMACs':>9} {'validation':>11} {'test':>8} {'calibration error':>18}"
-    lines = [head]
-    for each in manifest.subnetworks:
-        size = f"{each.name:<14} {each.depth:>5} {each.macs / 1e6:>9.2f}"
-        lines.append(f"{size} {_figures(each)}")
-        if each.int8:
-            alike = f"{each.int8.agreement.value:.2%} of the answers as in float"
-            lines.append(f"{'  in int8':<30} {_figures(each.int8)}, {alike}")
-    return "\n".join(lines)
-
-
-def _figures(measured: Subnetwork | Quantised) -> str:
-    """Return accuracies and calibration as cells of the table."""
-    accuracy, calibration = measured.accuracy, measured.calibration
-    return (
-        f"{accuracy.validation.value:>11.2%} {accuracy.test.value:>8.2%} "
-        f"{calibration.ece_before:>8.3f} -> {calibration.ece_after:.3f}"
-    )
 
 
 def export_bundle(
@@ -135,24 +114,27 @@ def export_again(
         precision: the new one.
 
     Raises:
-        BundleError: the name cannot be a bundle's, or something else than a bundle is at ``target``.
+        BundleError: the name cannot be a bundle's, something else than a bundle is at ``target``, or subnetworks were
+            imported.
         TrainingError: a file differs from torch.
     """
     check_name(name)
     check_target(target)
-    manifest = bundle.manifest
+    architecture, origin = bundle.trained
     normalise = channel_statistics(data.train)
     chosen = {}
-    for subnetwork in manifest.subnetworks:
-        network = FractalNet(manifest.architecture).extract(subnetwork.columns).eval()
+    for subnetwork in bundle.manifest.subnetworks:
+        if subnetwork.source:
+            raise BundleError(f"{bundle.folder}: {subnetwork.name} was imported; import it again")
+        network = FractalNet(architecture).extract(subnetwork.columns).eval()
         network.load_state_dict(_counters(network) | weights_of(bundle.graph_path(subnetwork)))
         if precision != "float32":
             _round_filters(network)
         logits = predict(network, data.validation, normalise)
         chosen[frozenset(subnetwork.columns)] = (network, logits)
-    origin = manifest.provenance.model_copy(update=_made_now())
+    origin = origin.model_copy(update=_made_now())
     return _write_bundle(
-        chosen, manifest.architecture, data, target, name=name, precision=precision, origin=origin
+        chosen, architecture, data, target, name=name, precision=precision, origin=origin
     )
 
 

@@ -56,7 +56,7 @@ def graph_of(served: ServedNetwork, image_size: int) -> onnx.ModelProto:
     from onnxscript import optimizer  # half a second that only an export costs
 
     example = torch.zeros(2, image_size, image_size, 3, dtype=torch.uint8)
-    with _quiet_exporter():
+    with quiet_exporter():
         program = torch.onnx.export(
             served,
             (example,),
@@ -85,7 +85,7 @@ def _strip_notes(graph: onnx.GraphProto) -> None:
 
 
 @contextmanager
-def _quiet_exporter() -> Iterator[None]:
+def quiet_exporter() -> Iterator[None]:
     """Keep to itself what torch's exporter says about torch: no torchvision, its own deprecated names."""
     logger = logging.getLogger("torch.onnx")
     level = logger.level

@@ -120,7 +120,7 @@ def _of_bundle(bundle: Bundle) -> Origin:
     weights: dict[str, Tensor] = {}
     for subnetwork in bundle.manifest.subnetworks:
         weights |= weights_of(bundle.graph_path(subnetwork))
-    provenance = bundle.manifest.provenance
+    _, provenance = bundle.trained
     return Origin(
         weights=weights,
         description=described(

@@ -65,11 +65,11 @@ def _show(listed: "SubnetworkList") -> None:
         table.row(
             mark + "*" * (each.name in front),
             each.name,
-            str(each.depth),
+            str(each.depth or "–"),
             f"{each.parameters:,}",
             f"{each.macs / 1e6:.1f}",
             f"{each.expected_accuracy:.2%}",
-            f"{each.test_accuracy:.2%}",
+            "–" if each.test_accuracy is None else f"{each.test_accuracy:.2%}",
             f"{each.predicted_run_latency_ms:.3f} ms",
         )
     points = [(each.predicted_run_latency_ms, each.expected_accuracy) for each in entries]

@@ -103,16 +103,21 @@ class Score:
 
 @dataclass(frozen=True, slots=True)
 class Subnetwork:
-    """One subnetwork of a server, and what it costs now."""
+    """One subnetwork of a server, and what it costs now.
+
+    Attributes:
+        columns: of the FractalNet; an imported network has none, and no ``depth``.
+        test_accuracy: None where there were no test images.
+    """
 
     name: str
     columns: tuple[int, ...]
-    depth: int
+    depth: int | None
     parameters: int
     macs: int
     precision: str
     expected_accuracy: float
-    test_accuracy: float
+    test_accuracy: float | None
     predicted_run_latency_ms: float
 
     @classmethod

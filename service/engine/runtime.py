@@ -190,7 +190,7 @@ def _open_tensorrt_device(
 
 def _tensorrt_options(bundle: Bundle, engines: Path, *, largest: int) -> dict[str, str]:
     """Return options for engines of batch sizes 1 to ``largest`` that are built once."""
-    side = bundle.manifest.architecture.image_size
+    side = bundle.manifest.preprocessing.size
 
     def images(size: int) -> str:
         return f"images:{size}x{side}x{side}x3"

@@ -282,7 +282,7 @@ def _time_run(
     Raises:
         RuntimeUnavailable: the graph does not run, or does not fit the manifest.
     """
-    side, classes = bundle.manifest.architecture.image_size, len(bundle.manifest.labels)
+    side, classes = bundle.manifest.preprocessing.size, len(bundle.manifest.labels)
     batch = [np.zeros((side, side, 3), np.uint8)] * size
     started_at = clock()
     try:

@@ -130,7 +130,7 @@ async def subnetworks(request: Request) -> SubnetworkList:
             macs=subnetwork.macs,
             precision=each.precision,
             expected_accuracy=each.accuracy.validation.value,
-            test_accuracy=each.accuracy.test.value,
+            test_accuracy=each.accuracy.test_value,
             predicted_run_latency_ms=round(1e3 * serving.latency.predict_s(subnetwork.name, 1), 3),
         )
         for each in sorted(serving.served, key=lambda each: each.subnetwork.macs)

@@ -169,6 +169,28 @@ def test_pixels_that_the_network_cannot_see_are_refused(
         read_bundle(folder)
 
 
+def test_a_bundle_of_networks_that_were_not_trained_here_has_no_columns(folder: Path) -> None:
+    def be_imported(fields: dict[str, Any]) -> None:
+        for name in ("columns", "depth"):
+            del fields["subnetworks"][0][name]
+        del fields["subnetworks"][0]["accuracy"]["test"]
+        fields["subnetworks"][0]["source"] = {"file": "my net.onnx", "sha256": "0" * 64}
+        for name in ("architecture", "provenance"):
+            del fields[name]
+
+    edit_manifest(folder, be_imported)
+
+    bundle = read_bundle(folder)
+    (subnetwork,) = bundle.manifest.subnetworks
+    assert (subnetwork.columns, subnetwork.depth, subnetwork.accuracy.test_value) == (
+        (),
+        None,
+        None,
+    )
+    with pytest.raises(BundleError, match="its networks were imported, not trained here"):
+        _ = bundle.trained
+
+
 def delete_weights(folder: Path) -> None:
     (folder / "weights.bin").unlink()
 

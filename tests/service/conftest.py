@@ -56,6 +56,6 @@ def jpeg(picture: Image.Image) -> bytes:
 
 def random_batch(n: int, bundle: Bundle) -> list[NDArray[np.uint8]]:
     """Images of noise, as a device takes them."""
-    size = bundle.manifest.architecture.image_size
+    size = bundle.manifest.preprocessing.size
     rng = np.random.default_rng(n)
     return [rng.integers(0, 256, (size, size, 3), dtype=np.uint8) for _ in range(n)]

@@ -202,7 +202,7 @@ def test_a_subnetwork_has_the_accuracy_of_the_precision_that_it_is_served_in(
         assert subnetwork.int8
         served = subnetwork.int8 if entry.precision == "int8" else subnetwork
         assert entry.expected_accuracy == served.accuracy.validation.value
-        assert entry.test_accuracy == served.accuracy.test.value
+        assert entry.test_accuracy == served.accuracy.test_value
 
 
 def test_every_request_is_counted_once(server: ServerProcess, jpeg: bytes) -> None:

@@ -34,7 +34,7 @@ def images(n: int, size: int) -> Iterator[np.ndarray]:
 
 def test_every_subnetwork_of_the_bundle_runs(device: Device, bundle: Bundle) -> None:
     manifest = bundle.manifest
-    batch = list(images(3, manifest.architecture.image_size))
+    batch = list(images(3, manifest.preprocessing.size))
 
     for subnetwork in manifest.subnetworks:
         probabilities = device.run(subnetwork.name, batch)
@@ -43,7 +43,7 @@ def test_every_subnetwork_of_the_bundle_runs(device: Device, bundle: Bundle) -> 
 
 
 def test_an_image_gets_the_same_answer_in_any_company(device: Device, bundle: Bundle) -> None:
-    batch = list(images(4, bundle.manifest.architecture.image_size))
+    batch = list(images(4, bundle.manifest.preprocessing.size))
 
     for subnetwork in bundle.manifest.subnetworks:
         together = device.run(subnetwork.name, batch)
@@ -152,7 +152,7 @@ def test_tensorrt_keeps_engines_for_a_bundle_and_its_batch_sizes(
             warn=pytest.fail,
         ).close()
 
-    side = bundle.manifest.architecture.image_size
+    side = bundle.manifest.preprocessing.size
     few, many = asked[0], asked[-1]
     assert few["trt_engine_cache_path"] != many["trt_engine_cache_path"]
     assert many["trt_profile_max_shapes"] == f"images:4x{side}x{side}x3"

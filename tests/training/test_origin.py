@@ -43,7 +43,7 @@ def test_the_graphs_of_a_bundle_hold_the_weights_of_its_run(
 
 def test_the_shipped_bundle_can_be_gone_on_with() -> None:
     bundle = read_bundle(PRETRAINED_DIR / "cifar10")
-    network = FractalNet(bundle.manifest.architecture)
+    network = FractalNet(bundle.trained[0])
 
     origin = read_origin(bundle.folder)
 

@@ -1,0 +1,47 @@
+"""How a command ends: its exit code, and one line on stderr where it cannot go on."""
+
+import argparse
+import sys
+
+from model.bundle import BundleError
+from training import TrainingError, first_line
+
+
+def run_command(options: argparse.Namespace) -> int:
+    """Run the command that was parsed; return its exit code.
+
+    ``options`` may say as ``to_go_on`` what goes on after Ctrl-C, and as ``to_save_memory`` what needs less of it.
+    """
+    try:
+        options.command(options)
+    except (TrainingError, BundleError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except ExceptionGroup as errors:  # several of those
+        ours, others = errors.split((TrainingError, BundleError))
+        if others or ours is None:
+            raise
+        for each in ours.exceptions:
+            print(f"error: {each}", file=sys.stderr)
+        return 1
+    except OSError as error:  # a disk that fills up does not say which file it was
+        where = error.filename or getattr(options, "out", "the data")
+        print(f"error: {where}: {error.strerror or error}", file=sys.stderr)
+        return 1
+    except (MemoryError, RuntimeError) as error:
+        if not _is_out_of_memory(error):
+            raise
+        how = getattr(options, "to_save_memory", "")
+        print(f"error: out of memory{how} ({first_line(error)})", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        how = getattr(options, "to_go_on", "run it again to go on")
+        print(f"stopped; {how}", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    """Say whether memory ran out, on a GPU or not; of the latter torch has no error of its own."""
+    is_own = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+    return is_own or "can't allocate memory" in str(error)
