@@ -7,6 +7,7 @@ It needs haproxy, and ends with 1 if a request was lost or answered twice.
 
 import argparse
 import asyncio
+import csv
 import json
 import os
 import shutil
@@ -18,16 +19,20 @@ import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from hashlib import sha256
 from io import BytesIO
 from pathlib import Path
 from random import Random
 from typing import Any
 
+from name_server import NameServer
 from PIL import Image
 
 ROOT = Path(__file__).parents[1]
-REPLICAS = 3
+LOCAL = "127.0.0.1"
+HOSTS = ("127.0.0.2", "127.0.0.3", "127.0.0.4")  # of the replicas; one name and port leads to all
 LONGEST_S = 60.0  # of one phase
+REFUSALS = ("/problems/overloaded", "/problems/expired")
 RECOVERED = 0.99  # of the requests of the last second in time
 
 
@@ -40,12 +45,19 @@ class Outcome:
     done_at: float = float("inf")
     status: int = 0
     bundle: str = ""
+    is_refused: bool = False  # by a replica that had no time for it, and said so
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether no replica said anything."""
+        return self.status != 200 and not self.is_refused
 
 
 class Replica:
-    """A server process on a port of its own."""
+    """A server process at an address of its own."""
 
-    def __init__(self, port: int, log: Path) -> None:
+    def __init__(self, host: str, port: int, log: Path) -> None:
+        self.host = host
         self.port = port
         self.log = log
         self.process: asyncio.subprocess.Process | None = None
@@ -53,6 +65,7 @@ class Replica:
     async def start(self, bundle: Path) -> None:
         """Start it and return when it is ready."""
         variables = {
+            "ANYTIME_HOST": self.host,
             "ANYTIME_PORT": str(self.port),
             "ANYTIME_BUNDLE_DIR": str(bundle),
             "ANYTIME_THREADS": "1",
@@ -63,7 +76,7 @@ class Replica:
             self.process = await asyncio.create_subprocess_exec(
                 *(sys.executable, "-m", "service"), cwd=ROOT, env=os.environ | variables, stdout=log
             )
-        await ready(self.port, self.process)
+        await ready(self.host, self.port, self.process)
 
     async def kill(self) -> None:
         """End it as a crash would, if it runs."""
@@ -86,7 +99,7 @@ class Replica:
         """Have it load what its bundle folder holds now; return when that answers."""
         assert self.process is not None
         self.process.send_signal(signal.SIGHUP)
-        connection = await Connection.open(self.port)
+        connection = await Connection.open(self.host, self.port)
         listed: dict[str, Any] = {}
         while listed.get("bundle", {}).get("name") != name:
             await asyncio.sleep(0.05)
@@ -103,9 +116,9 @@ class Connection:
         self._writer = writer
 
     @classmethod
-    async def open(cls, port: int) -> "Connection":
-        """Connect to a port of this machine."""
-        return cls(*await asyncio.open_connection("127.0.0.1", port))
+    async def open(cls, host: str, port: int) -> "Connection":
+        """Connect."""
+        return cls(*await asyncio.open_connection(host, port))
 
     async def ask(self, request: bytes) -> tuple[int, bytes]:
         """Return the status and body of the reply; status 0 if none came."""
@@ -166,7 +179,9 @@ class Load:
             % (self._query, request_id.encode(), len(self._body), self._body)
         )
         try:
-            connection = self._idle.pop() if self._idle else await Connection.open(self._port)
+            connection = (
+                self._idle.pop() if self._idle else await Connection.open(LOCAL, self._port)
+            )
         except OSError:
             outcome.done_at = self.now()
             return
@@ -174,13 +189,15 @@ class Load:
         outcome.done_at = self.now()
         if outcome.status == 200:
             outcome.bundle = json.loads(body)["bundle"]["name"]
+        elif outcome.status:
+            outcome.is_refused = json.loads(body)["type"] in REFUSALS
         if outcome.status:
             self._idle.append(connection)
         else:
             connection.close()
 
 
-async def ready(port: int, process: asyncio.subprocess.Process) -> None:
+async def ready(host: str, port: int, process: asyncio.subprocess.Process) -> None:
     """Return when the process that listens on a port takes requests.
 
     Raises:
@@ -192,7 +209,7 @@ async def ready(port: int, process: asyncio.subprocess.Process) -> None:
         if process.returncode is not None:
             raise RuntimeError(f"a process ended with {process.returncode}")
         try:
-            connection = await Connection.open(port)
+            connection = await Connection.open(host, port)
         except OSError:
             continue
         status, _ = await connection.ask(b"GET /health/ready HTTP/1.1\r\nHost: anytime\r\n\r\n")
@@ -201,7 +218,7 @@ async def ready(port: int, process: asyncio.subprocess.Process) -> None:
 
 def free_port() -> int:
     """Return a port that was free a moment ago."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
+    with socket.create_server((LOCAL, 0)) as listener:
         port: int = listener.getsockname()[1]
     return port
 
@@ -211,7 +228,9 @@ def renamed(bundle: Path, folder: Path, name: str) -> Path:
     copy = shutil.copytree(bundle, folder / name)
     manifest = json.loads((copy / "manifest.json").read_text())
     manifest["name"] = name
-    (copy / "manifest.json").write_text(json.dumps(manifest))
+    text = json.dumps(manifest).encode()
+    (copy / "manifest.json").write_bytes(text)
+    (copy / "manifest.json.sha256").write_text(f"{sha256(text).hexdigest()}  manifest.json\n")
     return copy
 
 
@@ -231,22 +250,31 @@ async def tell(admin: Path, command: str) -> str:
     return answer
 
 
+async def servers(admin: Path) -> list[dict[str, str]]:
+    """Return HAProxy's statistics of every replica."""
+    lines = (await tell(admin, "show stat")).removeprefix("# ").splitlines()
+    rows = csv.DictReader(lines)
+    return [row for row in rows if row["pxname"] == "replicas" and row["svname"] != "BACKEND"]
+
+
 async def drained(admin: Path, name: str) -> None:
     """Return when a replica that gets no more requests has none in progress."""
-    while True:
-        rows = [row.split(",") for row in (await tell(admin, "show stat")).splitlines()]
-        (current,) = [row[4] for row in rows if row[:2] == ["replicas", name]]
-        if current == "0":
-            return
+    while "0" not in [row["scur"] for row in await servers(admin) if row["svname"] == name]:  # noqa: ASYNC110
         await asyncio.sleep(0.01)
 
 
 async def try_replicas(options: argparse.Namespace, folder: Path) -> int:
     """Run every phase under load; return the exit code."""
-    replicas = [Replica(free_port(), folder / f"{i}.log") for i in range(REPLICAS)]
-    port, admin = free_port(), folder / "haproxy.sock"
-    variables = {"BIND": f"127.0.0.1:{port}", "ADMIN": str(admin)}
-    variables |= {f"REPLICA_{i + 1}": f"127.0.0.1:{r.port}" for i, r in enumerate(replicas)}
+    port, replica_port, admin = free_port(), free_port(), folder / "haproxy.sock"
+    replicas = [Replica(host, replica_port, folder / f"{host}.log") for host in HOSTS]
+    names = NameServer(list(HOSTS))
+    variables = {
+        "BIND": f"{LOCAL}:{port}",
+        "PRIVATE": f"{LOCAL}:{free_port()}",
+        "ADMIN": str(admin),
+        "REPLICAS": f"replicas.example:{replica_port}",
+        "NAMESERVER": names.address,
+    }
     bundles = {name: renamed(options.bundle, folder, name) for name in ("first", "second", "third")}
     current = folder / "current"
     lead(current, bundles["first"])
@@ -262,11 +290,13 @@ async def try_replicas(options: argparse.Namespace, folder: Path) -> int:
         await replicas[0].kill()
 
     async def drain() -> None:
-        await tell(admin, "set server replicas/replica-2 state drain")
-        await drained(admin, "replica-2")
+        address = f"{replicas[1].host}:{replica_port}"
+        (name,) = [row["svname"] for row in await servers(admin) if row["addr"] == address]
+        await tell(admin, f"set server replicas/{name} state drain")
+        await drained(admin, name)
         await replicas[1].stop()
         await replicas[1].start(current)
-        await tell(admin, "set server replicas/replica-2 state ready")
+        await tell(admin, f"set server replicas/{name} state ready")
 
     async def roll() -> None:
         lead(current, bundles["second"])
@@ -279,27 +309,28 @@ async def try_replicas(options: argparse.Namespace, folder: Path) -> int:
         await asyncio.gather(*(replica.reload("third") for replica in replicas))
 
     config = ROOT / "deploy" / "haproxy" / "haproxy.cfg"
-    proxy = await asyncio.create_subprocess_exec(
-        "haproxy", "-f", str(config), env=os.environ | variables
-    )
-    try:
-        await asyncio.gather(*(replica.start(current) for replica in replicas))
-        await ready(port, proxy)
-        sending = asyncio.create_task(load.run())
-        await asyncio.sleep(0)
-        await phase("steady", lambda: asyncio.sleep(0))
-        await phase("kill -9 one", kill)
-        await phase("start it again", lambda: replicas[0].start(current))
-        await phase("drain one", drain)
-        await phase("roll all", roll)
-        await phase("all reload", reload)
-        load.stopped = True
-        await sending
-    finally:
-        proxy.terminate()
-        await proxy.wait()
-        for replica in replicas:
-            await replica.kill()
+    with names, (folder / "haproxy.log").open("wb") as log:
+        proxy = await asyncio.create_subprocess_exec(
+            "haproxy", "-f", str(config), env=os.environ | variables, stdout=log
+        )
+        try:
+            await asyncio.gather(*(replica.start(current) for replica in replicas))
+            await ready(LOCAL, port, proxy)
+            sending = asyncio.create_task(load.run())
+            await asyncio.sleep(0)
+            await phase("steady", lambda: asyncio.sleep(0))
+            await phase("kill -9 one", kill)
+            await phase("start it again", lambda: replicas[0].start(current))
+            await phase("drain one", drain)
+            await phase("roll all", roll)
+            await phase("all reload", reload)
+            load.stopped = True
+            await sending
+        finally:
+            proxy.terminate()
+            await proxy.wait()
+            for replica in replicas:
+                await replica.kill()
     return report(load, event_at, [replica.log for replica in replicas], options)
 
 
@@ -328,17 +359,18 @@ def report(
                 answered_by[fields["request_id"]] += 1
     deadline_s = options.deadline_ms / 1e3
     print(
-        f"{'phase':16}{'requests':>9}{'lost':>6}{'twice':>7}{'in time':>9}{'recovered after':>17}"
+        f"{'phase':16}{'requests':>9}{'lost':>6}{'twice':>7}{'refused':>9}{'in time':>9}{'recovered after':>17}"
     )
     failed = False
     for name, at in event_at.items():
         outcomes = {i: each for i, each in load.outcomes.items() if each.phase == name}
-        lost = sum(each.status != 200 for each in outcomes.values())
+        lost = sum(each.is_lost for each in outcomes.values())
+        refused = sum(each.is_refused for each in outcomes.values())
         twice = sum(answered_by[i] > 1 for i in outcomes)
         in_time = sum(each.done_at - each.due_at <= deadline_s for each in outcomes.values())
         recovered = recovery_s(list(outcomes.values()), at, deadline_s)
         print(
-            f"{name:16}{len(outcomes):9}{lost:6}{twice:7}{in_time / len(outcomes):9.2%}{recovered:15.2f} s"
+            f"{name:16}{len(outcomes):9}{lost:6}{twice:7}{refused:9}{in_time / len(outcomes):9.2%}{recovered:15.2f} s"
         )
         failed |= bool(lost or twice)
     bundles = Counter(each.bundle for each in load.outcomes.values() if each.bundle)

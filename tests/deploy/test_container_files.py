@@ -16,7 +16,7 @@ from service import __version__
 
 ROOT = Path(__file__).parents[2]
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
-SERVERS = ("server", "server-gpu")
+SERVERS = ("server", "server-gpu", "replica")
 
 
 def locked(file: str) -> dict[str, list[Requirement]]:

@@ -1,20 +1,26 @@
 """A real HAProxy before replicas that do as a test says: what it passes on, and what it repeats."""
 
 import http.client
+import json
 import os
+import runpy
 import shutil
 import socket
+import ssl
 import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 
-CONFIG = Path(__file__).parents[2] / "deploy" / "haproxy" / "haproxy.cfg"
+DEPLOY = Path(__file__).parents[2] / "deploy"
+CONFIG = DEPLOY / "haproxy" / "haproxy.cfg"
+NameServer = runpy.run_path(str(DEPLOY / "name_server.py"))["NameServer"]
 REPLICAS = 3
 BETWEEN_S = 0.02  # the head of a request and its body, as on a network
 
@@ -28,7 +34,7 @@ class Replicas:
     """What every replica does with a request, and what reached them; a status of None is no reply at all."""
 
     statuses: Iterator[int | None] = field(default_factory=lambda: iter(()))
-    reached: list[tuple[int, str]] = field(default_factory=list)  # port and path
+    reached: list[tuple[str, str]] = field(default_factory=list)  # address and path
 
     def handler(self) -> type[BaseHTTPRequestHandler]:
         """Return what a server of the standard library handles requests by."""
@@ -45,7 +51,7 @@ class Replicas:
 
             def do_POST(self) -> None:
                 self.rfile.read(int(self.headers.get("Content-Length", 0)))
-                replicas.reached.append((self.connection.getsockname()[1], self.path))
+                replicas.reached.append((self.connection.getsockname()[0], self.path))
                 status = next(replicas.statuses, 200)
                 if status is None:
                     self.close_connection = True
@@ -63,7 +69,16 @@ class Replicas:
         return Handler
 
 
-Ask = Callable[..., int]
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What came back."""
+
+    status: int
+    headers: http.client.HTTPMessage
+    body: bytes
+
+
+Ask = Callable[..., Reply]
 
 
 @pytest.fixture
@@ -73,48 +88,72 @@ def replicas() -> Replicas:
 
 @pytest.fixture
 def ask(replicas: Replicas, tmp_path: Path) -> Iterator[Ask]:
-    """Return what sends a request by method and path through the proxy, and returns the status of the reply."""
-    servers = [ThreadingHTTPServer(("127.0.0.1", 0), replicas.handler()) for _ in range(REPLICAS)]
+    """Return what sends a request by method and path through the proxy, found by a name, and returns the reply."""
+    servers = [ThreadingHTTPServer(("127.0.0.1", 0), replicas.handler())]
+    port = servers[0].server_address[1]
+    servers += [
+        ThreadingHTTPServer((f"127.0.0.{i}", port), replicas.handler())
+        for i in range(2, REPLICAS + 1)
+    ]
     for server in servers:
         threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
-    address = tmp_path / "proxy"
-    variables = {"BIND": f"unix@{address}", "ADMIN": str(tmp_path / "admin")}
-    variables |= {
-        f"REPLICA_{i + 1}": f"127.0.0.1:{each.server_address[1]}" for i, each in enumerate(servers)
-    }
+    addresses = [str(each.server_address[0]) for each in servers]
+    with (
+        NameServer(addresses) as names,
+        _proxy(tmp_path, f"anytime.example:{port}", names.address) as send,
+    ):
+        while send("GET", "/health/ready").status != 200:
+            time.sleep(BETWEEN_S)  # the name is looked up after the start
+        yield send
+    for server in servers:
+        server.shutdown()
+        server.server_close()
 
-    def send(method: str, path: str, body: bytes = b"") -> int:
+
+@contextmanager
+def _proxy(folder: Path, replicas: str, name_server: str, **further: str) -> Iterator[Ask]:
+    """Run the proxy; give what sends through it, by one of its addresses."""
+    variables = {
+        "REPLICAS": replicas,
+        "NAMESERVER": name_server,
+        "BIND": f"unix@{folder / 'public'}",
+        "PRIVATE": f"unix@{folder / 'private'}",
+        "ADMIN": str(folder / "admin"),
+    } | further
+
+    def send(method: str, path: str, body: bytes = b"", by: str = "BIND") -> Reply:
         connection = http.client.HTTPConnection("proxy", timeout=10)
-        connection.sock = _connect(address)
+        connection.sock = _connect(variables[by])
         connection.putrequest(method, path)
         connection.putheader("Content-Length", str(len(body)))
         connection.endheaders()
         time.sleep(BETWEEN_S)
         connection.send(body)
-        status = connection.getresponse().status
+        response = connection.getresponse()
+        reply = Reply(response.status, response.headers, response.read())
         connection.close()
-        return status
+        return reply
 
-    proxy = subprocess.Popen(["haproxy", "-f", CONFIG], env=os.environ | variables)
-    try:
-        yield send
-    finally:
-        proxy.terminate()
-        proxy.wait()
-        for server in servers:
-            server.shutdown()
-            server.server_close()
-
-
-def _connect(address: Path) -> socket.socket:
-    """Return a connection to a socket that is about to be there."""
-    for _ in range(500):
-        connection = socket.socket(socket.AF_UNIX)
+    with (folder / "log").open("wb") as log:
+        proxy = subprocess.Popen(["haproxy", "-f", CONFIG], env=os.environ | variables, stdout=log)
         try:
-            connection.connect(str(address))
+            yield send
+        finally:
+            proxy.terminate()
+            proxy.wait()
+
+
+def _connect(address: str) -> socket.socket:
+    """Return a connection to a socket that is about to be there."""
+    is_local = address.startswith("unix@")
+    host, _, port = address.rpartition(":")
+    for _ in range(500):
+        connection = socket.socket(socket.AF_UNIX if is_local else socket.AF_INET)
+        try:
+            connection.connect(address.removeprefix("unix@") if is_local else (host, int(port)))
         except OSError:
             connection.close()
-            time.sleep(0.01)
+            time.sleep(BETWEEN_S)
         else:
             return connection
     raise TimeoutError(address)
@@ -129,19 +168,42 @@ def _connect(address: Path) -> socket.socket:
         ("POST", "/admin/reload"),
         ("POST", "/%61dmin/reload"),
         ("POST", "/admin%2Freload"),
+        ("GET", "/docs"),
+        ("GET", "/docs/swagger-ui.css"),
+        ("GET", "/openapi.json"),
     ],
 )
-def test_what_is_one_replicas_own_is_not_passed_on(
+def test_what_is_not_for_everybody_is_not_passed_on(
     ask: Ask, replicas: Replicas, method: str, path: str
 ) -> None:
-    assert ask(method, path) == 404
+    reply = ask(method, path)
+
+    assert reply.status == 404
+    assert reply.headers["Content-Type"] == "application/problem+json"
+    assert json.loads(reply.body)["status"] == 404
     assert replicas.reached == []
+
+
+def test_private_address_has_the_proxys_metrics_and_the_servers_description(
+    ask: Ask, replicas: Replicas
+) -> None:
+    assert b"haproxy_server_status{" in ask("GET", "/metrics", by="PRIVATE").body
+    assert ask("GET", "/docs", by="PRIVATE").status == 200
+    assert ask("POST", "/admin/reload", by="PRIVATE").status == 503  # it leads nowhere
+    assert [path for _, path in replicas.reached] == ["/docs"]
+
+
+def test_every_address_of_the_name_is_a_replica(ask: Ask, replicas: Replicas) -> None:
+    for _ in range(10 * REPLICAS):
+        ask("POST", "/classify", b"image")
+
+    assert len({address for address, _ in replicas.reached}) == REPLICAS
 
 
 def test_refusal_is_not_repeated(ask: Ask, replicas: Replicas) -> None:
     replicas.statuses = iter([503])
 
-    assert ask("POST", "/classify?deadline_ms=50", b"image") == 503
+    assert ask("POST", "/classify?deadline_ms=50", b"image").status == 503
     assert len(replicas.reached) == 1
 
 
@@ -151,7 +213,7 @@ def test_request_whose_replica_ends_is_asked_of_another(
 ) -> None:
     replicas.statuses = iter([None])
 
-    assert ask("POST", path, b"image") == 200
+    assert ask("POST", path, b"image").status == 200
     (first, _), (second, _) = replicas.reached
     assert first != second
 
@@ -159,5 +221,66 @@ def test_request_whose_replica_ends_is_asked_of_another(
 def test_request_that_changes_something_is_not_repeated(ask: Ask, replicas: Replicas) -> None:
     replicas.statuses = iter([None])
 
-    assert ask("POST", "/feedback", b"{}") == 502
+    reply = ask("POST", "/feedback", b"{}")
+
+    assert (reply.status, json.loads(reply.body)["title"]) == (502, "Bad Gateway")
     assert len(replicas.reached) == 1
+
+
+def test_where_no_replica_is_left_a_problem_says_when_to_ask_again(tmp_path: Path) -> None:
+    with (
+        NameServer([]) as names,
+        _proxy(tmp_path, "anytime.example:80", names.address) as send,
+    ):
+        reply = send("POST", "/classify", b"image")
+        while "classify" not in (line := (tmp_path / "log").read_text()):
+            time.sleep(BETWEEN_S)
+
+    assert json.loads(line)["status"] == 503
+    assert reply.status == 503
+    assert reply.headers["Content-Type"] == "application/problem+json"
+    assert reply.headers["Retry-After"] == "1"
+    assert json.loads(reply.body)["type"] == "/problems/not-ready"
+
+
+def test_client_that_asks_too_much_is_told_to_wait(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    with (
+        NameServer([]) as names,
+        _proxy(tmp_path, "anytime.example:80", names.address, BIND=address, RATE="3") as send,
+    ):
+        replies = [send("POST", "/classify", b"image") for _ in range(4)]
+
+    assert [each.status for each in replies] == [503, 503, 503, 429]
+    assert replies[-1].headers["Retry-After"] == "10"
+    assert json.loads(replies[-1].body)["title"] == "Too Many Requests"
+
+
+@pytest.mark.skipif(not shutil.which("openssl"), reason="needs openssl")
+def test_with_a_certificate_only_tls_is_served(tmp_path: Path) -> None:
+    request = "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -subj /CN=localhost -addext subjectAltName=DNS:localhost"
+    certificate, tls = tmp_path / "certificate", f"unix@{tmp_path / 'tls'}"
+    subprocess.run(
+        ["openssl", *request.split(), "-keyout", f"{certificate}.key", "-out", certificate],
+        check=True,
+        stderr=subprocess.DEVNULL,
+    )
+    with (
+        NameServer([]) as names,
+        _proxy(
+            tmp_path,
+            "anytime.example:80",
+            names.address,
+            CERTIFICATES=str(certificate),
+            BIND_TLS=tls,
+        ) as send,
+    ):
+        plain = send("POST", "/classify")
+        context = ssl.create_default_context(cafile=certificate)
+        with context.wrap_socket(_connect(tls), server_hostname="localhost") as secured:
+            secured.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            reply = secured.recv(4096)
+
+    assert (plain.status, plain.headers["Location"]) == (308, "https://proxy/classify")
+    assert reply.startswith(b"HTTP/1.1 503 ")
