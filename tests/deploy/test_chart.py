@@ -1,8 +1,10 @@
 """The Helm chart, rendered by Helm's own library and held against the schemas of what it makes."""
 
 import json
+import runpy
 import shutil
 import subprocess
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,8 @@ from cloudcoil.models.prometheus_operator.v1 import PrometheusRule, ServiceMonit
 from prometheus_client import CollectorRegistry
 from prometheus_client.parser import text_string_to_metric_families
 
+from service import __version__
+from service.front.routes import router
 from service.observability.telemetry import Metrics
 from service.settings import Settings
 
@@ -22,6 +26,9 @@ CHART = Path(__file__).parents[2] / "deploy" / "kubernetes" / "anytime"
 KUBERNETES = ("1.30", "1.37")  # the oldest that the chart takes, and the newest known
 
 Document = dict[str, Any]
+
+# It reads megabytes of schemas anew for every document.
+kubernetes_validate.utils.schema_contents = cache(kubernetes_validate.utils.schema_contents)
 
 SCHEMA: Document = json.loads((CHART / "values.schema.json").read_text())
 GPU: Document = yaml.safe_load((CHART / "values-gpu.yaml").read_text())
@@ -33,6 +40,39 @@ WATCHED: Document = {
 }
 VALUES: dict[str, Document] = {
     "defaults": {},
+    "reached from outside": {
+        "ingress": {
+            "enabled": True,
+            "className": "nginx",
+            "host": "anytime.example",
+            "tlsSecret": "tls",
+        },
+        "gateway": {
+            "enabled": True,
+            "parentRefs": [{"name": "public"}],
+            "hostnames": ["*.example"],
+        },
+        "networkPolicy": {"from": [{"namespaceSelector": {"matchLabels": {"team": "edge"}}}]},
+    },
+    "placed and labelled": {
+        "affinity": {
+            "podAntiAffinity": {
+                "requiredDuringSchedulingIgnoredDuringExecution": [
+                    {"topologyKey": "kubernetes.io/hostname"}
+                ]
+            }
+        },
+        "priorityClassName": "serving",
+        "podLabels": {"team": "vision"},
+        "extraEnv": [
+            {
+                "name": "OTEL_EXPORTER_OTLP_HEADERS",
+                "valueFrom": {"secretKeyRef": {"name": "otel", "key": "headers"}},
+            }
+        ],
+        "serviceAccount": {"create": False, "name": "shared"},
+        "disruption": {"maxUnavailable": "25%"},
+    },
     "one replica": {"replicas": 1},
     "gpu": GPU,
     "scaled": SCALED,
@@ -103,6 +143,12 @@ WRONG: dict[str, Document] = {
     "drain without end": {"settings": {"drain_s": 1e9}},
     "bundle outside its claim": {"bundle": {"claim": "bundles", "path": "../secrets"}},
     "memory in words": {"resources": {"limits": {"memory": "plenty"}}},
+    "share of more than all": {"disruption": {"maxUnavailable": "101%"}},
+    "setting beside the settings": {"extraEnv": [{"name": "ANYTIME_PORT", "value": "9"}]},
+    "unknown variant": {"image": {"variant": "tpu"}},
+    "no host": {"ingress": {"host": "a b"}},
+    "gateway by no name": {"gateway": {"parentRefs": [{"namespace": "a"}]}},
+    "misspelt affinity": {"affinity": {"podAffinities": {}}},
     "unknown service type": {"service": {"type": "Ingress"}},
     "no time to leave the endpoints": {"preStopSeconds": 0},
 }
@@ -113,10 +159,16 @@ PREDICTOR_FIELDS = {
 
 
 def render(values: Document, name: str = "anytime") -> dict[str, Document]:
-    """Return what the chart makes of values, by kind."""
+    """Return what the chart makes of values, by kind; the pod of ``helm test`` among it."""
+    values = {
+        **values,
+        "image": {"repository": "registry.example/anytime", **values.get("image", {})},
+    }
     with helm_python.Chart.load(CHART) as chart:
         files = chart.render(values, name=name, namespace="prod")
-    documents = [yaml.safe_load(text) for name, text in files.items() if name.endswith(".yaml")]
+    documents = [
+        yaml.load(text, yaml.CSafeLoader) for name, text in files.items() if name.endswith(".yaml")
+    ]
     return {document["kind"]: document for document in documents if document}
 
 
@@ -151,6 +203,10 @@ def check_against_schema(document: Document, kubernetes: str) -> None:
             pod = {"apiVersion": "v1", "kind": "Pod", "metadata": document["metadata"]}
             pod["spec"] = pod_of({"InferenceService": document})
             kubernetes_validate.validate(pod, kubernetes, strict=True)
+        case "HTTPRoute":  # no package has its schema: the fields that it may have here
+            assert document["spec"].keys() <= {"parentRefs", "hostnames", "rules"}
+            for rule in document["spec"]["rules"]:
+                assert rule.keys() == {"matches", "backendRefs"}
         case _:
             kubernetes_validate.validate(document, kubernetes, strict=True)
 
@@ -162,7 +218,7 @@ def test_everything_rendered_fits_its_schema(values: Document, kubernetes: str) 
         check_against_schema(document, kubernetes)
 
 
-@pytest.mark.parametrize("kind", render(SCALED))
+@pytest.mark.parametrize("kind", [kind for kind, each in render(SCALED).items() if "spec" in each])
 def test_field_that_a_kind_has_not_is_noticed(kind: str) -> None:
     document = render(SCALED)[kind]
     document["spec"]["extra"] = True
@@ -213,12 +269,23 @@ def test_every_value_is_required_and_described() -> None:
 @pytest.mark.parametrize(
     ("name", "values", "complaint"),
     [
+        ("x", {"image": {"repository": ""}}, "image.repository is not set"),
+        ("x", {"ingress": {"enabled": True}}, "ingress.enabled needs ingress.host"),
+        ("x", {"gateway": {"enabled": True}}, "gateway.enabled needs gateway.parentRefs"),
         ("x", {"autoscaling": {"minReplicas": 20}}, "minReplicas is 20, over .*maxReplicas, 10"),
         ("x" * 50, {"kserve": {"enabled": True}}, "68 characters"),
         ("1st", {}, "no Service may be called"),
         ("a.b", {}, "no Service may be called"),
     ],
-    ids=["fewer at most than at least", "long name with KServe", "digit first", "dot"],
+    ids=[
+        "no image",
+        "ingress to no host",
+        "route by no gateway",
+        "fewer at most than at least",
+        "long name with KServe",
+        "digit first",
+        "dot",
+    ],
 )
 def test_what_no_schema_can_say_is_refused(name: str, values: Document, complaint: str) -> None:
     with pytest.raises(helm_python.HelmRenderError, match=complaint):
@@ -325,6 +392,56 @@ def test_traces_go_where_opentelemetrys_variables_say() -> None:
 
     assert environment["ANYTIME_TRACE_SAMPLE"] == "0.1"
     assert environment["OTEL_EXPORTER_OTLP_ENDPOINT"] == "http://collector.monitoring:4318"
+
+
+def test_what_is_not_for_everybody_has_no_way_from_outside() -> None:
+    rendered = render(VALUES["reached from outside"])
+
+    (rule,) = rendered["Ingress"]["spec"]["rules"]
+    by_ingress = {each["path"]: each["pathType"] for each in rule["http"]["paths"]}
+    (rule,) = rendered["HTTPRoute"]["spec"]["rules"]
+    by_gateway = {each["path"]["value"] for each in rule["matches"]}
+    assert by_ingress.keys() == by_gateway
+    assert by_ingress["/"] == "Exact"
+    assert not [path for path in by_gateway if path.startswith(("/metrics", "/admin", "/docs"))]
+    served = {getattr(route, "path", "").partition("/{")[0] for route in router.routes}
+    assert by_gateway - served == {"/", "/samples"}  # the page's
+
+
+def test_whoever_asks_and_prometheus_may_connect_and_nobody_else() -> None:
+    (ingress,) = render(VALUES["reached from outside"])["NetworkPolicy"]["spec"]["ingress"]
+
+    gateway, prometheus, trial = ingress["from"]
+    assert gateway["namespaceSelector"]["matchLabels"] == {"team": "edge"}
+    assert prometheus["namespaceSelector"]["matchLabels"] == {
+        "kubernetes.io/metadata.name": "monitoring"
+    }
+    pod = render({})["Pod"]
+    assert trial["podSelector"]["matchLabels"] == pod["metadata"]["labels"]
+    assert (
+        not render({})["Service"]["spec"]["selector"].items() <= pod["metadata"]["labels"].items()
+    )
+
+
+def test_readme_says_what_the_values_are() -> None:
+    written = runpy.run_path(str(CHART.parent / "readme.py"))["readme"]()
+
+    assert (CHART / "README.md").read_text() == written, "run python deploy/kubernetes/readme.py"
+
+
+@pytest.mark.parametrize(
+    ("image", "reference"),
+    [
+        ({}, f":{__version__}-cpu"),
+        ({"variant": "gpu"}, f":{__version__}-gpu"),
+        ({"tag": "mine"}, ":mine"),
+        ({"tag": "sha256:" + "0" * 64}, "@sha256:" + "0" * 64),
+    ],
+)
+def test_image_is_that_of_the_release_unless_set(image: Document, reference: str) -> None:
+    (container,) = pod_of(render({"image": image}))["containers"]
+
+    assert container["image"] == f"registry.example/anytime{reference}"
 
 
 def test_admin_key_comes_from_a_secret() -> None:

@@ -12,6 +12,15 @@
 {{- if gt (len $longest) 63 }}
 {{- fail (printf "the release's name makes a Service's name of %d characters, %q; at most 63" (len $longest) $longest) }}
 {{- end }}
+{{- if not .Values.image.repository }}
+{{- fail "image.repository is not set, and the chart knows of no image: build one and push it (docs/operations.md), as in --set image.repository=registry.example/anytime" }}
+{{- end }}
+{{- if and .Values.ingress.enabled (not .Values.ingress.host) }}
+{{- fail "ingress.enabled needs ingress.host" }}
+{{- end }}
+{{- if and .Values.gateway.enabled (not .Values.gateway.parentRefs) }}
+{{- fail "gateway.enabled needs gateway.parentRefs, the Gateway to be reached by" }}
+{{- end }}
 {{- with .Values.autoscaling }}
 {{- if gt (int .minReplicas) (int .maxReplicas) }}
 {{- fail (printf "autoscaling.minReplicas is %v, over autoscaling.maxReplicas, %v" .minReplicas .maxReplicas) }}
@@ -37,11 +46,50 @@ helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
 {{- end }}
 
 {{- define "anytime.image" -}}
-{{ .Values.image.repository }}{{ if hasPrefix "sha256:" .Values.image.tag }}@{{ else }}:{{ end }}{{ .Values.image.tag }}
+{{- $tag := .Values.image.tag | default (printf "%s-%s" .Chart.AppVersion .Values.image.variant) -}}
+{{ .Values.image.repository }}{{ if hasPrefix "sha256:" $tag }}@{{ else }}:{{ end }}{{ $tag }}
+{{- end }}
+
+{{- /* KServe makes a Service of the plain name itself. */ -}}
+{{- define "anytime.service" -}}
+{{ include "anytime.name" . }}{{ if .Values.kserve.enabled }}-metrics{{ end }}
+{{- end }}
+
+{{- define "anytime.serviceAccount" -}}
+{{ .Values.serviceAccount.name | default (ternary (include "anytime.name" .) "default" .Values.serviceAccount.create) }}
+{{- end }}
+
+{{- /* Of the pod of `helm test`, which no Service may take for a server. */ -}}
+{{- define "anytime.testLabels" -}}
+app.kubernetes.io/name: {{ .Chart.Name }}-test
+app.kubernetes.io/instance: {{ .Release.Name | quote }}
+{{- end }}
+
+{{- /* What the world may ask: neither metrics nor administration nor /docs. */ -}}
+{{- define "anytime.paths" -}}
+- {path: /, type: Exact}
+- {path: /classify, type: Prefix}
+- {path: /feedback, type: Exact}
+- {path: /problems, type: Prefix}
+- {path: /samples, type: Prefix}
+- {path: /subnetworks, type: Exact}
+{{- end }}
+
+{{- /* A pod reads its Secret once, at its start: a changed one makes new pods, at the next upgrade. */ -}}
+{{- define "anytime.annotations" -}}
+{{- $annotations := .Values.podAnnotations }}
+{{- with .Values.adminKeySecret.name }}
+{{- $secret := lookup "v1" "Secret" $.Release.Namespace . }}
+{{- $annotations = merge (dict "checksum/admin-key" ($secret | dig "data" "" | toJson | sha256sum)) $annotations }}
+{{- end }}
+{{- with $annotations }}
+annotations: {{ toJson . }}
+{{- end }}
 {{- end }}
 
 {{- /* What a pod is made of: the same in a Deployment and in an InferenceService, which wants the container so named. */ -}}
 {{- define "anytime.pod" -}}
+serviceAccountName: {{ include "anytime.serviceAccount" . }}
 automountServiceAccountToken: false
 enableServiceLinks: false
 {{- with .Values.image.pullSecrets }}
@@ -58,6 +106,12 @@ nodeSelector: {{ toJson . }}
 {{- end }}
 {{- with .Values.tolerations }}
 tolerations: {{ toJson . }}
+{{- end }}
+{{- with .Values.affinity }}
+affinity: {{ toJson . }}
+{{- end }}
+{{- with .Values.priorityClassName }}
+priorityClassName: {{ quote . }}
 {{- end }}
 terminationGracePeriodSeconds: {{ add .Values.preStopSeconds (ceil .Values.settings.drain_s) 5 }}
 topologySpreadConstraints:
@@ -99,6 +153,9 @@ containers:
       {{- if .Values.bundle.claim }}
       - name: ANYTIME_BUNDLE_DIR
         value: {{ printf "/bundles/%s" .Values.bundle.path | quote }}
+      {{- end }}
+      {{- with .Values.extraEnv }}
+      {{- toYaml . | nindent 6 }}
       {{- end }}
     resources: {{ toJson .Values.resources }}
     startupProbe: # three minutes to load the bundle and to warm up: on a GPU every batch size is captured
