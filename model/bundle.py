@@ -29,6 +29,7 @@ from pydantic import (
 )
 
 from model.graph_file import GraphRefused, check_graph
+from model.intervals import wilson
 from model.preprocessing import Preprocessing
 from model.presets import Architecture
 from model.signature import SignatureRefused, check_signature
@@ -36,9 +37,7 @@ from model.signature import SignatureRefused, check_signature
 if TYPE_CHECKING:
     from minisign import SecretKey
 
-FORMAT_VERSION = (
-    3  # 1 had no int8 graphs, 2 no preprocessing and nothing imported; both are read too
-)
+FORMAT_VERSION = 3  # 1 had no int8 graphs, 2 no preprocessing, expected accuracies or imported files; both are read
 MANIFEST_FILE = "manifest.json"
 CHECKSUM_FILE = "manifest.json.sha256"  # as sha256sum writes and checks it
 SIGNATURE_FILE = "manifest.json.minisig"  # as minisign writes and checks it
@@ -82,16 +81,36 @@ class Measured(Record):
     n: Annotated[int, Field(ge=1)]
 
 
+class Estimate(Record):
+    """The accuracy to expect, and between what it lies with 95 % confidence."""
+
+    value: Annotated[float, Field(ge=0, le=1)]
+    low: Annotated[float, Field(ge=0, le=1)]
+    high: Annotated[float, Field(ge=0, le=1)]
+
+
 class Accuracy(Record):
-    """Accuracy by split; choices are made on ``validation``, ``test`` is measured once and only published, if it is there."""
+    """Accuracy by split; choices are made by what ``validation`` lets expect, ``test`` is measured once and only published,
+    if it is there.
+
+    ``expected`` takes into account how few images were measured; bundles from before format 3 have none.
+    """
 
     validation: Measured
     test: Measured | None = None
+    expected: Estimate | None = None
 
     @property
     def test_value(self) -> float | None:
         """The share of the test images, where there are some."""
         return self.test.value if self.test else None
+
+    @property
+    def estimate(self) -> Estimate:
+        """What choices are made by."""
+        measured = self.validation
+        low, high = wilson(measured.value, measured.n)
+        return self.expected or Estimate(value=measured.value, low=low, high=high)
 
 
 class Calibration(Record):

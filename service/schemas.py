@@ -216,7 +216,10 @@ class SubnetworkEntry(Document):
     parameters: int
     macs: int = Field(description="Multiply-adds an image.")
     precision: Literal["float", "int8"] = Field(description="The faster one on this machine.")
-    expected_accuracy: float = Field(description="On validation images; choices are made on it.")
+    expected_accuracy: float = Field(description="By validation images; choices are made on it.")
+    expected_accuracy_interval: tuple[float, float] = Field(
+        description="Between what it lies with 95 % confidence."
+    )
     test_accuracy: float | None = Field(description="Null where there were no test images.")
     predicted_run_latency_ms: float = Field(description="Of one image, now.")
 

@@ -95,11 +95,11 @@ def evaluate_anytime(bundle: Bundle, data: DataSet, folder: Path) -> str:
 def front(
     measured: Sequence[Measurement], cost: Callable[[Measurement], float]
 ) -> list[Measurement]:
-    """Return the subnetworks more accurate on validation than every cheaper one, cheapest first."""
+    """Return the subnetworks expected to be more accurate than every cheaper one, cheapest first."""
     chosen: list[Measurement] = []
     for m in sorted(measured, key=cost):
-        accuracy = m.subnetwork.accuracy.validation.value
-        if not chosen or accuracy > chosen[-1].subnetwork.accuracy.validation.value:
+        accuracy = m.subnetwork.accuracy.estimate.value
+        if not chosen or accuracy > chosen[-1].subnetwork.accuracy.estimate.value:
             chosen.append(m)
     return chosen
 

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from model.fractal import FractalNet
+from model.intervals import wilson
 from model.path import subnetwork_name
 from model.presets import Architecture
 from training.augment import Normalisation, channel_statistics
@@ -30,11 +31,8 @@ class Score:
 
     @property
     def interval(self) -> tuple[float, float]:
-        """Where the accuracy on all images of this kind lies, with 95 % confidence (Wilson); ``n`` is at least 1."""
-        from scipy.stats import binomtest  # takes half a second to load
-
-        found = binomtest(round(self.accuracy * self.n), self.n).proportion_ci(method="wilson")
-        return float(found.low), float(found.high)
+        """Where the accuracy on all images of this kind lies, with 95 % confidence; ``n`` is at least 1."""
+        return wilson(self.accuracy, self.n)
 
 
 def reported_subnetworks(architecture: Architecture) -> dict[str, frozenset[int]]:

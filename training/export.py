@@ -39,8 +39,9 @@ from model.sessions import cores, open_session
 from training import TrainingError
 from training.augment import Normalisation, channel_statistics
 from training.checkpoint import Checkpoint, restore_network
+from training.choice import LUCK, Right, is_worse, with_expected
 from training.data import DataSet, Split
-from training.evaluate import extract_for_serving, in_order, predict, score
+from training.evaluate import extract_for_serving, in_order, predict
 from training.graph_scores import Logits, calibration, fit_temperature, logits_of, share
 from training.graphs import ServedNetwork, graph_of, weights_of
 from training.quantise import CALIBRATION_IMAGES, quantise
@@ -70,9 +71,9 @@ def export_bundle(
 ) -> Manifest:
     """Export every useful subnetwork of a trained network to a bundle at ``target``.
 
-    Useful are each column alone, the full network, and every other set of columns on the front of validation
-    accuracy against multiply-adds. Unless ``precision`` is float32, the filters are rounded to half precision before
-    anything is measured, and stored so. The accuracies are those of the files in ONNX Runtime on the CPU, which computes
+    Useful are each column alone, the full network, and every other set of columns that is more accurate on the
+    validation images than all cheaper ones, and hardly by luck. Unless ``precision`` is float32, the filters are rounded
+    to half precision before anything is measured, and stored so. The accuracies are those of the files in ONNX Runtime on the CPU, which computes
     a float16 graph with its weights rounded and float32 between them. ``device`` is where subnetworks are chosen.
 
     Raises:
@@ -157,8 +158,10 @@ def _write_bundle(
     with staged_folder(target) as folder:
         weights = WeightsFile(folder / WEIGHTS_FILE, half=precision in ("float16-filters", "int8"))
         subnetworks = []
+        rights: dict[str, Right] = {}  # on the validation images, by graph
+        validation_labels = data.validation.labels.numpy()
         for active, (network, logits) in tqdm(chosen.items(), desc="exporting", disable=None):
-            temperature = fit_temperature(logits.numpy(), data.validation.labels.numpy())
+            temperature = fit_temperature(logits.numpy(), validation_labels)
             served = ServedNetwork(network, normalise, temperature, dtype).eval()
             own_name = subnetwork_name(active, architecture.columns)
             path = folder / f"{own_name}.onnx"
@@ -168,12 +171,14 @@ def _write_bundle(
             session = open_session(path, threads=cores())
             _check_parity(session, served, parity_images, path, PARITY_TOLERANCE[precision])
             on_validation = _logits_on(data.validation, session)
+            rights[path.name] = on_validation.argmax(1) == validation_labels
             accuracy, calibrated = _measure(session, on_validation, data, temperature)
             int8 = None
             if integers:
                 int8_path = folder / f"{own_name}.int8.onnx"
                 weights.write(integers, int8_path)
-                int8 = _quantised(int8_path, on_validation, data, temperature)
+                int8, in_int8 = _quantised(int8_path, on_validation, data, temperature)
+                rights[int8_path.name] = in_int8.argmax(1) == validation_labels
             subnetworks.append(
                 Subnetwork(
                     name=own_name,
@@ -195,7 +200,7 @@ def _write_bundle(
             labels=data.classes,
             precision=precision,
             weights=file_record(folder / WEIGHTS_FILE),
-            subnetworks=tuple(sorted(subnetworks, key=lambda s: s.macs)),
+            subnetworks=with_expected(subnetworks, rights),
             provenance=origin,
         )
         write_manifest(folder, manifest)
@@ -229,7 +234,7 @@ def _useful_subnetworks(
     sets.sort(key=lambda active: cost.macs(architecture, active))
 
     useful = {}
-    best_accuracy = 0.0
+    best: Right | None = None
     for active in tqdm(sets, desc="choosing subnetworks", disable=None):
         subnetwork = extract_for_serving(network, active, training, normalise)
         logits = predict(subnetwork, validation, normalise).cpu()
@@ -238,10 +243,12 @@ def _useful_subnetworks(
                 f"{subnetwork_name(active, architecture.columns)}: its answers are not finite numbers; "
                 "train it for more epochs, or with a lower learning rate"
             )
-        accuracy = score(logits, data.validation.labels).accuracy
-        if len(active) == 1 or active == architecture.all_columns or accuracy > best_accuracy:
+        own: Right = (logits.argmax(1) == data.validation.labels).numpy()
+        is_always = len(active) == 1 or active == architecture.all_columns
+        if is_always or best is None or is_worse(best, own, LUCK):
             useful[active] = (subnetwork.cpu(), logits)
-        best_accuracy = max(best_accuracy, accuracy)
+        if best is None or own.sum() > best.sum():
+            best = own
     return useful
 
 
@@ -262,17 +269,20 @@ def _check_parity(
         )
 
 
-def _quantised(path: Path, float_logits: Logits, data: DataSet, temperature: float) -> Quantised:
-    """Measure a graph in integers, beside the logits of the float graph on the validation images."""
+def _quantised(
+    path: Path, float_logits: Logits, data: DataSet, temperature: float
+) -> tuple[Quantised, Logits]:
+    """Measure a graph in integers, beside the logits of the float graph on the validation images; return its own too."""
     session = open_session(path, threads=cores())
     on_validation = _logits_on(data.validation, session)
     accuracy, calibrated = _measure(session, on_validation, data, temperature)
-    return Quantised(
+    quantised = Quantised(
         accuracy=accuracy,
         calibration=calibrated,
         agreement=share(on_validation, float_logits.argmax(1)),
         graph=file_record(path),
     )
+    return quantised, on_validation
 
 
 def _measure(

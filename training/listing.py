@@ -6,7 +6,7 @@ from model.bundle import Manifest, Measured, Quantised, Subnetwork
 def listing(manifest: Manifest) -> str:
     """Return a table of the subnetworks; what is not known of one is a dash."""
     width = max(14, *(len(each.name) for each in manifest.subnetworks))
-    head = f"{'subnetwork':<{width}} {'depth':>5} {'MMACs':>9} {'validation':>11} {'test':>8} {'calibration error':>18}"
+    head = f"{'subnetwork':<{width}} {'depth':>5} {'MMACs':>9} {'validation':>11} {'95 %':>13} {'test':>8} {'calibration error':>18}"
     lines = [head]
     for each in manifest.subnetworks:
         size = f"{each.name:<{width}} {each.depth or '–':>5} {each.macs / 1e6:>9.2f}"
@@ -20,8 +20,9 @@ def listing(manifest: Manifest) -> str:
 def _figures(measured: Subnetwork | Quantised) -> str:
     """Return accuracies and calibration as cells of the table."""
     accuracy, calibration = measured.accuracy, measured.calibration
+    between = f"{accuracy.estimate.low:.1%}–{accuracy.estimate.high:.1%}"
     return (
-        f"{_share(accuracy.validation):>11} {_share(accuracy.test):>8} "
+        f"{_share(accuracy.validation):>11} {between:>13} {_share(accuracy.test):>8} "
         f"{calibration.ece_before:>8.3f} -> {calibration.ece_after:.3f}"
     )
 

@@ -88,7 +88,7 @@ class Serving:
         self.bundle_name = {"name": manifest.name, "digest": bundle.digest}
         self.served = served
         self.expected_accuracy = {
-            each.subnetwork.name: each.accuracy.validation.value for each in served
+            each.subnetwork.name: each.accuracy.estimate.value for each in served
         }
         self.device = device
         self.latency = LatencyModel(profile, network_margin_s=NETWORK_MARGIN_S)
@@ -225,7 +225,7 @@ async def open_serving(
     undo = ExitStack()
     aside: Aside | None = None
     if settings.agreement_sample:  # first of all: it is to be there before the first request
-        best = max(manifest.subnetworks, key=lambda each: each.accuracy.validation.value)
+        best = max(manifest.subnetworks, key=lambda each: each.accuracy.estimate.value)
         aside = Aside(bundle, best.name)
         undo.callback(aside.close)
     with undo:

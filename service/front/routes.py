@@ -129,7 +129,8 @@ async def subnetworks(request: Request) -> SubnetworkList:
             parameters=subnetwork.parameters,
             macs=subnetwork.macs,
             precision=each.precision,
-            expected_accuracy=each.accuracy.validation.value,
+            expected_accuracy=each.accuracy.estimate.value,
+            expected_accuracy_interval=(each.accuracy.estimate.low, each.accuracy.estimate.high),
             test_accuracy=each.accuracy.test_value,
             predicted_run_latency_ms=round(1e3 * serving.latency.predict_s(subnetwork.name, 1), 3),
         )

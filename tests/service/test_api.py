@@ -35,9 +35,9 @@ def test_a_long_deadline_gets_the_most_accurate_subnetwork(
 ) -> None:
     answer = server.classify(jpeg, deadline_ms=60_000).json()
 
-    best = max(bundle.manifest.subnetworks, key=lambda each: each.accuracy.validation.value)
+    best = max(bundle.manifest.subnetworks, key=lambda each: each.accuracy.estimate.value)
     assert answer["subnetwork"] == best.name
-    assert answer["expected_accuracy"] == best.accuracy.validation.value
+    assert answer["expected_accuracy"] == best.accuracy.estimate.value
     assert answer["bundle"] == {"name": bundle.manifest.name, "digest": bundle.digest}
 
 
@@ -201,7 +201,9 @@ def test_a_subnetwork_has_the_accuracy_of_the_precision_that_it_is_served_in(
     for entry, subnetwork in zip(listed.subnetworks, bundle.manifest.subnetworks, strict=True):
         assert subnetwork.int8
         served = subnetwork.int8 if entry.precision == "int8" else subnetwork
-        assert entry.expected_accuracy == served.accuracy.validation.value
+        expected = served.accuracy.estimate
+        assert entry.expected_accuracy == expected.value
+        assert entry.expected_accuracy_interval == (expected.low, expected.high)
         assert entry.test_accuracy == served.accuracy.test_value
 
 

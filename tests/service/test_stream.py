@@ -54,7 +54,7 @@ def test_answers_get_better_until_the_full_network_ends_them(
     assert accuracies == sorted(set(accuracies))
     cheapest = min(bundle.manifest.subnetworks, key=lambda each: each.macs)
     assert events[0]["subnetwork"] == cheapest.name
-    assert accuracies[-1] == max(s.accuracy.validation.value for s in bundle.manifest.subnetworks)
+    assert accuracies[-1] == max(s.accuracy.estimate.value for s in bundle.manifest.subnetworks)
     assert [event["final"] for event in events] == [False] * (len(events) - 1) + [True]
     latencies = [event["latency_ms"] for event in events]
     assert latencies == sorted(latencies)

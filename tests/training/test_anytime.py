@@ -29,7 +29,9 @@ def measurement(
         subnetwork.model_copy(
             update={
                 "macs": macs,
-                "accuracy": subnetwork.accuracy.model_copy(update={"validation": measured}),
+                "accuracy": subnetwork.accuracy.model_copy(
+                    update={"validation": measured, "expected": None}
+                ),
             }
         ),
         latency_ms,
