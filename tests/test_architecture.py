@@ -18,7 +18,6 @@ API = (ROOT / "docs/api.md").read_text()
 TRAINING_ONLY = {
     "torch",
     "onnx",
-    "onnxscript",
     "sklearn",
     "scipy",
     "tqdm",
