@@ -7,6 +7,9 @@ BIN    := $(VENV)/bin
 RUNTIME   := $(if $(shell nvidia-smi -L 2>/dev/null),gpu,cpu)
 OTHER_ORT := $(if $(filter gpu,$(RUNTIME)),onnxruntime,onnxruntime-gpu)
 
+# What is installed is locked, with hashes; see deploy/lock.sh.
+LOCKS := deploy/requirements
+
 # For `make train`, and RECIPE for `make export`: another recipe or data set, e.g. make train RECIPE=cpu-narrow-c4 DATA=cifar10
 RECIPE ?= tiny
 DATA   ?= digits
@@ -16,7 +19,7 @@ RUN    ?= runs/$(RECIPE)
 BUNDLE ?= model/pretrained/cifar10
 DEVICE ?= cuda
 
-.PHONY: help serve test check format train export bench gpu up clean
+.PHONY: help serve test check audit sbom format train export bench gpu up clean
 
 help: ## say what there is to make
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -27,11 +30,20 @@ serve: $(VENV)/.serve ## serve the bundled model on http://127.0.0.1:8000
 test: $(VENV)/.dev ## run the tests
 	$(BIN)/pytest
 
-check: $(VENV)/.dev ## formatting, lint, types and import contracts
+check: $(VENV)/.dev ## formatting, lint, types, import contracts and licences
 	$(BIN)/ruff format --check
 	$(BIN)/ruff check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/pip-licenses --summary > /dev/null
+
+audit: $(VENV)/.audit ## ask the internet for known vulnerabilities of what is locked
+	$(foreach lock,$(wildcard $(LOCKS)/*.txt),$(BIN)/pip-audit --strict --disable-pip --require-hashes --requirement $(lock) &&) true
+
+sbom: $(VENV)/.audit ## write the bill of materials of each image into dist/
+	mkdir -p dist
+	$(foreach runtime,cpu gpu,$(BIN)/cyclonedx-py requirements --output-reproducible --pyproject pyproject.toml --mc-type application \
+	  --output-file dist/sbom-$(runtime).cdx.json $(LOCKS)/$(runtime).txt &&) true
 
 format: $(VENV)/.dev ## format the code and mend what lint can
 	$(BIN)/ruff check --fix
@@ -57,13 +69,20 @@ up: ## server, Prometheus and Grafana in containers
 clean: ## remove the virtual environment and caches
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 
-$(VENV)/.serve: pyproject.toml
+$(VENV)/.serve: pyproject.toml $(LOCKS)/build.txt $(LOCKS)/$(RUNTIME).txt
 	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(v < (3, 11) and f"Python {v.major}.{v.minor} is too old, 3.11 is needed: make PYTHON=python3.11 serve")'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip uninstall --quiet --yes $(OTHER_ORT)
-	$(BIN)/pip install --quiet --editable '.[$(RUNTIME)]'
+	$(BIN)/pip install --quiet --require-hashes --requirement $(LOCKS)/build.txt --requirement $(LOCKS)/$(RUNTIME).txt
+	$(BIN)/pip install --quiet --no-deps --no-build-isolation --editable .
 	@touch $@
 
-$(VENV)/.dev: $(VENV)/.serve
-	$(BIN)/pip install --quiet --editable '.[$(RUNTIME),traces,train,dev]'
+# torch alone is not in the lock: which build of it fits is the machine's to choose, so that pyproject.toml pins its version.
+$(VENV)/.dev: $(VENV)/.serve $(LOCKS)/dev.txt
+	$(BIN)/pip install --quiet --require-hashes --requirement $(LOCKS)/dev.txt
+	$(BIN)/pip install --quiet --no-build-isolation --editable '.[$(RUNTIME),traces,train,dev]'
+	@touch $@
+
+$(VENV)/.audit: $(VENV)/.serve $(LOCKS)/audit.txt
+	$(BIN)/pip install --quiet --require-hashes --requirement $(LOCKS)/audit.txt
 	@touch $@

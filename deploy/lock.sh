@@ -1,6 +1,9 @@
 #!/bin/sh
-# Lock what the image installs to versions and hashes; run it after a change to pyproject.toml's dependencies.
-# It needs uv (pip install uv). Versions already locked stay unless they must change; --upgrade takes the newest.
+# Lock what is installed, in the image and by `make`, to versions and hashes; run it after a change to pyproject.toml's
+# dependencies. It needs uv (pip install uv). Versions already locked stay unless they must change; --upgrade takes the newest.
+#
+# torch, and CUDA, which it brings, are not in dev.txt: which build of it fits is the machine's to choose, and each package
+# index has files of its own. pyproject.toml pins its version.
 set -eu
 cd "$(dirname "$0")/.."
 
@@ -9,7 +12,13 @@ lock() {
     --custom-compile-command 'deploy/lock.sh' "$@"
 }
 
-for runtime in cpu gpu; do
-  lock "$@" --extra "$runtime" --extra traces --output-file "deploy/requirements/$runtime.txt" pyproject.toml
-done
-echo 'hatchling>=1.27' | lock "$@" --output-file deploy/requirements/build.txt -
+folder=deploy/requirements
+lock "$@" --extra cpu --extra traces --output-file $folder/cpu.txt pyproject.toml
+# One version of each package everywhere: the files are installed on top of each other.
+lock "$@" --extra gpu --extra traces --constraints $folder/cpu.txt --output-file $folder/gpu.txt pyproject.toml
+lock "$@" --extra serve --extra traces --extra train --extra dev --constraints $folder/cpu.txt \
+  --output-file $folder/dev.txt pyproject.toml
+awk '/^[a-z]/ { keep = !/^(torch|triton|nvidia-|cuda-)/ } keep || /^#/' $folder/dev.txt > $folder/dev.new
+mv $folder/dev.new $folder/dev.txt
+lock "$@" --extra audit --constraints $folder/dev.txt --output-file $folder/audit.txt pyproject.toml
+printf 'hatchling>=1.27\neditables>=0.5\n' | lock "$@" --constraints $folder/dev.txt --output-file $folder/build.txt -

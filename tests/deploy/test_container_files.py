@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import yaml
 from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from service import __version__
 
@@ -25,7 +26,7 @@ def locked(file: str) -> dict[str, list[Requirement]]:
     for line in (ROOT / "deploy" / "requirements" / file).read_text().splitlines():
         if "==" in line and not line.startswith((" ", "#")):
             requirement = Requirement(line.removesuffix("\\").strip())
-            pins.setdefault(requirement.name, []).append(requirement)
+            pins.setdefault(canonicalize_name(requirement.name), []).append(requirement)
     return pins
 
 
@@ -78,15 +79,40 @@ def test_pip_of_the_base_is_removed_before_the_server_s_user_takes_over(tmp_path
     assert final.index(removal) < final.index("USER ")
 
 
-@pytest.mark.parametrize("runtime", ["cpu", "gpu"])
-def test_lock_holds_what_the_project_asks_for(runtime: str) -> None:
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    pins = locked(f"{runtime}.txt")
+LOCKS = {
+    "cpu": ("cpu", "traces"),
+    "gpu": ("gpu", "traces"),
+    "dev": ("serve", "traces", "train", "dev"),
+    "audit": ("audit",),
+}
 
-    for wanted in required(project, runtime):
-        for pin in pins[wanted.name]:
+
+@pytest.mark.parametrize("lock", LOCKS)
+def test_lock_holds_what_the_project_asks_for(lock: str) -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    pins = locked(f"{lock}.txt")
+
+    for wanted in (each for extra in LOCKS[lock] for each in required(project, extra)):
+        if wanted.name == "torch":  # the machine chooses its build
+            continue
+        for pin in pins[canonicalize_name(wanted.name)]:
             (version,) = [each.version for each in pin.specifier]
             assert wanted.specifier.contains(version), f"{pin} is not {wanted}: run deploy/lock.sh"
+
+
+def test_the_locks_that_are_installed_together_agree() -> None:
+    """A version for each Python, but never two for one."""
+    for runtime in ("cpu", "gpu"):
+        pins, others = locked(f"{runtime}.txt"), locked("dev.txt")
+        for name in pins.keys() & others.keys():
+            assert set(map(str, pins[name])) == set(map(str, others[name]))
+
+
+def test_everything_that_is_locked_has_a_hash() -> None:
+    for path in (ROOT / "deploy" / "requirements").glob("*.txt"):
+        blocks = re.split(r"\n(?=[a-z])", path.read_text())[1:]
+        assert blocks
+        assert all("--hash=sha256:" in block for block in blocks), path
 
 
 def test_image_and_chart_are_of_the_package_s_version() -> None:
