@@ -18,6 +18,7 @@ MAX_SCANS = 100  # of a JPEG; encoders write up to about 15, and each is a pass 
 START_OF_SCAN, END_OF_IMAGE = b"\xff\xda", b"\xff\xd9"
 SEQUENTIAL, PROGRESSIVE = {0xC0, 0xC1, 0xC9}, {0xC2, 0xCA}  # frames, of Huffman or arithmetic codes
 OTHER_FRAMES = {0xC3, 0xC5, 0xC6, 0xC7, 0xCB, 0xCD, 0xCE, 0xCF}  # lossless and hierarchical
+MAX_IN_SCAN = 4  # components
 COEFFICIENTS = 64  # of a component
 
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
@@ -130,7 +131,9 @@ def _is_complete(content: bytes, at: int, components: int) -> bool:
     bits_left: dict[tuple[int, int], int] = {}
     while at >= 0:
         in_scan = content[at + 4]
-        first, last, approximation = content[at + 5 + 2 * in_scan : at + 8 + 2 * in_scan]
+        first, last, approximation = struct.unpack_from("BBB", content, at + 5 + 2 * in_scan)
+        if in_scan > MAX_IN_SCAN or last >= COEFFICIENTS:
+            return False
         for component in content[at + 5 : at + 5 + 2 * in_scan : 2]:
             for coefficient in range(first, last + 1):
                 bits_left[component, coefficient] = approximation & 15

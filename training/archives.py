@@ -1,18 +1,19 @@
 """The official archives: CIFAR-10 and CIFAR-100 as pickles, SVHN as MATLAB files.
 
-The pickles of CIFAR are read by an unpickler that builds NumPy arrays and nothing else: a malicious file is refused
-before it can run code. Archives are read in place, never unpacked.
+The pickles of CIFAR are read by an unpickler that builds plain values and arrays, and calls nothing of NumPy's with what is
+in them: a malicious file is refused before it can run code. Archives are read in place, never unpacked.
 """
 
 import gzip
 import io
 import pickle
+import pickletools
 import tarfile
 import zlib
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pooch
@@ -250,26 +251,64 @@ def _concatenate(parts: list[Labelled]) -> Labelled:
     )
 
 
-class _ArrayUnpickler(pickle.Unpickler):
-    """Builds plain values and NumPy arrays; anything else named by the file is refused."""
+class _DType:
+    """A pickled ``numpy.dtype``: its name alone, so that no state of a file gets into NumPy's own."""
 
-    ALLOWED = frozenset(
-        {
-            ("numpy", "ndarray"),
-            ("numpy", "dtype"),
-            ("numpy.core.multiarray", "_reconstruct"),
-            ("numpy._core.multiarray", "_reconstruct"),
-            ("numpy._core.numeric", "_frombuffer"),
-        }
-    )
+    def __init__(self, name: str, *_: object) -> None:
+        if name not in ("u1", "i8", "b"):
+            raise pickle.UnpicklingError(
+                f"it asks for an array of {name!r:.20}, which no data set needs"
+            )
+        self.name = name
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        if state[1] not in ("<", "|"):
+            raise pickle.UnpicklingError("it holds numbers in another byte order")
+
+
+class _Array:
+    """A pickled ``numpy.ndarray``, no larger than its bytes."""
+
+    def __init__(self, *_: object) -> None:
+        self.values: NDArray[Any] = np.empty(0, np.uint8)
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        _, shape, dtype, is_fortran, raw = state
+        self._take(raw.encode("latin1") if isinstance(raw, str) else raw, dtype, shape, is_fortran)
+
+    @classmethod
+    def of_buffer(cls, raw: bytes, dtype: _DType, shape: tuple[int, ...], order: str) -> "_Array":
+        """Return an array as protocol 5 writes it."""
+        array = cls()
+        array._take(raw, dtype, shape, order == "F")
+        return array
+
+    def _take(self, raw: bytes, dtype: _DType, shape: tuple[int, ...], is_fortran: bool) -> None:
+        values = np.frombuffer(bytes(raw), dtype.name)
+        self.values = values.reshape(shape, order="F" if is_fortran else "C")
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
+        return np.array(self.values, dtype)
+
+
+class _ArrayUnpickler(pickle.Unpickler):
+    """Builds plain values and arrays; anything else named by the file is refused."""
+
+    ALLOWED: ClassVar[dict[tuple[str, str], Any]] = {
+        ("numpy", "ndarray"): _Array,
+        ("numpy", "dtype"): _DType,
+        ("numpy._core.multiarray", "_reconstruct"): _Array,
+        ("numpy._core.numeric", "_frombuffer"): _Array.of_buffer,
+    }
 
     def find_class(self, module: str, name: str) -> Any:
-        """Return one of the allowed names."""
+        """Return what stands for one of the allowed names."""
         if (module, name) == ("_codecs", "encode"):  # bytes, as Python 3 writes them for Python 2
             return _bytes_of
-        if (module, name) not in self.ALLOWED:
+        known = self.ALLOWED.get((module.replace("numpy.core", "numpy._core"), name))
+        if known is None:
             raise pickle.UnpicklingError(f"it asks for {module}.{name}, which no data set needs")
-        return super().find_class(module.replace("numpy.core", "numpy._core"), name)
+        return known
 
 
 def _bytes_of(text: str, encoding: str) -> bytes:
@@ -282,6 +321,8 @@ def _bytes_of(text: str, encoding: str) -> bytes:
 
 def _unpickle(content: bytes) -> dict[str, Any]:
     """Read a pickle as Python 2 wrote it."""
+    for _ in pickletools.genops(content):
+        pass  # to its end: of a cut bytearray, Python's unpickler frees memory that is still used
     value = _ArrayUnpickler(io.BytesIO(content), encoding="latin1").load()
     if not isinstance(value, dict):
         raise TypeError(f"a {type(value).__name__} where a dictionary was expected")

@@ -68,12 +68,10 @@ class RequestParser:
             MalformedError, LargeHeadError: nobody knows what follows it.
         """
         self._untold_bytes += len(data)
+        rest = memoryview(data)
         try:
-            self._parser.feed_data(data)
-        except httptools.HttpParserUpgrade as upgrade:
-            if self.method == b"CONNECT":
-                raise MalformedError from upgrade
-            self._reread_without_upgrade(data[upgrade.args[0] :])
+            while len(rest):
+                rest = rest[self._parse(rest) :]
         except httptools.HttpParserError as error:
             if isinstance(error.__context__, LargeHeadError):
                 raise error.__context__ from None
@@ -82,15 +80,24 @@ class RequestParser:
             raise  # a bug in one of the calls below
         self._check_size()
 
-    def _reread_without_upgrade(self, rest: bytes) -> None:
-        """Read a head again that asks for another protocol, without that wish, and what follows it.
+    def _parse(self, data: memoryview) -> int:
+        """Parse data up to its end, or up to the end of a head that asks for another protocol; return how much that was.
 
-        httptools takes what follows for that protocol. No other is spoken here, and then HTTP has the wish ignored.
+        httptools takes what follows such a head for that protocol. No other is spoken here, and then HTTP has the wish
+        ignored: the head is read again without it.
         """
+        try:
+            self._parser.feed_data(data)
+            return len(data)
+        except httptools.HttpParserUpgrade as upgrade:
+            if self.method == b"CONNECT":
+                raise MalformedError from upgrade
+            end = int(upgrade.args[0])
         lines = [b"%b %b HTTP/1.1" % (self.method, self.target)]
         lines += [b"%b: %b" % header for header in self.headers if header[0] != b"upgrade"]
         self._parser = httptools.HttpRequestParser(self)
-        self.feed(b"\r\n".join([*lines, b"", rest]))
+        self._parser.feed_data(b"\r\n".join([*lines, b"", b""]))
+        return end
 
     def _check_size(self) -> None:
         if max(self._head_bytes, self._untold_bytes) > self._max_head_bytes:
