@@ -10,6 +10,7 @@ allowed.
 
 from functools import cache
 from math import prod
+from struct import iter_unpack
 from typing import Any
 
 from google.protobuf.descriptor_pb2 import FieldDescriptorProto, FileDescriptorProto
@@ -19,15 +20,21 @@ from google.protobuf.message_factory import GetMessageClass
 
 STANDARD_DOMAINS = {"", "ai.onnx"}
 
-# Pure, and none that makes much of little (as Expand, Pad, Range, Resize and Tile do). An export with another one stops
+# Pure, and none that makes much of little (as Expand, Range, Resize and Tile do). An export with another one stops
 # with its name: add it here once its largest output follows from its inputs.
 OPERATORS = {
-    *("Add", "Sub", "Mul", "Div", "Sqrt", "MatMul", "Gemm", "Conv", "Concat"),
-    *("BatchNormalization", "Relu", "Sigmoid", "HardSigmoid", "HardSwish", "Gelu", "Erf", "Clip", "Softmax"),
-    *("MaxPool", "AveragePool", "GlobalAveragePool", "ReduceMean"),
-    *("Cast", "Constant", "Identity", "Shape", "Gather", "Slice"),
-    *("Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose"),
-    *("QuantizeLinear", "DequantizeLinear"),
+    *("Add", "Sub", "Mul", "Div", "Sum", "Mean", "Max", "Min", "Pow", "MatMul", "Gemm", "Conv", "Concat"),
+    *("Abs", "Neg", "Reciprocal", "Sqrt", "Exp", "Log", "Floor", "Ceil", "Round", "Sign", "Erf", "Tanh"),
+    *("Relu", "LeakyRelu", "PRelu", "Elu", "Selu", "Celu", "Sigmoid", "HardSigmoid", "HardSwish", "Gelu", "Mish"),
+    *("Softplus", "Softsign", "Clip", "Softmax", "LogSoftmax", "Dropout"),
+    *("BatchNormalization", "LayerNormalization", "InstanceNormalization", "GroupNormalization", "LpNormalization", "LRN"),
+    *("MaxPool", "AveragePool", "GlobalMaxPool", "GlobalAveragePool", "Pad"),
+    *("ReduceMean", "ReduceSum", "ReduceMax", "ReduceMin", "ReduceL1", "ReduceL2"),
+    *("Where", "Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "And", "Or", "Not"),
+    *("Cast", "Constant", "Identity", "Shape", "Gather", "Slice", "Split"),
+    *("Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "DepthToSpace", "SpaceToDepth"),
+    *("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear"),
+    *("QLinearConv", "QLinearMatMul", "ConvInteger", "MatMulInteger"),
 }  # fmt: skip
 MOST_IN_LISTS = 64  # of kernels, strides and paddings; a padding of 1,000 pixels takes gigabytes
 
@@ -41,6 +48,7 @@ ITEM_BYTES = {
     10: 2,
     11: 8,
 }  # of the element types, by their numbers
+INT64 = 7
 EXTERNAL = 1  # data_location of a tensor whose values are in another file
 EXTERNAL_KEYS = {"location", "offset", "length"}
 
@@ -102,10 +110,15 @@ def check_graph(content: bytes, *, weights_file: str, weights_bytes: int) -> Non
     if not model.graph.node:
         raise GraphRefused("has no operators")
     tensors = [*model.graph.initializer]
+    constants = {tensor.name: tensor for tensor in tensors}
+    if len(constants) != len(tensors):
+        raise GraphRefused("names a tensor twice")
     for node in model.graph.node:
         if node.domain not in STANDARD_DOMAINS or node.op_type not in OPERATORS:
             name = f"{node.domain}.{node.op_type}" if node.domain else node.op_type
             raise GraphRefused(f"has the operator {name!r}, which no graph of a bundle may have")
+        if node.op_type == "Pad" and len(node.input) > 1:
+            _check_padding(constants.get(node.input[1]))
         for attribute in node.attribute:
             largest = max(map(abs, attribute.ints), default=0)
             if attribute.name != "value" and largest > MOST_IN_LISTS:
@@ -116,6 +129,19 @@ def check_graph(content: bytes, *, weights_file: str, weights_bytes: int) -> Non
                 tensors.append(attribute.t)
     for tensor in tensors:
         _check_tensor(tensor, weights_file, weights_bytes)
+
+
+def _check_padding(tensor: Message | None) -> None:
+    """See to it that a padding is written in the graph, and small."""
+    if tensor is None or tensor.data_type != INT64 or tensor.data_location == EXTERNAL:
+        raise GraphRefused("Pad has a padding that is not written in the graph")
+    whole = tensor.raw_data[
+        : len(tensor.raw_data) // 8 * 8
+    ]  # of another size, it is refused as every tensor is
+    values = [*tensor.int64_data, *(each for (each,) in iter_unpack("<q", whole))]
+    largest = max(map(abs, values), default=0)
+    if largest > MOST_IN_LISTS:
+        raise GraphRefused(f"Pad has a padding of {largest}, at most {MOST_IN_LISTS} is allowed")
 
 
 def _check_tensor(tensor: Message, weights_file: str, weights_bytes: int) -> None:

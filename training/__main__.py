@@ -34,6 +34,7 @@ from training.evaluate import confusion, predict_checkpoint, reported_subnetwork
 from training.export import export_again, export_bundle
 from training.files import check_writable
 from training.history import by_class, draw_curves
+from training.importing.command import EXAMPLE, add_import
 from training.listing import listing
 from training.reproduce import EXPERIMENTS, reproduce
 from training.stopping import end_on_signals
@@ -43,6 +44,7 @@ EXAMPLES = {  # from data to a served model, and what else there is
     "train": "anytime train --recipe tiny --out runs/digits",
     "evaluate": "anytime evaluate --run runs/digits --split test",
     "export": "anytime export --run runs/digits --out runs/digits/bundle",
+    "import": EXAMPLE,
     "data": "anytime data check photos",
     "measure": "anytime measure --bundle runs/digits/bundle --out runs/digits",
     "reproduce": "anytime reproduce table4 --data cifar10 --out runs/table4",
@@ -204,6 +206,8 @@ def _parser() -> argparse.ArgumentParser:
         "(default: %(default)s)",
     )
     export.set_defaults(command=_export)
+
+    add_import(commands)
 
     measure = commands.add_parser(
         "measure",

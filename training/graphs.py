@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from model.fractal import FractalNet
 from training.augment import Normalisation
+from training.graph_edits import strip_notes
 from training.weights_file import HALF_SUFFIX
 
 NETWORK_PREFIX = "network."  # of the names that a graph's tensors have beside those of a checkpoint
@@ -72,7 +73,7 @@ def graph_of(served: ServedNetwork, image_size: int) -> onnx.ModelProto:
         )
         proto = onnx.load(file)
     _name_values(proto.graph)
-    _strip_notes(proto.graph)
+    strip_notes(proto.graph)
     return proto
 
 
@@ -96,27 +97,24 @@ def _name_values(graph: onnx.GraphProto) -> None:
     graph.node.extend(nodes)
 
 
-def _strip_notes(graph: onnx.GraphProto) -> None:
-    """Drop what the exporter notes about the Python code behind each node: most of a file's size."""
-    for part in (*graph.node, *graph.value_info, *graph.input, *graph.output, *graph.initializer):
-        part.ClearField("metadata_props")
-        part.ClearField("doc_string")
-    graph.ClearField("metadata_props")
-
-
 @contextmanager
 def quiet_exporter() -> Iterator[None]:
-    """Keep to itself what torch's exporter says about torch: no torchvision, its own deprecated names."""
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
+    """Keep to itself what torch's exporters say about torch: no torchvision, their own deprecated names."""
+    loggers = [logging.getLogger(f"torch.{name}") for name in ("onnx", "export")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)
             warnings.simplefilter("ignore", DeprecationWarning)
+            warnings.simplefilter(
+                "ignore", torch.jit._trace.TracerWarning
+            )  # of numbers that a graph has fixed
             yield
     finally:
-        logger.setLevel(level)
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
 
 
 def weights_of(path: Path) -> dict[str, Tensor]:

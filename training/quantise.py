@@ -7,6 +7,7 @@ have threads of their own, which it refuses where sessions share one pool.
 import subprocess
 import sys
 from collections.abc import Sequence
+from math import prod
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -15,6 +16,7 @@ import onnx
 from numpy.typing import NDArray
 
 from training import TrainingError
+from training.graph_edits import drop_unused
 
 CALIBRATION_IMAGES = 256  # whose largest and smallest values span the integers of each layer
 CALIBRATION_BATCH = 32
@@ -107,34 +109,39 @@ def _kept_in_float(graph: onnx.GraphProto) -> list[str]:
 def _merge_means(graph: onnx.GraphProto, means: Sequence[str]) -> None:
     """Read the sum of a join as its mean: the same integers, at the mean's scale.
 
-    Both ranges begin at 0, behind ReLU, so that the integers of a sum and of its mean are equal; dividing takes a way
+    Where both ranges begin at 0, as behind ReLU, the integers of a sum and of its mean are equal; dividing takes a way
     through float32, which ONNX Runtime has no integers for.
     """
     made_by = {output: node for node in graph.node for output in node.output}
     for node in graph.node:
-        if node.name not in means or made_by[node.input[0]].op_type != "DequantizeLinear":
+        if node.name not in means or not _is_mean(node, graph):
             continue
         integers = made_by[node.input[0]].input[0]
         (rounding,) = (each for each in graph.node if node.output[0] in each.input)
         for reader in graph.node:
             if rounding.output[0] in reader.input:
                 reader.input[0] = integers
-    _drop_unused(graph)
+    drop_unused(graph)
 
 
-def _drop_unused(graph: onnx.GraphProto) -> None:
-    """Remove nodes and weights that nothing reads."""
-    read = {output.name for output in graph.output}
-    kept = []
-    for node in reversed(graph.node):
-        if read & set(node.output):
-            read.update(node.input)
-            kept.append(node)
-    weights = [tensor for tensor in graph.initializer if tensor.name in read]
-    graph.ClearField("node")
-    graph.node.extend(reversed(kept))
-    graph.ClearField("initializer")
-    graph.initializer.extend(weights)
+def _is_mean(node: onnx.NodeProto, graph: onnx.GraphProto) -> bool:
+    """Say whether a division is by a number that is known, between integers whose ranges both begin at 0."""
+    constants = {tensor.name: tensor for tensor in graph.initializer}
+    made_by = {output: each for each in graph.node for output in each.output}
+    readers = [each for each in graph.node if node.output[0] in each.input]
+    dividend, divisor = (made_by.get(name) for name in node.input)
+    divided_by = divisor.input[0] if divisor else node.input[1]
+    if dividend is None or len(readers) != 1 or divided_by not in constants:
+        return False
+    kinds = (dividend.op_type, readers[0].op_type)
+    return (
+        kinds == ("DequantizeLinear", "QuantizeLinear")
+        and not any(
+            onnx.numpy_helper.to_array(constants[each.input[2]]).any()
+            for each in (dividend, readers[0])
+        )
+        and prod(constants[divided_by].dims) == 1
+    )
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ COMMANDS = {
     "train": "Train a network by a named recipe.",
     "evaluate": "Score every column alone and the full network.",
     "export": "Write the bundle that the server serves.",
+    "import": "Make a bundle of ONNX classifiers of one's own.",
     "measure": "Measure a bundle: accuracy against cost and latency, and what budgets buy.",
     "reproduce": "Train a table or figure of the paper and compare.",
     "compare": "Train in different ways at equal cost, to choose one.",
@@ -26,7 +27,10 @@ def add_training(app: typer.Typer) -> None:
 
 def _run(context: typer.Context) -> None:
     """Run a command of training."""
-    # By its name: the two packages stand side by side, and the server runs without torch.
-    with importing("cpu,train"):
-        training = import_module("training.__main__")
+    # By its name: the two packages stand side by side, and the server runs without torch. To import takes none either.
+    module, extras = (
+        ("importing.command", "import") if context.info_name == "import" else ("__main__", "train")
+    )
+    with importing(f"cpu,{extras}"):
+        training = import_module(f"training.{module}")
     raise typer.Exit(training.run([context.info_name, *context.args]))

@@ -20,6 +20,13 @@ def test_a_graph_of_a_bundle_passes() -> None:
     check(small_graph())
 
 
+def test_a_small_padding_passes() -> None:
+    model = small_graph()
+    pad(model, 1)
+
+    check(model)
+
+
 def test_every_graph_of_the_bundled_networks_passes() -> None:
     for folder in (each for each in PRETRAINED_DIR.iterdir() if each.is_dir()):
         assert read_bundle(folder)
@@ -50,6 +57,24 @@ def make_much_of_little(model: onnx.ModelProto) -> None:
 
 def pad_by_gigabytes(model: onnx.ModelProto) -> None:
     model.graph.node[1].attribute[0].ints[0] = 30_000
+
+
+def pad(model: onnx.ModelProto, by: int) -> None:
+    model.graph.initializer.append(helper.make_tensor("by", TensorProto.INT64, [8], [by] * 8))
+    model.graph.node.append(helper.make_node("Pad", ["x", "by"], ["z"]))
+
+
+def pad_by_a_tensor_of_gigabytes(model: onnx.ModelProto) -> None:
+    pad(model, 30_000)
+
+
+def pad_by_what_is_computed(model: onnx.ModelProto) -> None:
+    model.graph.node.append(helper.make_node("Pad", ["x", "y"], ["z"]))
+
+
+def pad_by_another_of_the_same_name(model: onnx.ModelProto) -> None:
+    pad(model, 1)
+    pad(model, 30_000)
 
 
 def have_no_operators(model: onnx.ModelProto) -> None:
@@ -115,6 +140,9 @@ def hide_a_huge_constant(model: onnx.ModelProto) -> None:
         (bring_a_function, "functions or branches"),
         (make_much_of_little, "the operator 'Expand'"),
         (pad_by_gigabytes, "Conv has pads of 30000, at most 64 is allowed"),
+        (pad_by_a_tensor_of_gigabytes, "Pad has a padding of 30000, at most 64 is allowed"),
+        (pad_by_what_is_computed, "a padding that is not written in the graph"),
+        (pad_by_another_of_the_same_name, "names a tensor twice"),
         (have_no_operators, "has no operators"),
         (read_another_file, "'../../etc/passwd'; only weights.bin may be read"),
         (read_memory, "only weights.bin may be read"),

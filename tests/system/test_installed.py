@@ -106,6 +106,7 @@ def test_an_installed_program_classifies_without_a_server(programs: Path, elsewh
         ("uvicorn", ["serve"], "cpu"),
         ("httpx", ["info"], "cpu"),
         ("torch", ["train", "--help"], "cpu,train"),
+        ("onnx", ["import", "--help"], "cpu,import"),
     ],
 )
 def test_what_is_not_installed_is_named_with_its_extra(

@@ -1,0 +1,299 @@
+"""From networks of one's own to a bundle: each is wrapped and measured on the same images, those that none beats are kept."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, Literal
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from model import provenance
+from model.bundle import (
+    FORMAT_VERSION,
+    WEIGHTS_FILE,
+    Accuracy,
+    Bundle,
+    Imported,
+    Manifest,
+    Precision,
+    Quantised,
+    Subnetwork,
+    check_name,
+    check_target,
+    file_record,
+    read_bundle,
+    staged_folder,
+    write_manifest,
+)
+from training import TrainingError
+from training.graph_scores import calibration, fit_temperature, share
+from training.importing import counting
+from training.importing.comparing import (
+    Candidate,
+    Measured,
+    Report,
+    doubt,
+    front,
+    logits_of_each,
+    measure,
+)
+from training.importing.files import Network
+from training.importing.images import LabelledImages
+from training.importing.probing import write_wrapped
+from training.importing.wrapping import Normalisation, set_temperature
+from training.quantise import CALIBRATION_IMAGES, quantise
+from training.weights_file import WeightsFile
+
+PROBE_IMAGES = 8  # that tell what a network gives
+LEAST_IMAGES = 20  # half of them fit temperatures, the other half say how good they are
+
+ImportPrecision = Literal["float32", "int8"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Data:
+    """What networks are measured on.
+
+    Attributes:
+        name: of the folder of images.
+        labels: of the classes, in order.
+        validation: images to choose by.
+        test: images to publish figures of, where there are some apart.
+    """
+
+    name: str
+    labels: tuple[str, ...]
+    validation: LabelledImages
+    test: LabelledImages | None
+
+    @property
+    def fitted(self) -> slice:
+        """The validation images that temperatures are fitted to: every other one where no test images are apart."""
+        return slice(None) if self.test else slice(0, None, 2)
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """A network that was written into the bundle, and what its logits are divided by."""
+
+    measured: Measured
+    graph: Path
+    int8: Path | None
+    temperature: float
+
+
+def import_bundle(
+    networks: Sequence[Network],
+    data: Data,
+    target: Path,
+    *,
+    name: str,
+    normalisation: Normalisation,
+    beside: Bundle | None,
+    precision: ImportPrecision,
+    report: Report,
+) -> Manifest:
+    """Write a bundle of those networks that none beats.
+
+    A network is beaten by one that is as accurate on the validation images, takes no more multiply-adds, and is faster
+    on this machine's CPU.
+
+    Args:
+        networks: as they were read.
+        data: images and labels.
+        target: the bundle's folder.
+        name: the bundle's.
+        normalisation: what the images are shifted and scaled by.
+        beside: a bundle whose subnetworks are compared with them, and kept, too.
+        precision: with int8, the networks are written in 8-bit integers too.
+        report: is told what was found, a line at a time.
+
+    Raises:
+        BundleError: the name cannot be a bundle's, or something else than a bundle is at ``target``.
+        ExceptionGroup: of ``TrainingError``, one for each network that cannot be served.
+        TrainingError: they cannot be measured.
+    """
+    check_name(name)
+    check_target(target)
+    n = len(data.validation.labels)
+    if n < LEAST_IMAGES:
+        raise TrainingError(f"{data.name}: holds {n} images; at least {LEAST_IMAGES} are needed")
+    with TemporaryDirectory() as folder:
+        candidates = _wrapped(networks, data, Path(folder), normalisation, report)
+        if beside:
+            candidates += _of_bundle(beside, candidates)
+        kept = front(measure(candidates, data.validation), report)
+        for each in kept:
+            doubt(each, len(data.labels), report)
+        with staged_folder(target) as staged:
+            written = _write(kept, data, staged, precision, report)
+            subnetworks = _scored(written, data)
+            manifest = Manifest(
+                format_version=FORMAT_VERSION,
+                name=name,
+                architecture=beside.manifest.architecture if beside else None,
+                preprocessing=data.validation.preprocessing,
+                labels=data.labels,
+                precision=_precision(subnetworks, beside),
+                weights=file_record(staged / WEIGHTS_FILE),
+                subnetworks=tuple(sorted(subnetworks, key=lambda each: each.macs)),
+                provenance=beside.manifest.provenance if beside else None,
+                imported=Imported(
+                    images=data.name,
+                    images_sha256=data.validation.sha256,
+                    commit=provenance.commit(),
+                    created=datetime.now(UTC).isoformat(timespec="seconds"),
+                    versions=provenance.versions("onnx"),
+                ),
+            )
+            write_manifest(staged, manifest)
+            read_bundle(staged)  # as the server will
+    return manifest
+
+
+def _wrapped(
+    networks: Sequence[Network],
+    data: Data,
+    folder: Path,
+    normalisation: Normalisation,
+    report: Report,
+) -> list[Candidate]:
+    """Wrap every network, and say what each was found to be."""
+    images = data.validation.some(PROBE_IMAGES)
+    candidates: list[Candidate] = []
+    faults: list[TrainingError] = []
+    for number, network in enumerate(networks):
+        own = folder / str(number)
+        try:
+            path, answers = write_wrapped(network, own, images, normalisation, len(data.labels))
+        except TrainingError as error:
+            faults.append(error)
+            continue
+        gives = "probabilities" if answers.are_probabilities else "logits"
+        opened = f"; its batch of {network.batch} is open now" if network.batch else ""
+        report(f"{network.source.file}: takes {network.takes}, gives {gives}{opened}")
+        candidates.append(
+            Candidate(
+                name=network.name,
+                graph=path,
+                macs=counting.macs(path, images[:1]),
+                parameters=counting.parameters(onnx.load(path, load_external_data=False).graph),
+                source=network.source,
+            )
+        )
+    if faults:
+        raise ExceptionGroup("networks that cannot be served", faults)
+    return candidates
+
+
+def _of_bundle(bundle: Bundle, others: Sequence[Candidate]) -> list[Candidate]:
+    """Return the subnetworks of a bundle as candidates."""
+    taken = {each.name for each in others}
+    for each in bundle.manifest.subnetworks:
+        if each.name in taken:
+            raise TrainingError(
+                f"{bundle.folder}: has a subnetwork {each.name!r} too; give the file another name"
+            )
+    return [
+        Candidate(
+            name=each.name,
+            graph=bundle.graph_path(each),
+            macs=each.macs,
+            parameters=each.parameters,
+            known=each,
+            int8=bundle.graph_path(each.int8) if each.int8 else None,
+        )
+        for each in bundle.manifest.subnetworks
+    ]
+
+
+def _write(
+    kept: Sequence[Measured], data: Data, folder: Path, precision: ImportPrecision, report: Report
+) -> list[Written]:
+    """Write the graphs of all that is kept, calibrated."""
+    weights = WeightsFile(folder / WEIGHTS_FILE, half=False)
+    images = data.validation.some(CALIBRATION_IMAGES) if precision == "int8" else None
+    labels = data.validation.labels[data.fitted]
+    written = []
+    for each in tqdm(kept, desc="writing", disable=None):
+        candidate = each.candidate
+        model = onnx.load(candidate.graph)
+        integers = onnx.load(candidate.int8) if candidate.int8 else None
+        if candidate.known:
+            temperature = candidate.known.calibration.temperature
+        else:
+            temperature = fit_temperature(each.logits[data.fitted], labels)
+            set_temperature(model.graph, temperature)
+            if images is not None:
+                integers = _in_integers(candidate.name, model, images, report)
+        graph, int8 = (folder / f"{candidate.name}{end}" for end in (".onnx", ".int8.onnx"))
+        weights.write(model, graph)
+        if integers:
+            weights.write(integers, int8)
+        written.append(Written(each, graph, int8 if integers else None, temperature))
+    return written
+
+
+def _in_integers(
+    name: str, model: onnx.ModelProto, images: NDArray[np.uint8], report: Report
+) -> onnx.ModelProto | None:
+    """Return a network in 8-bit integers, or say why there is none."""
+    try:
+        return quantise(model, images)
+    except TrainingError as error:
+        report(f"{name}: stays in float: {error}")
+        return None
+
+
+def _scored(written: Sequence[Written], data: Data) -> list[Subnetwork]:
+    """Measure what was not measured yet, and describe each subnetwork."""
+    in_int8 = [each.int8 for each in written if each.int8]
+    graphs = [*(each.graph for each in written), *in_int8]
+    on_validation = {each.graph: each.measured.logits for each in written}
+    if in_int8:
+        on_validation |= logits_of_each(in_int8, data.validation, what="measuring int8")
+    on_test = logits_of_each(graphs, data.test, what="testing") if data.test else {}
+
+    def scores(graph: Path, temperature: float) -> dict[str, Any]:
+        own, held_out = on_validation[graph], slice(1, None, 2)
+        labels = data.validation.labels
+        test = None
+        if data.test:
+            test = share(on_test[graph], data.test.labels)
+            calibrated = calibration(on_test[graph], data.test.labels, temperature)
+        else:
+            calibrated = calibration(own[held_out], labels[held_out], temperature)
+        accuracy = Accuracy(validation=share(own, labels), test=test)
+        return {"accuracy": accuracy, "calibration": calibrated, "graph": file_record(graph)}
+
+    subnetworks = []
+    for each in written:
+        candidate, int8 = each.measured.candidate, None
+        if each.int8:
+            agreement = share(on_validation[each.int8], each.measured.logits.argmax(1))
+            int8 = Quantised(agreement=agreement, **scores(each.int8, each.temperature))
+        own = scores(each.graph, each.temperature) | {"int8": int8}
+        subnetworks.append(
+            candidate.known.model_copy(update=own)
+            if candidate.known
+            else Subnetwork(
+                name=candidate.name,
+                parameters=candidate.parameters,
+                macs=candidate.macs,
+                source=candidate.source,
+                **own,
+            )
+        )
+    return subnetworks
+
+
+def _precision(subnetworks: Sequence[Subnetwork], beside: Bundle | None) -> Precision:
+    """Return what a bundle's networks are in."""
+    if any(each.int8 for each in subnetworks):
+        return "int8"
+    return beside.manifest.precision if beside else "float32"
