@@ -47,7 +47,7 @@ from benchmarks.servers import ROOT, Server, ServerFailed, anytime
 from benchmarks.training import measure_training
 from benchmarks.untrained import untrained_bundle
 from model.bundle import Bundle, BundleError, read_bundle
-from model.sessions import cores
+from model.cores import cores
 from training import first_line
 from training.config import RECIPES
 

@@ -29,7 +29,6 @@ from benchmarks.servers import (
     bare,
     peer,
     running,
-    uninstrumented,
 )
 from model.bundle import Bundle, read_bundle
 
@@ -134,12 +133,11 @@ class Session:
 
 
 def measure_floor(session: Session) -> None:
-    """Compare ``/classify`` on column 1 with a bare handler, and with itself without metrics; all asked by turns."""
+    """Compare ``/classify`` on column 1 with a bare handler, both asked by turns."""
     folder, policy = session.bundle.folder, "static:column-1"
     systems = (
         anytime(folder, policy),
         bare(session.graph("column-1")),
-        uninstrumented(folder, policy),
     )
     alone: dict[str, list[float]] = {}
     saturated: dict[str, list[float]] = {}

@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from http.client import HTTPConnection
 from pathlib import Path
 from types import MappingProxyType
@@ -71,12 +71,6 @@ def anytime(
             **settings,
         },
     )
-
-
-def uninstrumented(bundle: Path, policy: str) -> System:
-    """Return this project's server without metrics."""
-    command = (sys.executable, "-m", "benchmarks.peers.uninstrumented")
-    return replace(anytime(bundle, policy), name=f"{policy}, no metrics", command=command)
 
 
 def bare(graph: Path) -> System:

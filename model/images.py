@@ -5,6 +5,7 @@ are brought to the square that the network sees, as ``Preprocessing`` says, and 
 """
 
 from collections.abc import Callable
+from contextlib import suppress
 from io import BytesIO
 from math import ceil
 from typing import Any
@@ -61,6 +62,10 @@ def to_pixels(file: ImageFile, preprocessing: Preprocessing) -> Pixels:
         BrokenImage: the file is damaged, as far as that can be told.
     """
     try:
+        if _is_ready(file, preprocessing):
+            with suppress(ValueError):  # told below
+                pixels: Pixels = simplejpeg.decode_jpeg(file.content, "RGB")
+                return pixels
         if file.format == "JPEG":
             image = _decode_jpeg(file, preprocessing.scaled_side)
         else:
@@ -78,6 +83,15 @@ def to_pixels(file: ImageFile, preprocessing: Preprocessing) -> Pixels:
     if file.orientation in UPRIGHT:
         image = image.transpose(UPRIGHT[file.orientation])
     return np.asarray(_to_rgb(image))
+
+
+def _is_ready(file: ImageFile, preprocessing: Preprocessing) -> bool:
+    """Say whether a file's own pixels are what the network sees: then the decoder's array is not copied any more."""
+    is_plain = file.format == "JPEG" and file.components != 4 and file.orientation not in UPRIGHT
+    size = preprocessing.size
+    return (
+        is_plain and (file.width, file.height) == (size, size) == (preprocessing.scaled_side,) * 2
+    )
 
 
 def _decode_jpeg(file: ImageFile, scaled_side: int) -> Image.Image:

@@ -41,10 +41,3 @@ def open_session(
     return ort.InferenceSession(
         path, options, providers=providers, enable_fallback=0, disabled_optimizers=LEFT_OUT
     )
-
-
-def cores() -> int:
-    """Return how many CPU cores this process may use."""
-    if hasattr(os, "sched_getaffinity"):  # Linux, where a process may be kept to some of them
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1

@@ -5,17 +5,11 @@ One subclass of ``Problem`` a problem; its docstring is the page that ``type`` l
 
 import re
 from collections.abc import Mapping
-from http import HTTPStatus
 from math import ceil
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypedDict
 
-from pydantic_core import to_json
-from starlette.responses import Response
-
-from service.observability.telemetry import Outcome
+from service.outcomes import Outcome
 from service.scheduling.requests import Shed
-
-MEDIA_TYPE = "application/problem+json"
 
 
 class Problem(Exception):
@@ -53,6 +47,24 @@ class Problem(Exception):
             "detail": self.detail,
             **self.members,
         }
+
+    def packed(self) -> "PackedProblem":
+        """Return what another process needs to tell it, see ``unpacked``."""
+        return {
+            "slug": self.slug(),
+            "detail": self.detail,
+            "headers": self.headers,
+            "members": self.members,
+        }
+
+
+class PackedProblem(TypedDict):
+    """A problem between two processes."""
+
+    slug: str
+    detail: str
+    headers: dict[str, str]
+    members: dict[str, Any]
 
 
 class MalformedRequest(Problem):
@@ -219,16 +231,10 @@ class InternalError(Problem):
 CATALOGUE: dict[str, type[Problem]] = {cls.slug(): cls for cls in Problem.__subclasses__()}
 
 
-def from_status(status: int, detail: str, headers: Mapping[str, str] | None = None) -> Response:
-    """Return a response for an error of the framework that the catalogue does not name."""
-    title = HTTPStatus(status).phrase
-    body = {"type": "about:blank", "title": title, "status": status, "detail": detail}
-    return Response(to_json(body), status, dict(headers or {}), MEDIA_TYPE)
-
-
-def render(problem: Problem) -> Response:
-    """Return the response that tells a client of a problem."""
-    return Response(to_json(problem.body()), problem.status, problem.headers, MEDIA_TYPE)
+def unpacked(document: PackedProblem) -> Problem:
+    """Return the problem that another process has packed."""
+    kind = CATALOGUE[document["slug"]]
+    return kind(document["detail"], headers=document["headers"], **document["members"])
 
 
 def problem_of(shed: Shed) -> Problem:

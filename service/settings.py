@@ -58,6 +58,12 @@ class Settings(BaseSettings):
     port: int = Field(
         default=8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one."
     )
+    fronts: int = Field(
+        default=0,
+        ge=0,
+        le=64,
+        description="Processes that read, decode and reply; 0 chooses by the cores at hand.",
+    )
     bundle_dir: ExpandedPath = Field(
         default=PRETRAINED_DIR / "cifar10",
         description="Folder with manifest.json and the ONNX files.",
@@ -246,6 +252,17 @@ def read_settings(options: Mapping[str, Any] = MappingProxyType({})) -> Settings
         is_secret = Settings.model_fields[field].annotation is SecretStr
         got = "" if is_secret else f", got {first['input']!r}"
         raise SettingsError(f"{name}: {first['msg']}{got}") from error
+
+
+def plain(settings: Settings) -> dict[str, Any]:
+    """Return the settings as JSON takes them, secrets in clear text, for another process of this server."""
+
+    def value_of(value: Any) -> Any:
+        if isinstance(value, SecretStr):
+            return value.get_secret_value()
+        return str(value) if isinstance(value, Path) else value
+
+    return {name: value_of(getattr(settings, name)) for name in Settings.model_fields}
 
 
 def unknown_settings() -> list[str]:

@@ -30,7 +30,7 @@ class ServerProcess:
         self.process = subprocess.Popen(
             command,
             cwd=folder,
-            env={**os.environ, "ANYTIME_PORT": "0", **variables},
+            env={**os.environ, "ANYTIME_PORT": "0", "ANYTIME_WARM_UP_S": "0.1", **variables},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,

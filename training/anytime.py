@@ -21,7 +21,8 @@ import torch
 from numpy.typing import NDArray
 
 from model.bundle import Bundle, Subnetwork
-from model.sessions import cores, open_session
+from model.cores import cores
+from model.sessions import open_session
 from training.data import DataSet, Split
 from training.evaluate import in_order
 from training.files import written_whole

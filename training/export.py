@@ -32,10 +32,11 @@ from model.bundle import (
     staged_folder,
     write_manifest,
 )
+from model.cores import cores
 from model.fractal import FractalNet
 from model.path import subnetwork_name
 from model.presets import Architecture
-from model.sessions import cores, open_session
+from model.sessions import open_session
 from training import TrainingError
 from training.augment import Normalisation, channel_statistics
 from training.checkpoint import Checkpoint, restore_network

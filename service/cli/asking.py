@@ -1,18 +1,29 @@
-"""Whom a command asks: the server at a URL, or one inside this process, with the same client."""
+"""Whom a command asks: the server at a URL, or one of its own, with the same client."""
 
 import asyncio
+import json
+import os
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, TypeVar
 
-from service.cli.exits import MISUSED, fail, importing
-from service.settings import SettingsError, read_settings
+from service.cli.exits import FAILED, MISUSED, fail, importing
 
 if TYPE_CHECKING:
     from service.client import AsyncClient
 
 GRACE_MS = 10_000.0  # a late answer is of interest too
-INSIDE = {"max_batch": "1", "agreement_sample": "0", "trace_sample": "0", "log_sample": "0"}
+OWN = {
+    "ANYTIME_HOST": "127.0.0.1",
+    "ANYTIME_PORT": "0",
+    "ANYTIME_FRONTS": "1",
+    "ANYTIME_MAX_BATCH": "1",
+    "ANYTIME_AGREEMENT_SAMPLE": "0",
+    "ANYTIME_TRACE_SAMPLE": "0",
+    "ANYTIME_LOG_SAMPLE": "0",
+    "ANYTIME_DRAIN_S": "0",
+}
 
 T = TypeVar("T")
 Work = Callable[["AsyncClient"], Awaitable[T]]
@@ -43,18 +54,20 @@ def ask_server(url: str, work: Work[T]) -> T:
 
 
 def ask_bundle(folder: str | None, work: Work[T]) -> T:
-    """Run a command's work with a client of a server in this process; end the command where there can be none.
+    """Run a command's work with a client of a server of its own; end the command where there can be none.
 
     Args:
         folder: of the bundle; if it is None, that of the settings.
         work: is given the client once the networks are warm.
     """
     with importing("cpu"):
-        import service.front.app  # noqa: F401
-        from service.client import AnytimeError
+        from PIL import Image
+
+        from service.client import AnytimeError, AsyncClient
 
     async def run() -> T:
-        async with _inside(folder) as client:
+        async with _server(folder) as url, AsyncClient(url, grace_ms=GRACE_MS) as client:
+            await client.classify(Image.new("RGB", (1, 1)))  # a first request finds all parts cold
             return await work(client)
 
     try:
@@ -64,31 +77,31 @@ def ask_bundle(folder: str | None, work: Work[T]) -> T:
 
 
 @asynccontextmanager
-async def _inside(folder: str | None) -> "AsyncIterator[AsyncClient]":
-    """Warm a bundle up in this process; give a client of its application."""
-    from PIL import Image
-
-    from service.cli.inside import InsideTransport
-    from service.client import AsyncClient
-    from service.engine.serving import UNUSABLE
-    from service.front.app import create_app, describe, read_current_bundle
-    from service.observability.log import open_log
-
+async def _server(folder: str | None) -> AsyncIterator[str]:
+    """Start a server on a free port of this machine alone; give its URL once it is warm."""
+    settings = OWN | ({} if folder is None else {"ANYTIME_BUNDLE_DIR": folder})
+    server = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "service"),
+        env={**os.environ, **settings},
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+        start_new_session=True,  # this command ends it
+    )
+    assert server.stdout is not None
+    assert server.stderr is not None
     try:
-        settings = read_settings(INSIDE | ({} if folder is None else {"bundle_dir": folder}))
-    except SettingsError as error:
-        fail(str(error), MISUSED)
-    try:
-        app = create_app(settings, open_log(lambda line: None))
-        service = app.state.service
-        await service.start(read_current_bundle(settings))
-    except UNUSABLE as error:
-        fail(describe(error))
-
-    transport = InsideTransport(app)
-    try:
-        async with AsyncClient("http://inside", grace_ms=GRACE_MS, transport=transport) as client:
-            await client.classify(Image.new("RGB", (1, 1)))  # a first request finds all parts cold
-            yield client
+        url = ""
+        async for line in server.stdout:
+            event = json.loads(line)
+            if event["event"] == "listening":
+                url = event["url"]
+            if event["event"] == "ready":
+                break
+        else:
+            reason = (await server.stderr.read()).decode().strip().removeprefix("anytime: ")
+            fail(reason, MISUSED if await server.wait() == MISUSED else FAILED)
+        yield url
     finally:
-        service.stop()
+        with suppress(ProcessLookupError):
+            server.terminate()
+        await server.wait()

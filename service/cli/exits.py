@@ -1,20 +1,14 @@
 """How a command ends that cannot go on: one line on stderr, and an exit code."""
 
-import os
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import NoReturn
 
 import typer
 
+from service.control import complain
+
 FAILED, MISUSED = 1, 2
-STDERR = 2
-
-
-def complain(message: str) -> None:
-    """Write a line to stderr, if that can be written to: the exit code says it too."""
-    with suppress(OSError):
-        os.write(STDERR, f"anytime: {message}\n".encode(errors="backslashreplace"))
 
 
 def fail(message: str, code: int = FAILED) -> NoReturn:

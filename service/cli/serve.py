@@ -73,5 +73,5 @@ def serve(
     except SettingsError as error:
         fail(str(error), MISUSED)
     with importing("cpu"):
-        from service.process import serve as run
+        from service.server import serve as run
     raise typer.Exit(run(settings))

@@ -1,14 +1,13 @@
-"""Carries out the scheduler's decisions in real time: one future a request.
+"""Carries out the scheduler's decisions in real time, and tells whoever asked what becomes of each request.
 
 Everything here but the runs happens on the event loop, and a run so short that handing it to another thread would take
-as long happens there too, if nothing else waits. Every future is resolved on every path: answered, expired,
-failed with its run, or cancelled by a client that left.
+as long happens there too. Every request ends on every path: answered, delivered, shed, expired, failed with its run, or
+cancelled because its client left.
 """
 
 import asyncio
-import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from math import inf
 
@@ -18,8 +17,9 @@ from numpy.typing import NDArray
 from model.images import Pixels
 from service.engine.timer import Timer
 from service.engine.worker import Worker
+from service.hop import Answer, Delivered
 from service.observability.telemetry import Metrics
-from service.problems import Expired, InternalError, Problem, problem_of
+from service.problems import Expired, InternalError, Problem
 from service.scheduling.latency import LatencyModel
 from service.scheduling.requests import (
     Deliver,
@@ -29,17 +29,16 @@ from service.scheduling.requests import (
     Refine,
     Request,
     Run,
+    Shed,
     Wait,
 )
 from service.scheduling.scheduler import Scheduler
 
 RunBatch = Callable[[str, Sequence[Pixels]], NDArray[np.float32]]
+Event = Answer | Delivered | Shed | Problem  # all but an answer that is not the last end a request
+Tell = Callable[[Event], None]
 
-OVERHEAD_REQUESTS = 16  # reading the thread's CPU clock costs a microsecond
-OVERHEAD_WINDOW_S = (
-    0.5  # where they take longer to come, scrapes and probes cost as much as they do
-)
-SHORT_RUN_S = 0.0003  # about what decoding an image takes the loop; the way to a thread and back takes half of it
+SHORT_RUN_S = 0.0003  # the way to a thread and back takes a third of it
 
 
 @dataclass(slots=True)
@@ -47,42 +46,10 @@ class Job:
     """What a request carries through the scheduler."""
 
     pixels: Pixels
-    future: "asyncio.Future[Answered]"  # its last answer
+    tell: Tell
     stop_at_confidence: float
-    on_answer: "Callable[[Answered], None] | None"  # is given those before the last
-    best: "Answered | None" = None
-
-
-@dataclass(frozen=True, slots=True)
-class Answered:
-    """The outcome of a request that was run.
-
-    Attributes:
-        probabilities: (classes,).
-        subnetwork: what answered.
-        batch_size: requests in its run.
-        predicted_s: the run latency that the choice of subnetwork counted with.
-        started_at: when its run started.
-        finished_at: when its run ended.
-        given_at: when it became the answer: then, or when a better one was waited for no longer.
-        before: the answer that this one is better than, if there was one.
-        is_first_reply: whether no other of its run is replied to before.
-    """
-
-    probabilities: NDArray[np.float32]
-    subnetwork: str
-    batch_size: int
-    predicted_s: float
-    started_at: float
-    finished_at: float
-    given_at: float
-    before: "Answered | None" = None
-    is_first_reply: bool = True
-
-    @property
-    def runs(self) -> "tuple[Answered, ...]":
-        """The answers that led to this one, first to last."""
-        return (*(self.before.runs if self.before is not None else ()), self)
+    best: Answer | None = None
+    is_over: bool = False
 
 
 class Dispatcher:
@@ -92,12 +59,13 @@ class Dispatcher:
         devices: what runs a batch in a subnetwork on each device, in the scheduler's order; gives (N, classes).
         scheduler: decides.
         latency: is told how long runs took.
+        places: of the subnetworks in what fronts are told.
         workers: the thread of each device, in the same order; others may use it too.
         metrics: is told of every run.
         clock: seconds, monotonic; that of the requests' ``arrived_at``.
         on_failure: is given the exception of a run, or of the choice of one, that failed.
-        on_wake: is told each time that a thread has called the event loop.
-        shares_cores: whether the event loop takes its time from the runs.
+        on_answer: is given the pixels, the subnetwork and the probabilities (classes,) of each last answer.
+        on_change: is called when the load has changed.
     """
 
     def __init__(
@@ -106,38 +74,45 @@ class Dispatcher:
         scheduler: Scheduler,
         latency: LatencyModel,
         *,
+        places: Mapping[str, int],
         workers: Sequence[Worker],
         metrics: Metrics,
         clock: Callable[[], float],
         on_failure: Callable[[Exception], None],
-        on_wake: Callable[[float], None],
-        shares_cores: bool,
+        on_answer: Callable[[Pixels, str, bytes], None],
+        on_change: Callable[[], None],
     ) -> None:
         self._loop = asyncio.get_running_loop()
+        self._devices = devices
         self._scheduler = scheduler
         self._latency = latency
+        self._places = places
+        self._workers = workers
         self._metrics = metrics
         self._clock = clock
         self._on_failure = on_failure
-        self._on_wake = on_wake
-        self._shares_cores = shares_cores
-        self._devices = devices
-        self._workers = workers
+        self._on_answer = on_answer
+        self._on_change = on_change
         self._timer = Timer(self._act, clock)
+        self._is_acting_soon = False
         self._running = 0
+        self._run_cpu_s = 0.0
         self._has_given_up = False
-        self._came = self._shed = 0
-        self._shed_s = 0.0
-        self._cpu_s, self._counting_since = time.thread_time(), clock()
 
     @property
     def is_idle(self) -> bool:
         """Whether no request waits or runs."""
         return not self._running and not len(self._scheduler) and not self._scheduler.refinable
 
-    async def classify(
+    @property
+    def run_here_s(self) -> float:
+        """The time that runs have taken the event loop."""
+        return self._run_cpu_s
+
+    def submit(
         self,
         pixels: Pixels,
+        tell: Tell,
         *,
         arrived_at: float,
         deadline_at: float,
@@ -145,66 +120,33 @@ class Dispatcher:
         subnetwork: str | None,
         refine: Refine = "none",
         stop_at_confidence: float = inf,
-        on_answer: Callable[[Answered], None] | None = None,
         was_alone: bool = False,
-    ) -> Answered:
-        """Return the best answer to one image; cancelling the call takes it out of the queue.
+    ) -> Request | None:
+        """Have an image answered; return the request, for ``cancel``, unless it is shed.
 
         Args:
             pixels: uint8 (H, W, 3).
+            tell: is told each answer, and what else ends the request.
             arrived_at, deadline_at, on_miss, subnetwork, refine: of the scheduler's request.
             stop_at_confidence: an answer that is as sure as this is the last.
-            on_answer: is given each answer that another may follow, at once.
             was_alone: of ``admit``.
-
-        Raises:
-            DeadlineImpossible, Overloaded, Expired, InternalError: there is no answer.
         """
         if subnetwork is not None:
             refine = "none"  # there is no other to go on to
-        self._came += 1
-        job = Job(pixels, self._loop.create_future(), stop_at_confidence, on_answer)
+        job = Job(pixels, tell, stop_at_confidence)
         request = Request(arrived_at, deadline_at, on_miss, subnetwork, refine, job)
         shed = self._scheduler.admit(request, self._clock(), was_alone=was_alone)
         if shed is not None:
-            raise problem_of(shed)
-        self._act()
-        try:
-            return await job.future
-        except asyncio.CancelledError:
-            self._scheduler.cancel(request)
-            raise
+            tell(shed)
+            return None
+        self._act_soon()
+        return request
 
-    def check_before_decode(
-        self,
-        *,
-        arrived_at: float,
-        deadline_at: float,
-        on_miss: OnMiss,
-        subnetwork: str | None,
-        was_alone: bool,
-    ) -> None:
-        """Refuse a request whose image is not decoded yet, if it is lost already.
-
-        Args:
-            arrived_at, deadline_at, on_miss, subnetwork, was_alone: of ``classify``.
-
-        Raises:
-            DeadlineImpossible, Overloaded: it is.
-        """
-        request = Request(arrived_at, deadline_at, on_miss, subnetwork)
-        shed = self._scheduler.admission.check_before_decode(
-            request, self._clock(), was_alone=was_alone
-        )
-        if shed is not None:
-            self._came += 1
-            raise problem_of(shed)
-
-    def count_shed(self, deadline_s: float, cost_s: float) -> None:
-        """Count an arrival that was shed before it came here, and what that cost this thread."""
-        self._shed += 1
-        self._shed_s += cost_s
-        self._scheduler.admission.count_shed(self._clock(), deadline_s)
+    def cancel(self, request: Request) -> None:
+        """Forget a request whose client has gone."""
+        request.payload.is_over = True
+        self._scheduler.cancel(request)
+        self._act_soon()
 
     def give_up(self, problem: Problem) -> None:
         """Begin no more runs: give requests the answers that they have or get now, and those without one the reason."""
@@ -216,8 +158,15 @@ class Dispatcher:
         """Set no more timers, after the last request."""
         self._timer.close()
 
+    def _act_soon(self) -> None:
+        """Decide once all that has come is read."""
+        if not self._is_acting_soon:
+            self._is_acting_soon = True
+            self._loop.call_soon(self._act)
+
     def _act(self) -> None:
-        """Carry out the scheduler's actions until it waits."""
+        """Carry out the scheduler's actions until it waits, or a run took this thread."""
+        self._is_acting_soon = False
         while True:
             now = self._clock()
             try:
@@ -226,25 +175,27 @@ class Dispatcher:
                 self._on_failure(error)
                 for request in self._scheduler.clear():
                     self._fail(request, InternalError("the choice of a run failed"))
-                return
+                break
             match action:
+                case Run() as run if self._is_short(run):
+                    self._run_here(run)
+                    self._act_soon()  # once what came meanwhile is read
+                    break
                 case Run() as run:
-                    if self._is_short(run):
-                        self._run_here(run)
-                    else:
-                        self._running += 1
-                        self._workers[run.device].start(partial(self._run, run))
+                    self._running += 1
+                    self._workers[run.device].start(partial(self._run, run))
                 case Expire(requests):
                     self._expire(requests)
                 case Displace(requests, shed):
                     for request in requests:
-                        self._fail(request, problem_of(shed))
+                        self._end(request, shed)
                 case Deliver(requests):
                     for request in requests:
                         self._deliver(request)
                 case Wait(until):
                     self._timer.set(until)
-                    return
+                    break
+        self._on_change()
 
     def _expire(self, requests: Sequence[Request]) -> None:
         for request in requests:
@@ -253,19 +204,19 @@ class Dispatcher:
             self._fail(request, problem)
 
     def _is_short(self, run: Run) -> bool:
-        """Whether to run it here: on shared cores the loop could do nothing else meanwhile anyway.
+        """Whether to run it on this thread.
 
         Not while the next bundle is warmed up on the device's thread: the two would slow each other, and its profile
         would say for as long as it serves what was true for a moment.
         """
-        is_short = run.predicted_s < SHORT_RUN_S and not len(self._scheduler)
-        return self._shares_cores and is_short and not self._workers[run.device].is_called
+        is_short = run.predicted_s < SHORT_RUN_S and not self._running
+        return is_short and not self._workers[run.device].is_called
 
     def _run_here(self, run: Run) -> None:
-        """Run a batch on the event loop; its time is no cost outside a run."""
+        """Run a batch on the event loop."""
         outcome = self._outcome_of(run)
         if isinstance(outcome, _Finished):
-            self._cpu_s += outcome.finished_at - outcome.started_at
+            self._run_cpu_s += outcome.finished_at - outcome.started_at
         self._conclude(run, outcome)
 
     def _outcome_of(self, run: Run) -> "_Finished | _Failed":
@@ -287,19 +238,16 @@ class Dispatcher:
 
     def _finish(self, run: Run, outcome: "_Finished | _Failed") -> None:
         self._running -= 1
-        self._on_wake(self._clock())
         self._conclude(run, outcome)
         self._act()
 
     def _conclude(self, run: Run, outcome: "_Finished | _Failed") -> None:
-        """Learn from a run that ended, and resolve its requests; their replies are written later."""
+        """Learn from a run that ended, and answer its requests."""
         self._scheduler.finished(run, self._clock())
         match outcome:
             case _Finished(probabilities, started_at, finished_at):
                 size, run_s = len(run.batch), finished_at - started_at
                 self._latency.observe(run.subnetwork, size, run_s, run.device)
-                if self._shares_cores:
-                    self._account()
                 self._metrics.run_ended(
                     subnetwork=run.subnetwork,
                     batch_size=size,
@@ -307,72 +255,72 @@ class Dispatcher:
                     predicted_s=run.predicted_s,
                 )
                 for place, (request, row) in enumerate(zip(run.batch, probabilities, strict=True)):
-                    is_waited_for = not request.payload.future.done()
+                    is_waited_for = not request.payload.is_over
                     if request.answered_by is not None:
                         self._metrics.refined(run.subnetwork, is_used=is_waited_for)
                     if is_waited_for:
-                        answered = Answered(
-                            row,
-                            run.subnetwork,
-                            size,
-                            run.predicted_s,
-                            started_at,
-                            finished_at,
-                            given_at=finished_at,
-                            before=request.payload.best,
-                            is_first_reply=place == 0,
-                        )
-                        self._answer(request, answered)
+                        self._answer(request, run, row, (started_at, finished_at), place == 0)
             case _Failed(error):
                 self._on_failure(error)
                 for request in run.batch:
                     self._fail(request, InternalError(f"the run of {run.subnetwork} failed"))
 
-    def _answer(self, request: Request, answered: Answered) -> None:
-        """Give a request its answer, unless it is to be refined."""
+    def _answer(
+        self,
+        request: Request,
+        run: Run,
+        row: NDArray[np.float32],
+        ran: tuple[float, float],
+        is_first_reply: bool,
+    ) -> None:
+        """Tell an answer, and whether it is to be refined."""
         job: Job = request.payload
-        if job.stop_at_confidence < inf and answered.probabilities.max() >= job.stop_at_confidence:
+        is_last = True
+        if job.stop_at_confidence < inf and row.max() >= job.stop_at_confidence:
             self._scheduler.accept_answer(request)
-        elif not self._has_given_up and self._scheduler.refine(
-            request, answered.subnetwork, self._clock()
-        ):
-            job.best = answered
-            if job.on_answer is not None:
-                job.on_answer(answered)
-            return
-        job.future.set_result(answered)
+        elif not self._has_given_up:
+            is_last = not self._scheduler.refine(request, run.subnetwork, self._clock())
+        answer = Answer(
+            row.tobytes(),
+            self._places[run.subnetwork],
+            len(run.batch),
+            run.predicted_s,
+            *ran,
+            is_last,
+            is_first_reply,
+        )
+        if is_last:
+            self._on_answer(job.pixels, run.subnetwork, answer.probabilities)
+            self._end(request, answer)
+        else:
+            job.best = answer
+            job.tell(answer)
 
     def _deliver(self, request: Request) -> None:
-        """Give a request the best answer that it has."""
+        """Say that the answer that was told last is the best."""
         job: Job = request.payload
         assert job.best is not None
-        if not job.future.done():
-            job.future.set_result(replace(job.best, given_at=self._clock()))
+        if not job.is_over:
+            name = request.answered_by
+            assert name is not None
+            self._on_answer(job.pixels, name, job.best.probabilities)
+        self._end(request, Delivered(self._clock()))
 
     def _fail(self, request: Request, problem: Problem) -> None:
-        """Give a request the best answer that it has, or the reason why there is none."""
+        """End a request with the best answer that it has, or the reason why there is none."""
         job: Job = request.payload
-        if job.future.done():
-            return
-        if job.best is None:
-            job.future.set_exception(problem)
-        else:
+        if job.best is not None and not job.is_over:
             self._scheduler.cancel(request)
             self._deliver(request)
+        else:
+            self._end(request, problem)
 
-    def _account(self) -> None:
-        """Tell the scheduler what requests cost the event loop: under load all that this thread does is for them."""
-        if self._came >= OVERHEAD_REQUESTS:
-            cpu_s, now = time.thread_time(), self._clock()
-            if now - self._counting_since < OVERHEAD_WINDOW_S:
-                spent_s = cpu_s - self._cpu_s
-                cost_s = max(spent_s - self._shed_s, 0.0) / self._came
-                arrived = self._came + self._shed
-                arrival_s = max(spent_s, 0.0) / arrived
-                replying_s = cost_s / 2 * self._came / arrived
-                self._scheduler.observe_overhead(cost_s, arrival_s, arrival_s - replying_s)
-            self._came, self._shed, self._shed_s = 0, 0, 0.0
-            self._cpu_s, self._counting_since = cpu_s, now
+    def _end(self, request: Request, event: Event) -> None:
+        """Tell the last of a request, once."""
+        job: Job = request.payload
+        if not job.is_over:
+            job.is_over = True
+            job.tell(event)
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,8 +14,9 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from model.bundle import Bundle
+from model.cores import cores
 from model.images import Pixels
-from model.sessions import cores, open_session
+from model.sessions import open_session
 from service.engine.cuda_graphs import CapturedRuns
 from service.engine.precision import Profile, int8_name
 from service.engine.transfers import Copies, CudaError, StreamCopies, WaitingCopies

@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 
 from service.problems import BodyTooLarge, BodyTooSlow, EmptyBody, Overloaded
 
@@ -41,6 +41,8 @@ class Bodies:
         announced = headers.get(b"content-length", b"0")
         if int(announced) > limit:
             raise _too_large(f"the body is {int(announced)} bytes", limit)
+        if request.scope["state"].get("is_whole"):
+            return await self._take_whole(request, limit)
         try:
             async with asyncio.timeout(self._patience_s) as timeout:
                 body = _Coming(timeout)
@@ -57,6 +59,18 @@ class Bodies:
         if not body.size:
             raise EmptyBody("the body is empty")
         return b"".join(body.chunks)
+
+    async def _take_whole(self, request: Request, limit: int) -> bytes:
+        """Return a body that has come, as most have: nobody waits for it, and no others need its place."""
+        message = await request.receive()
+        if message["type"] == "http.disconnect":
+            raise ClientDisconnect
+        body: bytes = message["body"]
+        if len(body) > limit:
+            raise _too_large(f"{len(body)} bytes of the body have come", limit)
+        if not body:
+            raise EmptyBody("the body is empty")
+        return body
 
     @contextmanager
     def kept(self, body: bytes) -> Iterator[None]:

@@ -7,14 +7,15 @@ import asyncio
 import time
 from collections import deque
 from math import inf
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import uvicorn
 from uvicorn.server import ServerState
 
 from service.front.exchange import Exchange, Headers, scope_of
+from service.front.front import Front
 from service.front.request_parser import LargeHeadError, MalformedError, RequestParser
-from service.observability.telemetry import Ending
+from service.outcomes import Ending
 from service.problems import (
     BodyTooSlow,
     HeadTooLarge,
@@ -24,9 +25,6 @@ from service.problems import (
     Overloaded,
     Problem,
 )
-
-if TYPE_CHECKING:
-    from service.front.app import Service
 
 CLASSIFYING = {"/classify", "/classify/stream"}
 BUFFERED_BYTES = (
@@ -55,10 +53,10 @@ class Connection(asyncio.Protocol):
         _loop: asyncio.AbstractEventLoop | None = None,
     ) -> None:
         self._app = config.loaded_app
-        self._service: Service = config.app.state.service  # type: ignore[union-attr]
-        self._settings = self._service.settings
-        self._arrivals = self._service.arrivals
-        self._connections = self._service.connections
+        self._front: Front = config.app.front  # type: ignore[union-attr]
+        self._settings = self._front.settings
+        self._arrivals = self._front.arrivals
+        self._connections = self._front.connections
         self._server_state = server_state
         self._app_state = app_state
         self._loop = _loop or asyncio.get_running_loop()
@@ -196,11 +194,11 @@ class Connection(asyncio.Protocol):
         )
         self._exchanges.append(exchange)
         if _is_to_classify(exchange.scope):
-            exchange.shed = self._service.shed_early(self._arrived_at, head.query_string)
-            if exchange.shed is None:
+            exchange.refusal = self._front.check_head(self._arrived_at, head.query_string)
+            exchange.is_shed = exchange.refusal is not None
+            if not exchange.is_shed:
                 self._arrivals.waiting += 1
             else:
-                exchange.refusal = exchange.shed.problem
                 self._skipped_bytes = 0
         if len(self._exchanges) == 1:
             self._watch_clock()
@@ -233,7 +231,7 @@ class Connection(asyncio.Protocol):
 
     def is_last(self) -> bool:
         """Whether the connection ends with the reply that is written now."""
-        ends = self._is_half_closed or self._is_stopping or self._service.draining
+        ends = self._is_half_closed or self._is_stopping or self._front.draining
         return ends and len(self._exchanges) == 1
 
     def write(self, data: bytes) -> None:
@@ -286,28 +284,30 @@ class Connection(asyncio.Protocol):
     def _reply_with(self, exchange: Exchange, refusal: Problem) -> None:
         """Refuse a request in the application's place."""
         sent = dict(exchange.scope["headers"]).get(b"x-request-id", b"")
-        request_id = self._service.request_id(sent)
+        request_id = self._front.request_id(sent)
         exchange.refuse(refusal, request_id)
-        if exchange.shed is not None:
+        if exchange.is_shed:
             now_s = time.thread_time()
             arrived_at = exchange.scope["state"]["arrived_at"]
-            self._service.count_shed(
-                exchange.shed, request_id, arrived_at, cost_s=now_s - self._cpu_s
-            )
+            self._front.count_shed(refusal, request_id, arrived_at, cost_s=now_s - self._cpu_s)
             self._cpu_s = now_s
 
     async def _handle(self, exchange: Exchange) -> None:
         """Have the application answer a request."""
         exchange.is_handled = True
-        if _is_to_classify(exchange.scope):
+        exchange.scope["state"]["is_whole"] = exchange.is_whole
+        is_to_classify = _is_to_classify(exchange.scope)
+        if is_to_classify:
             self._arrivals.waiting -= 1
         try:
             await self._app(exchange.scope, exchange.receive, exchange.send)
         except Exception as error:
-            self._service.log.error("request_crashed", exc_info=error)
+            self._front.log.error("request_crashed", exc_info=error)
             if not exchange.has_reply_begun:
                 self._reply_with(exchange, InternalError("the server failed to handle the request"))
         finally:
+            if is_to_classify:
+                self._front.count_handled()
             if not exchange.is_over:
                 self._transport.abort()  # its reply cannot be completed
 
@@ -323,8 +323,8 @@ class Connection(asyncio.Protocol):
             if exchange.refusal is None:
                 self._arrivals.waiting -= 1
             headers, state = dict(exchange.scope["headers"]), exchange.scope["state"]
-            request_id = self._service.request_id(headers.get(b"x-request-id", b""))
-            self._service.ended("abandoned", request_id, state["arrived_at"])
+            request_id = self._front.request_id(headers.get(b"x-request-id", b""))
+            self._front.ended("abandoned", request_id, state["arrived_at"])
 
     def _refuse(self, problem: Problem) -> None:
         """Refuse what is no request, once those before it were answered, and end."""

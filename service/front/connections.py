@@ -3,10 +3,11 @@
 import asyncio
 import resource
 import time
+from collections.abc import Callable
 from math import inf
 from typing import TYPE_CHECKING
 
-from service.observability.telemetry import Ending, Metrics
+from service.outcomes import Ending
 from service.settings import Settings
 
 if TYPE_CHECKING:
@@ -21,19 +22,22 @@ class Connections:
 
     Args:
         settings: how long a client may take.
-        metrics: shows how many are open, and counts those that the server ends.
+        count_ended: counts those that the server ends.
     """
 
-    def __init__(self, settings: Settings, metrics: Metrics) -> None:
+    def __init__(self, settings: Settings, count_ended: Callable[[Ending], None]) -> None:
         self._most = max(resource.getrlimit(resource.RLIMIT_NOFILE)[0] - OTHER_FILES, 1)
         shortest_s = min(settings.read_head_s, settings.read_body_s, settings.keep_alive_s)
         self._sweep_every_s = min(shortest_s / SWEEPS, 1.0)
-        self._metrics = metrics
+        self._count_ended = count_ended
         self._open: set[Connection] = set()
         self._timer: asyncio.TimerHandle | None = None
         self._all_closed = asyncio.Event()
         self._all_closed.set()
-        metrics.connections.set_function(lambda: len(self._open))
+
+    def __len__(self) -> int:
+        """Return how many are open."""
+        return len(self._open)
 
     def add(self, connection: "Connection") -> bool:
         """Take in a new connection; False if there are too many, and none that waits could be ended for it."""
@@ -58,7 +62,7 @@ class Connections:
 
     def ended(self, by: Ending) -> None:
         """Count a connection that the server ends."""
-        self._metrics.connections_ended.inc(by)
+        self._count_ended(by)
 
     async def all_closed(self) -> None:
         """Wait until no connection is open."""

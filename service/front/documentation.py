@@ -6,7 +6,8 @@ from typing import Any
 from pydantic_core import to_json
 
 from service import problems
-from service.problems import CATALOGUE, MEDIA_TYPE, Problem
+from service.front.problem_replies import MEDIA_TYPE
+from service.problems import CATALOGUE, Problem
 from service.schemas import Answer, Feedback, Outcomes, ProblemDocument, Step
 from service.settings import LONGEST_MS, SHORTEST_MS
 

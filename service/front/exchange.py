@@ -4,16 +4,14 @@ import asyncio
 from collections.abc import Iterable
 from functools import cache, lru_cache
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 from urllib.parse import unquote
 
 from starlette.types import Message
 
+from service.front.problem_replies import render
 from service.front.request_parser import RequestParser
-from service.problems import Problem, render
-
-if TYPE_CHECKING:
-    from service.engine.serving import ShedEarly
+from service.problems import Problem
 
 Headers = Iterable[tuple[bytes, bytes]]
 
@@ -58,7 +56,7 @@ class Exchange:
         is_whole: the request was read to its end.
         has_reply_begun: its status is settled.
         refusal: the reply, if the application is not asked.
-        shed: why that is, if it is for the load.
+        is_shed: that is for the load.
         task: the application's work on it, if it was asked.
         is_handled: that work has begun.
         is_over: the reply was written, or nobody is there to read it.
@@ -75,7 +73,7 @@ class Exchange:
         self.is_whole = False
         self.has_reply_begun = False
         self.refusal: Problem | None = None
-        self.shed: ShedEarly | None = None
+        self.is_shed = False
         self.task: asyncio.Task[None] | None = None
         self.is_handled = False
         self.is_over = False

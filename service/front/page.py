@@ -8,18 +8,19 @@ from collections.abc import Mapping
 from functools import cache
 from hashlib import sha256
 from importlib.resources import files
+from io import BytesIO
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
 from fastapi import APIRouter, FastAPI
 from fastapi.openapi.docs import get_swagger_ui_html
-from pydantic import ValidationError
+from PIL import Image
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.requests import Request
 from starlette.responses import Response
 
-from service.front.load import MOST_TIMES, Load, LoadWanted
-from service.front.receiving import service_of, serving_of
+from service.front.routes import front_of
 from service.problems import InvalidParameter, NotFound
 from service.settings import Settings
 
@@ -30,9 +31,20 @@ MEDIA_TYPES = {".jpg": "image/jpeg", ".png": "image/png", ".webp": "image/webp"}
 SWAGGER_UI = {"swagger-ui-bundle.js": "text/javascript", "swagger-ui.css": "text/css"}
 
 MAX_LOAD_BYTES = 200
+MOST_TIMES = 10
+SIDE, QUALITY = 32, 90  # of the images: files of 1 to 2 kB
 INLINE = re.compile(r"<(script|style)>(.*?)</\1>", re.DOTALL)
 SETTINGS = re.compile(r'(?<=<script type="application/json" id="settings">).*?(?=</script>)')
 POLICY = "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; connect-src 'self'"
+
+
+class LoadWanted(BaseModel):
+    """How much load the page asks for, in multiples of what the server holds."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    times: float = Field(ge=0, le=MOST_TIMES, allow_inf_nan=False)
+    deadline_ms: float = Field(ge=0.1, le=1000, allow_inf_nan=False)
 
 
 class Asset:
@@ -72,7 +84,6 @@ def add_page(app: FastAPI, settings: Settings) -> None:
     if settings.page:
         _add_index(router, settings)
         if shows_load(settings):
-            app.state.load = Load(_sample_files(), app.state.service.clock)
             router.add_api_route("/load", load, methods=["GET"])
             router.add_api_route("/load", send_load, methods=["POST"])
     app.include_router(router)
@@ -85,9 +96,10 @@ def shows_load(settings: Settings) -> bool:
     return settings.page_load == "on"
 
 
-def load(request: Request) -> dict[str, Any]:
+async def load(request: Request) -> dict[str, Any]:
     """Say how the load goes."""
-    return _load_of(request).report()
+    report: dict[str, Any] = await front_of(request).engine.call("load_report")
+    return report
 
 
 async def send_load(request: Request) -> dict[str, Any]:
@@ -96,8 +108,8 @@ async def send_load(request: Request) -> dict[str, Any]:
     Raises:
         InvalidParameter: it asks for too much, or is no page of this server, which could not send JSON.
     """
-    service = service_of(request)
-    serving = serving_of(service)
+    front = front_of(request)
+    served = front.served
     media_type = request.headers.get("content-type", "")
     if media_type != "application/json":
         raise InvalidParameter(
@@ -106,7 +118,7 @@ async def send_load(request: Request) -> dict[str, Any]:
             value=media_type,
             allowed="application/json",
         )
-    body = await service.bodies.read(request, dict(request.scope["headers"]), MAX_LOAD_BYTES)
+    body = await front.bodies.read(request, dict(request.scope["headers"]), MAX_LOAD_BYTES)
     try:
         wanted = LoadWanted.model_validate_json(body)
     except ValidationError as error:
@@ -119,8 +131,18 @@ async def send_load(request: Request) -> dict[str, Any]:
             value=value,
             allowed=f"times, a number from 0 to {MOST_TIMES}, and deadline_ms, one from 0.1 to 1000",
         ) from error
-    _load_of(request).want(wanted, serving=serving, address=request.scope["server"])
-    return _load_of(request).report()
+    predicted_s = await front.engine.call("predicted_run_latency_s")
+    host, port = request.scope["server"]
+    sender = {
+        "host": host,
+        "port": port,
+        "fastest": min(served.names, key=predicted_s.__getitem__),
+        "images": _load_images(),
+    }
+    report: dict[str, Any] = await front.engine.call(
+        "want_load", wanted=wanted.model_dump(), sender=sender
+    )
+    return report
 
 
 def _add_index(router: APIRouter, settings: Settings) -> None:
@@ -157,9 +179,18 @@ def _is_loopback(host: str) -> bool:
         return False
 
 
-def _load_of(request: Request) -> Load:
-    load: Load = request.app.state.load
-    return load
+@cache
+def _load_images() -> list[str]:
+    """Return what the requests of the load show, one of them at a time."""
+    return [b64encode(_shrunk(each)).decode() for each in _sample_files()]
+
+
+def _shrunk(picture: Path) -> bytes:
+    """Return the file of a picture at the size of CIFAR-10's."""
+    file = BytesIO()
+    with Image.open(picture) as image:
+        image.convert("RGB").resize((SIDE, SIDE)).save(file, "JPEG", quality=QUALITY)
+    return file.getvalue()
 
 
 def docs(request: Request) -> Response:

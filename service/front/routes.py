@@ -1,15 +1,13 @@
 """The endpoints: they translate between HTTP and the parts, and decide nothing."""
 
-from collections.abc import Collection
 from hmac import compare_digest
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
-from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 from starlette.responses import PlainTextResponse, Response
 
-from service.front.answering import AnswerStream, answer_once
+from service.front.classify import classify as classify_image
 from service.front.documentation import (
     CLASSIFY,
     CLASSIFY_RESPONSES,
@@ -22,21 +20,16 @@ from service.front.documentation import (
     STREAM,
     STREAM_RESPONSES,
 )
-from service.front.receiving import handle, service_of, serving_of
-from service.observability.feedback import AnswerMemory, Kept, Rejection
+from service.front.front import Front
+from service.front.stream import AnswerStream
 from service.problems import (
     CATALOGUE,
     BodyTooLarge,
     EmptyBody,
-    FeedbackLate,
-    FeedbackRepeated,
     InvalidFeedback,
     NotFound,
     NotReady,
-    Problem,
-    ReloadUnderWay,
     Unauthorized,
-    UnknownRequest,
 )
 from service.schemas import (
     Answer,
@@ -51,8 +44,15 @@ from service.schemas import (
 )
 
 MAX_FEEDBACK_BYTES = 4096
+CONTENT_TYPE_PLAIN_0_0_4 = "text/plain; version=0.0.4; charset=utf-8"  # Prometheus'
 
 router = APIRouter()
+
+
+def front_of(request: Request) -> Front:
+    """Return what the endpoints share."""
+    front: Front = request.app.state.front
+    return front
 
 
 @router.post(
@@ -63,9 +63,7 @@ router = APIRouter()
 )
 async def classify(request: Request) -> Response:
     """Give the most accurate answer that fits in the deadline, which counts from the arrival of the request."""
-    response = await handle(request, answer_once, takes_several=True)
-    assert response is not None
-    return response
+    return await classify_image(front_of(request), request)
 
 
 @router.post(
@@ -76,7 +74,7 @@ async def classify(request: Request) -> Response:
 )
 async def classify_stream(request: Request) -> Response:
     """Give a first answer at once, and better ones until the deadline; server-sent events, or NDJSON by ``Accept``."""
-    return AnswerStream(request)
+    return AnswerStream(front_of(request), request)
 
 
 @router.post("/feedback", responses=FEEDBACK_RESPONSES, openapi_extra=FEEDBACK)
@@ -86,41 +84,25 @@ async def feedback(request: Request) -> Score:
     The labels of an answer of a bundle that was replaced meanwhile say nothing of the one that answers now: they are
     compared, and not counted with its own.
     """
-    service = service_of(request)
-    bundle = serving_of(service).bundle
+    front = front_of(request)
     try:
-        body = await service.bodies.read(
-            request, dict(request.scope["headers"]), MAX_FEEDBACK_BYTES
-        )
+        body = await front.bodies.read(request, dict(request.scope["headers"]), MAX_FEEDBACK_BYTES)
         sent = parse_feedback(body)
-        if service.answers.bundle_of(sent.request_id) in (None, bundle.digest):
-            _check_label(sent.label, bundle.manifest.labels)
     except (BodyTooLarge, EmptyBody, InvalidFeedback):
-        service.metrics.feedback.inc("invalid")
+        await front.engine.call("invalid_feedback")
         raise
-    taken = service.answers.take(sent.request_id, service.clock())
-    if not isinstance(taken, Kept):
-        service.metrics.feedback.inc(taken)
-        raise _rejection(taken, sent.request_id, service.answers)
-    is_right = sent.label == taken.label
-    if taken.bundle == bundle.digest:
-        service.metrics.label_came(taken.subnetwork, is_right)
-    else:
-        service.metrics.feedback.inc("replaced")
     return Score(
-        request_id=sent.request_id,
-        label=sent.label,
-        answer=taken.label,
-        subnetwork=taken.subnetwork,
-        is_right=is_right,
+        **await front.engine.call("feedback", request_id=sent.request_id, label=sent.label)
     )
 
 
 @router.get("/subnetworks", responses=READY_RESPONSES)
 async def subnetworks(request: Request) -> SubnetworkList:
     """List the subnetworks with their accuracy, cost, and the run latency predicted now; cheapest first."""
-    service = service_of(request)
-    serving = serving_of(service)
+    front = front_of(request)
+    served = front.served
+    predicted_s = await front.engine.call("predicted_run_latency_s")
+    known = {each["name"]: each for each in served.subnetworks}
     entries = [
         SubnetworkEntry(
             name=subnetwork.name,
@@ -128,17 +110,16 @@ async def subnetworks(request: Request) -> SubnetworkList:
             depth=subnetwork.depth,
             parameters=subnetwork.parameters,
             macs=subnetwork.macs,
-            precision=each.precision,
-            expected_accuracy=each.accuracy.estimate.value,
-            expected_accuracy_interval=(each.accuracy.estimate.low, each.accuracy.estimate.high),
-            test_accuracy=each.accuracy.test_value,
-            predicted_run_latency_ms=round(1e3 * serving.latency.predict_s(subnetwork.name, 1), 3),
+            precision=known[subnetwork.name]["precision"],
+            expected_accuracy=known[subnetwork.name]["expected_accuracy"],
+            expected_accuracy_interval=known[subnetwork.name]["expected_accuracy_interval"],
+            test_accuracy=known[subnetwork.name]["test_accuracy"],
+            predicted_run_latency_ms=round(1e3 * predicted_s[subnetwork.name], 3),
         )
-        for each in sorted(serving.served, key=lambda each: each.subnetwork.macs)
-        for subnetwork in (each.subnetwork,)
+        for subnetwork in sorted(served.manifest.subnetworks, key=lambda each: each.macs)
     ]
     return SubnetworkList(
-        bundle=BundleName(**serving.bundle_name), device=serving.device.name, subnetworks=entries
+        bundle=BundleName(**served.bundle_name), device=served.device, subnetworks=entries
     )
 
 
@@ -148,8 +129,8 @@ async def reload(
     sent: Annotated[HTTPAuthorizationCredentials | None, Depends(HTTPBearer(auto_error=False))],
 ) -> Reloaded:
     """Answer from the bundle that is in the bundle folder now; reply once the one before has ended."""
-    service = service_of(request)
-    key = service.settings.admin_key.get_secret_value()
+    front = front_of(request)
+    key = front.settings.admin_key.get_secret_value()
     if not key:
         raise NotFound("ANYTIME_ADMIN_KEY is not set", path=request.url.path)
     if sent is None or not compare_digest(sent.credentials.encode("latin-1"), key.encode()):
@@ -157,11 +138,7 @@ async def reload(
             "the Authorization header must be 'Bearer' and the value of ANYTIME_ADMIN_KEY",
             headers={"WWW-Authenticate": "Bearer"},
         )
-    before = serving_of(service)
-    if service.is_reloading:
-        raise ReloadUnderWay("another reload has not ended yet", headers={"Retry-After": "1"})
-    now = await service.reload()
-    return Reloaded(bundle=BundleName(**now.bundle_name), before=BundleName(**before.bundle_name))
+    return Reloaded(**await front.engine.call("reload"))
 
 
 @router.get("/health/live")
@@ -173,17 +150,18 @@ async def live() -> Health:
 @router.get("/health/ready", responses=READY_RESPONSES)
 async def ready(request: Request) -> Health:
     """Answer 200 while requests should be sent here, 503 while the server starts or stops."""
-    service = service_of(request)
-    serving_of(service)
-    if service.draining:
+    front = front_of(request)
+    if front.draining:
         raise NotReady("the server is stopping", headers={"Retry-After": "1"})
+    assert front.served
     return Health(status="ready")
 
 
 @router.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
 async def metrics(request: Request) -> Response:
     """Give the metrics in Prometheus' text format."""
-    return Response(service_of(request).metrics.exposition(), media_type=CONTENT_TYPE_PLAIN_0_0_4)
+    text = await front_of(request).engine.call("metrics")
+    return Response(text, media_type=CONTENT_TYPE_PLAIN_0_0_4)
 
 
 @router.get(
@@ -199,25 +177,3 @@ async def problem_page(request: Request) -> str:
     if problem is None:
         raise NotFound(f"there is no problem {slug!r}; there are {', '.join(CATALOGUE)}")
     return f"{problem.status} {problem.title}\n\n{problem.__doc__}\n"
-
-
-def _check_label(label: str, labels: Collection[str]) -> None:
-    """Refuse a label that the bundle does not know."""
-    if label not in labels:
-        raise InvalidFeedback(f"{label!r} is no label of the bundle", allowed=", ".join(labels))
-
-
-def _rejection(reason: Rejection, request_id: str, answers: AnswerMemory) -> Problem:
-    """Return what the sender of a label that cannot be used is told."""
-    match reason:
-        case "unknown":
-            return UnknownRequest(
-                f"no answer {request_id!r} is kept here; the latest {answers.capacity} are"
-            )
-        case "repeated":
-            return FeedbackRepeated(f"the answer {request_id!r} has its label already")
-        case "late":
-            return FeedbackLate(
-                f"the answer {request_id!r} is older than {answers.window_s:g} s",
-                limit=answers.window_s,
-            )

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
 
+import numpy as np
+
 from model.images import Pixels
 
 MOST_WAITING = 64  # images that wait for an idle moment; beyond, the oldest give way
@@ -71,11 +73,12 @@ class Agreement:
         self._is_busy = False
         self._is_closed = False
 
-    def answered(self, pixels: Pixels, subnetwork: str, class_id: int) -> None:
-        """Take note of an answer."""
+    def answered(self, pixels: Pixels, subnetwork: str, probabilities: bytes) -> None:
+        """Take note of an answer, float32 (classes,)."""
         self._credit += self._share
         if self._credit >= 1.0 and not self._is_closed:
             self._credit -= 1.0
+            class_id = int(np.frombuffer(probabilities, np.float32).argmax())
             self._waiting.append(Sample(pixels, subnetwork, class_id))
         if self._waiting:
             self._go_on()

@@ -6,8 +6,9 @@ records a dozen values. Here all of that, and the scrape, is on the event loop.
 
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 
-from prometheus_client import CollectorRegistry
+from prometheus_client import CollectorRegistry, ProcessCollector
 from prometheus_client.metrics_core import CounterMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
@@ -122,3 +123,31 @@ class Histogram(Collector):
                 reached.append((edge, float(total)))
             family.add_metric([] if labels is None else [label], reached, self._sums[label])
         yield family
+
+
+class Processes(Collector):
+    """What several processes together take of the machine, under the usual names: ``process_cpu_seconds_total`` and so on.
+
+    Args:
+        registry: what scrapes it.
+
+    Attributes:
+        pids: of the processes; of one that has ended nothing is told.
+    """
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.pids: tuple[int, ...] = ()
+        registry.register(self)
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield the sums; of the start times the first, of the limits of open files the least."""
+        gathered: dict[str, list[Metric]] = {}
+        for pid in self.pids:
+            for family in ProcessCollector(pid=partial(int, pid), registry=None).collect():
+                gathered.setdefault(family.name, []).append(family)
+        for name, families in gathered.items():
+            combine = min if name in ("process_start_time_seconds", "process_max_fds") else sum
+            values = [family.samples[0].value for family in families]
+            whole = families[0]
+            whole.samples = [whole.samples[0]._replace(value=combine(values))]
+            yield whole

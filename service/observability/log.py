@@ -7,8 +7,11 @@ import threading
 from collections.abc import Callable
 from queue import Empty, SimpleQueue
 from select import select
+from typing import Any
 
 import structlog
+
+from service.outcomes import Outcome
 
 PENDING_BYTES = 2**20  # of lines that wait to be written; what comes on top is dropped
 GATHER_S = 0.01  # after the first line: a thread that wakes for each one costs the event loop more than the line
@@ -151,3 +154,26 @@ class _LibraryHandler(logging.Handler):
             message = str(record.msg)
         log = self._log.error if record.levelno >= logging.ERROR else self._log.warning
         log("library", logger=record.name, message=message.strip(), exc_info=record.exc_info)
+
+
+class RequestLog:
+    """Writes one line for each request in a sample, and for every one that the server failed.
+
+    Args:
+        log: where to.
+        share: of the requests in the sample; they are taken evenly.
+    """
+
+    def __init__(self, log: structlog.typing.FilteringBoundLogger, share: float) -> None:
+        self._log = log
+        self._share = share
+        self._credit = 0.0
+
+    def __call__(self, outcome: Outcome, fields: Callable[[], dict[str, Any]]) -> None:
+        """Note the end of a request; ``fields`` is called if it gets a line."""
+        self._credit += self._share
+        if self._credit >= 1.0:
+            self._credit -= 1.0
+            self._log.info("request", outcome=outcome, **fields())
+        elif outcome == "failed":
+            self._log.error("request", outcome=outcome, **fields())

@@ -1,33 +1,24 @@
-"""Metrics and the request log."""
+"""The metrics of the whole server; the engine keeps them."""
 
 import platform
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
-import structlog
 from prometheus_client import (
     CollectorRegistry,
     Gauge,
     Info,
-    ProcessCollector,
     generate_latest,
 )
 
-from service.observability.instruments import Counter, CounterReader, Histogram
+from service.observability.instruments import Counter, CounterReader, Histogram, Processes
+from service.outcomes import Ending, FeedbackOutcome, Outcome
 
-Outcome = Literal[
-    "in_time", "late", "refused", "expired", "impossible", "abandoned", "invalid", "failed"
-]
 ReloadOutcome = Literal["replaced", "unchanged", "failed"]
 ANSWERED: tuple[Outcome, ...] = ("in_time", "late", "impossible")
 UNANSWERED = tuple(each for each in get_args(Outcome) if each not in ("in_time", "late"))
 
-FeedbackOutcome = Literal["scored", "replaced", "unknown", "repeated", "late", "invalid"]
-# Why the server ended a connection that its client did not end.
-Ending = Literal[
-    "silent", "slow_head", "slow_body", "idle", "unread", "malformed", "large_head", "crowded"
-]
 AGREEMENT = {True: "agrees", False: "differs"}  # values of the label ``verdict``
 LABELLED = {True: "right", False: "wrong"}
 REFINEMENT = {
@@ -59,7 +50,7 @@ class Metrics:
 
     def __init__(self, registry: CollectorRegistry, *, version: str) -> None:
         self.registry = registry
-        ProcessCollector(registry=registry)
+        self._processes = Processes(registry)
         self.requests = Counter(
             "anytime_requests",
             "Requests to classify, by the subnetwork that answered and how they ended.",
@@ -276,9 +267,15 @@ class Metrics:
         for label in labels:
             self.predictions.inc(label, amount=0)
 
-    def request_ended(self, outcome: Outcome, subnetwork: str = NO_SUBNETWORK) -> None:
-        """Count a request's end."""
-        self.requests.inc(subnetwork, outcome)
+    def watch_processes(self, pids: Sequence[int]) -> None:
+        """Say which processes the server consists of."""
+        self._processes.pids = tuple(pids)
+
+    def request_ended(
+        self, outcome: Outcome, subnetwork: str = NO_SUBNETWORK, count: int = 1
+    ) -> None:
+        """Count how requests ended."""
+        self.requests.inc(subnetwork, outcome, amount=count)
 
     def answered(
         self,
@@ -331,26 +328,3 @@ class Metrics:
     def exposition(self) -> bytes:
         """Return all metrics in Prometheus' text format."""
         return generate_latest(self.registry)
-
-
-class RequestLog:
-    """Writes one line for each request in a sample, and for every one that the server failed.
-
-    Args:
-        log: where to.
-        share: of the requests in the sample; they are taken evenly.
-    """
-
-    def __init__(self, log: structlog.typing.FilteringBoundLogger, share: float) -> None:
-        self._log = log
-        self._share = share
-        self._credit = 0.0
-
-    def __call__(self, outcome: Outcome, fields: Callable[[], dict[str, Any]]) -> None:
-        """Note the end of a request; ``fields`` is called if it gets a line."""
-        self._credit += self._share
-        if self._credit >= 1.0:
-            self._credit -= 1.0
-            self._log.info("request", outcome=outcome, **fields())
-        elif outcome == "failed":
-            self._log.error("request", outcome=outcome, **fields())

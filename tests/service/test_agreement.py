@@ -49,6 +49,12 @@ class Comparing:
         return class_id
 
 
+def answer(class_id: int) -> bytes:
+    """The probabilities of an answer, 0 for all other classes."""
+    probabilities: bytes = np.eye(256, dtype=np.float32)[class_id].tobytes()
+    return probabilities
+
+
 @asynccontextmanager
 async def comparing(share: float = 1.0) -> AsyncIterator[Comparing]:
     it = Comparing(share)
@@ -62,8 +68,8 @@ async def comparing(share: float = 1.0) -> AsyncIterator[Comparing]:
 async def test_an_answer_agrees_with_the_best_subnetwork_or_differs() -> None:
     async with comparing() as it:
         it.go.set()
-        it.agreement.answered(image(3), "column-1", class_id=3)
-        it.agreement.answered(image(3), "column-2", class_id=4)
+        it.agreement.answered(image(3), "column-1", answer(3))
+        it.agreement.answered(image(3), "column-2", answer(4))
 
         assert await it.verdicts.get() == ("column-1", True)
         assert await it.verdicts.get() == ("column-2", False)
@@ -71,7 +77,7 @@ async def test_an_answer_agrees_with_the_best_subnetwork_or_differs() -> None:
 
 async def test_the_best_subnetwork_agrees_with_itself_without_a_run() -> None:
     async with comparing() as it:
-        it.agreement.answered(image(3), "full", class_id=3)
+        it.agreement.answered(image(3), "full", answer(3))
 
         assert it.verdicts.get_nowait() == ("full", True)
         assert it.began.empty()
@@ -81,12 +87,12 @@ async def test_nothing_is_compared_while_requests_are_at_work() -> None:
     async with comparing() as it:
         it.go.set()
         it.is_idle = False
-        it.agreement.answered(image(3), "column-1", class_id=3)
-        it.agreement.answered(image(3), "full", class_id=3)
+        it.agreement.answered(image(3), "column-1", answer(3))
+        it.agreement.answered(image(3), "full", answer(3))
         assert it.verdicts.empty()
 
         it.is_idle = True
-        it.agreement.answered(image(4), "column-2", class_id=4)
+        it.agreement.answered(image(4), "column-2", answer(4))
 
         assert await it.verdicts.get() == ("column-1", True)
         assert await it.verdicts.get() == ("full", True)
@@ -96,7 +102,7 @@ async def test_nothing_is_compared_while_requests_are_at_work() -> None:
 async def test_only_one_comparison_runs_and_the_oldest_that_wait_give_way() -> None:
     async with comparing() as it:
         for class_id in range(MOST_WAITING + 3):
-            it.agreement.answered(image(class_id), "column-1", class_id=class_id)
+            it.agreement.answered(image(class_id), "column-1", answer(class_id))
         assert await it.began.get() == 0
         it.go.set()
         for _ in range(MOST_WAITING + 1):
@@ -110,7 +116,7 @@ async def test_a_share_is_compared() -> None:
     async with comparing(share=0.25) as it:
         it.go.set()
         for class_id in range(8):
-            it.agreement.answered(image(class_id), "column-1", class_id=class_id)
+            it.agreement.answered(image(class_id), "column-1", answer(class_id))
         for _ in range(2):
             await it.verdicts.get()
 
@@ -120,11 +126,11 @@ async def test_a_share_is_compared() -> None:
 async def test_a_comparison_that_fails_is_reported_and_is_the_last() -> None:
     async with comparing() as it:
         it.go.set()
-        it.agreement.answered(image(255), "column-1", class_id=1)
-        it.agreement.answered(image(3), "column-1", class_id=3)
+        it.agreement.answered(image(255), "column-1", answer(1))
+        it.agreement.answered(image(3), "column-1", answer(3))
         assert str(await it.failures.get()) == "out of memory"
 
-        it.agreement.answered(image(3), "full", class_id=3)
+        it.agreement.answered(image(3), "full", answer(3))
 
         assert it.verdicts.empty()
 

@@ -24,7 +24,7 @@ def request_of(*chunks: bytes) -> Request:
             yield {"type": "http.request", "body": chunk, "more_body": more}
 
     receive: Callable[[], Awaitable[dict[str, object]]] = parts().__anext__
-    return Request({"type": "http", "method": "POST", "headers": []}, receive)
+    return Request({"type": "http", "method": "POST", "headers": [], "state": {}}, receive)
 
 
 def patient() -> Bodies:

@@ -2,6 +2,8 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from math import inf
 from threading import Event, get_ident
 
 import numpy as np
@@ -10,12 +12,23 @@ from numpy.typing import NDArray
 from prometheus_client import CollectorRegistry
 
 from model.images import Pixels
-from service.engine.dispatcher import OVERHEAD_REQUESTS, Answered, Dispatcher
+from service.engine.dispatcher import Dispatcher
+from service.engine.dispatcher import Event as Told
 from service.engine.worker import Worker
+from service.hop import Answer, Delivered
 from service.observability.telemetry import Metrics
-from service.problems import DeadlineImpossible, Expired, InternalError, NotReady, Overloaded
+from service.problems import (
+    DeadlineImpossible,
+    Expired,
+    InternalError,
+    NotReady,
+    Overloaded,
+    Problem,
+    problem_of,
+)
 from service.scheduling.latency import LatencyModel
 from service.scheduling.policies import Candidate
+from service.scheduling.requests import Refine, Shed
 from service.scheduling.scheduler import Scheduler
 
 pytestmark = pytest.mark.anyio
@@ -45,6 +58,16 @@ class Machine:
         return np.array([[image[0, 0, 0], len(batch)] for image in batch], np.float32)
 
 
+@dataclass(frozen=True)
+class Answered:
+    """The last answer to a request, and the subnetworks of those that were told before."""
+
+    subnetwork: str
+    probabilities: list[float]
+    answer: Answer
+    before: list[str]
+
+
 @asynccontextmanager
 async def dispatching(
     machine: Machine,
@@ -59,12 +82,13 @@ async def dispatching(
         [machine.run],
         scheduler,
         latency,
+        places={name: place for place, name in enumerate(PROFILE)},
         workers=[worker],
         metrics=Metrics(CollectorRegistry(), version="test"),
         clock=clock,
         on_failure=lambda error: None,
-        on_wake=lambda now: None,
-        shares_cores=True,
+        on_answer=lambda pixels, subnetwork, probabilities: None,
+        on_change=lambda: None,
     )
     try:
         yield dispatcher
@@ -81,17 +105,61 @@ def ask(
     refuse: bool = False,
     subnetwork: str | None = None,
     image: Pixels = IMAGE,
+    refine: Refine = "none",
+    stop_at_confidence: float = inf,
+    found: list[str] | None = None,
+    came: Callable[[], None] = lambda: None,
 ) -> "asyncio.Task[Answered]":
-    now = time.monotonic()
-    return asyncio.create_task(
-        dispatcher.classify(
+    """Ask as a front does: until the last event, or until the client leaves."""
+    arrived_at = time.monotonic()
+    names = tuple(PROFILE)
+
+    async def run() -> Answered:
+        told: asyncio.Queue[Told] = asyncio.Queue()
+        request = dispatcher.submit(
             image,
-            arrived_at=now,
-            deadline_at=now + deadline_s,
+            told.put_nowait,
+            arrived_at=arrived_at,
+            deadline_at=arrived_at + deadline_s,
             on_miss="refuse" if refuse else "answer",
             subnetwork=subnetwork,
+            refine=refine,
+            stop_at_confidence=stop_at_confidence,
         )
-    )
+        answers: list[Answer] = []
+        try:
+            while True:
+                match await told.get():
+                    case Answer() as answer:
+                        answers.append(answer)
+                        if answer.is_last:
+                            break
+                        if found is not None:
+                            found.append(names[answer.subnetwork])
+                        came()
+                    case Delivered():
+                        break
+                    case Shed() as shed:
+                        raise problem_of(shed)
+                    case Problem() as problem:
+                        raise problem
+        except asyncio.CancelledError:
+            assert request is not None
+            dispatcher.cancel(request)
+            raise
+        *before, last = answers
+        row = np.frombuffer(last.probabilities, np.float32).tolist()
+        return Answered(
+            names[last.subnetwork], row, last, [names[each.subnetwork] for each in before]
+        )
+
+    return asyncio.create_task(run())
+
+
+async def asked() -> None:
+    """Let what was asked reach the devices."""
+    for _ in range(3):
+        await asyncio.sleep(0)
 
 
 async def test_an_idle_machine_answers_from_the_most_accurate_subnetwork() -> None:
@@ -102,7 +170,7 @@ async def test_an_idle_machine_answers_from_the_most_accurate_subnetwork() -> No
         answered = await ask(dispatcher)
 
     assert answered.subnetwork == "deep"
-    assert answered.started_at <= answered.finished_at
+    assert answered.answer.started_at <= answered.answer.finished_at
 
 
 async def test_only_a_very_short_run_stays_on_the_event_loop() -> None:
@@ -122,12 +190,12 @@ async def test_a_short_run_takes_turns_with_the_warm_up_of_another_bundle() -> N
 
     async with dispatching(machine, worker=worker) as dispatcher:
         warm_up = asyncio.create_task(worker.call(warmed_up.wait))
-        await asyncio.sleep(0)  # it has begun
-        asked = ask(dispatcher, subnetwork="tiny")
-        await asyncio.sleep(0)  # it was admitted
+        await asked()  # it has begun
+        waiting = ask(dispatcher, subnetwork="tiny")
+        await asked()  # it was admitted
         assert machine.runs == []
         warmed_up.set()
-        await asyncio.gather(warm_up, asked)
+        await asyncio.gather(warm_up, waiting)
         await ask(dispatcher, subnetwork="tiny")
 
     assert [thread == get_ident() for thread in machine.threads] == [False, True]
@@ -136,37 +204,24 @@ async def test_a_short_run_takes_turns_with_the_warm_up_of_another_bundle() -> N
 async def test_what_is_given_up_gets_the_answer_that_it_has_or_the_reason() -> None:
     machine = Machine()
     machine.go.set()
-    answers: list[Answered] = []
-    came = asyncio.Event()
+    came, found = asyncio.Event(), list[str]()
 
-    def keep(answered: Answered) -> None:
+    def keep() -> None:
         machine.go.clear()  # for the run of a better one
-        answers.append(answered)
         came.set()
 
     async with dispatching(machine) as dispatcher:
-        now = time.monotonic()
-        stream = asyncio.create_task(
-            dispatcher.classify(
-                IMAGE,
-                arrived_at=now,
-                deadline_at=now + 86_400,
-                on_miss="answer",
-                subnetwork=None,
-                refine="steps",
-                on_answer=keep,
-            )
-        )
+        stream = ask(dispatcher, 86_400, refine="steps", found=found, came=keep)
         await came.wait()
         waiting = ask(dispatcher, deadline_s=86_400)
-        await asyncio.sleep(0)  # it was admitted
+        await asked()  # it was admitted
 
         dispatcher.give_up(NotReady("the bundle was replaced"))
 
         with pytest.raises(NotReady):
             await waiting
         machine.go.set()
-        assert (await stream).before == answers[0]
+        assert (await stream).before == found[:1]
     assert len(machine.runs) == 2
 
 
@@ -176,13 +231,13 @@ async def test_each_request_of_a_batch_gets_its_own_row() -> None:
 
     async with dispatching(machine) as dispatcher:
         leader = ask(dispatcher, subnetwork="fast", image=first)
-        await asyncio.sleep(0)  # the leader is running before the others come
+        await asked()  # the leader is running before the others come
         others = [ask(dispatcher, subnetwork="fast", image=image) for image in rest]
-        await asyncio.sleep(0)
+        await asked()
         machine.go.set()
         answers = await asyncio.gather(leader, *others)
 
-    assert [answer.probabilities.tolist() for answer in answers] == [[0, 1], [1, 3], [2, 3], [3, 3]]
+    assert [answer.probabilities for answer in answers] == [[0, 1], [1, 3], [2, 3], [3, 3]]
     assert machine.runs == [("fast", 1), ("fast", 3)]
 
 
@@ -217,7 +272,7 @@ async def test_a_choice_that_fails_is_told_to_all_who_wait_and_the_next_request_
     async with dispatching(machine) as dispatcher:
         running = ask(dispatcher)
         waiting = [ask(dispatcher) for _ in range(3)]
-        await asyncio.sleep(0)
+        await asked()
         with monkeypatch.context() as broken:
             broken.setattr(Scheduler, "next_action", lambda self, now: 1 / 0)
             last = ask(dispatcher)
@@ -235,9 +290,9 @@ async def test_a_request_whose_client_has_gone_is_never_run() -> None:
 
     async with dispatching(machine) as dispatcher:
         running = ask(dispatcher, subnetwork="fast")
-        await asyncio.sleep(0)
+        await asked()
         gone = ask(dispatcher, subnetwork="deep")
-        await asyncio.sleep(0)
+        await asked()
         gone.cancel()
         with pytest.raises(asyncio.CancelledError):
             await gone
@@ -252,7 +307,7 @@ async def test_a_client_may_leave_during_the_run() -> None:
 
     async with dispatching(machine) as dispatcher:
         gone = ask(dispatcher)
-        await asyncio.sleep(0)
+        await asked()
         gone.cancel()
         with pytest.raises(asyncio.CancelledError):
             await gone
@@ -274,8 +329,10 @@ async def test_a_full_queue_refuses_and_says_when_to_come_back() -> None:
     machine = Machine()
 
     async with dispatching(machine, max_queue=2) as dispatcher:
-        accepted = [ask(dispatcher) for _ in range(3)]  # one runs, two wait
-        await asyncio.sleep(0)
+        accepted = [ask(dispatcher)]
+        await asked()  # it runs
+        accepted += [ask(dispatcher) for _ in range(2)]
+        await asked()  # they wait
         with pytest.raises(Overloaded, match="2 requests wait already") as caught:
             await ask(dispatcher)
         machine.go.set()
@@ -289,7 +346,7 @@ async def test_a_request_that_expires_in_the_queue_is_told_so_at_once() -> None:
 
     async with dispatching(machine) as dispatcher:
         running = ask(dispatcher, subnetwork="fast")
-        await asyncio.sleep(0)
+        await asked()
         with pytest.raises(Expired, match="no run could end within 50 ms"):
             await ask(dispatcher, 0.05, refuse=True)  # while the machine is stuck in its run
         machine.go.set()
@@ -300,10 +357,10 @@ async def test_closing_waits_for_the_run_that_has_begun() -> None:
     machine = Machine()
 
     async with dispatching(machine) as dispatcher:
-        asked = ask(dispatcher)
-        await asyncio.sleep(0)
+        waiting = ask(dispatcher)
+        await asked()
 
-    answered = await asked
+    answered = await waiting
     assert answered.subnetwork == "deep"
 
 
@@ -320,18 +377,8 @@ class Stuck(Machine):
 def ask_for_steps(
     dispatcher: Dispatcher, found: list[str], deadline_s: float, stop_at_confidence: float = 2.0
 ) -> "asyncio.Task[Answered]":
-    now = time.monotonic()
-    return asyncio.create_task(
-        dispatcher.classify(
-            IMAGE,
-            arrived_at=now,
-            deadline_at=now + deadline_s,
-            on_miss="answer",
-            subnetwork=None,
-            refine="steps",
-            stop_at_confidence=stop_at_confidence,
-            on_answer=lambda answered: found.append(answered.subnetwork),
-        )
+    return ask(
+        dispatcher, deadline_s, refine="steps", stop_at_confidence=stop_at_confidence, found=found
     )
 
 
@@ -382,52 +429,13 @@ async def test_a_client_that_leaves_is_refined_no_further() -> None:
 
     async with dispatching(machine) as dispatcher:
         running = ask(dispatcher, subnetwork="deep")
-        await asyncio.sleep(0)
-        asked = ask_for_steps(dispatcher, found, 60.0)
-        await asyncio.sleep(0)
-        asked.cancel()
+        await asked()
+        stream = ask_for_steps(dispatcher, found, 60.0)
+        await asked()
+        stream.cancel()
         machine.go.set()
         await running
         with pytest.raises(asyncio.CancelledError):
-            await asked
+            await stream
 
     assert machine.runs == [("deep", 1)]
-
-
-@pytest.mark.parametrize(("pause_s", "is_told"), [(0.0, True), (0.1, False)])
-async def test_requests_that_come_close_together_tell_what_one_costs(
-    pause_s: float, is_told: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    costs: list[float] = []
-    monkeypatch.setattr(Scheduler, "observe_overhead", lambda _, *each: costs.extend(each))
-    machine, now = Machine(), time.monotonic()
-    machine.go.set()
-
-    async with dispatching(machine, clock=lambda: now) as dispatcher:
-        for _ in range(2 * OVERHEAD_REQUESTS):
-            now += pause_s  # in which scrapes and probes are answered too
-            await ask(dispatcher, subnetwork="fast")
-
-    assert bool(costs) is is_told
-    assert all(0 <= cost_s < 0.1 for cost_s in costs)
-
-
-async def test_what_was_shed_early_is_no_cost_of_those_that_came(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    costs: list[tuple[float, float]] = []
-    monkeypatch.setattr(
-        Scheduler,
-        "observe_overhead",
-        lambda _, cost_s, arrival_s, deciding_s: costs.append((cost_s, arrival_s)),
-    )
-    machine, now = Machine(), time.monotonic()
-    machine.go.set()
-
-    async with dispatching(machine, clock=lambda: now) as dispatcher:
-        for _ in range(2 * OVERHEAD_REQUESTS):
-            dispatcher.count_shed(0.01, cost_s=1.0)  # more than all that there was
-            await ask(dispatcher, subnetwork="fast")
-
-    assert costs
-    assert all(cost_s == 0 < arrival_s for cost_s, arrival_s in costs)

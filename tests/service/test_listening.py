@@ -2,7 +2,7 @@ import socket
 
 import pytest
 
-from service.front.listening import listen, url_of
+from service.listening import listen, url_of
 
 needs_ipv6 = pytest.mark.skipif(not socket.has_dualstack_ipv6(), reason="needs IPv6")
 

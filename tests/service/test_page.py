@@ -9,8 +9,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from service.front.load import LoadWanted
-from service.front.page import shows_load
+from service.front.page import LoadWanted, shows_load
 from service.settings import Settings
 from tests.server import ROOT, ServerProcess
 

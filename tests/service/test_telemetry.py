@@ -5,8 +5,9 @@ from typing import Any
 import pytest
 from prometheus_client import CollectorRegistry
 
-from service.observability.log import open_log
-from service.observability.telemetry import Metrics, Outcome, RequestLog
+from service.observability.log import RequestLog, open_log
+from service.observability.telemetry import Metrics
+from service.outcomes import Outcome
 
 
 def log_all(share: float, outcomes: list[Outcome]) -> list[int]:

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from model.bundle import Source, Subnetwork
-from model.sessions import cores, open_session
+from model.cores import cores
+from model.sessions import open_session
 from training import TrainingError
 from training.graph_scores import Logits, share
 from training.importing.images import LabelledImages

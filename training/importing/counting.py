@@ -7,7 +7,8 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from model.sessions import cores, open_session
+from model.cores import cores
+from model.sessions import open_session
 from training.importing.wrapping import PREFIX
 
 # Operators that multiply and add, with the places of what they multiply among their inputs.

@@ -7,8 +7,9 @@ import onnx
 from numpy.typing import NDArray
 
 from model.bundle import WEIGHTS_FILE
+from model.cores import cores
 from model.graph_file import GraphRefused, check_graph
-from model.sessions import cores, open_session
+from model.sessions import open_session
 from training import TrainingError, first_line
 from training.importing.files import Network
 from training.importing.wrapping import Answers, Normalisation, wrap

@@ -1,0 +1,101 @@
+"""The board: a page of memory that all processes of the server share, for what is too short-lived to be told.
+
+The engine writes what a front needs to see that a request is lost before it decodes it; each front writes how busy it
+is. A value is eight bytes, written and read whole; each has one writer. Nothing here is waited for.
+"""
+
+import mmap
+import os
+import tempfile
+from array import array
+from collections.abc import Sequence
+from typing import Final
+
+ENGINE_PLACES: Final = 1024  # values of the engine: two for each subnetwork, and some more
+PLACES: Final = 16  # values of a front: two cache lines
+
+# Places of the engine.
+ENGINE_BEAT_AT, GENERATION, LENGTH, LOAD = range(4)
+
+# Places of a front.
+CONNECTIONS, CPU_S, HANDLED, SHED, SHED_CPU_S, LINES_DROPPED, BEAT_AT = range(7)
+RECEIVED = 7  # how many requests of it the engine has read; the engine writes this one
+
+
+class Board:
+    """The shared page: the values of the engine, and those of each front.
+
+    Args:
+        descriptor: of the memory, as ``create`` gave it.
+    """
+
+    def __init__(self, descriptor: int) -> None:
+        self.descriptor = descriptor
+        size = os.fstat(descriptor).st_size
+        self._values = memoryview(mmap.mmap(descriptor, size)).cast("d")
+        self.fronts = (size // 8 - ENGINE_PLACES) // PLACES
+
+    @classmethod
+    def create(cls, fronts: int) -> "Board":
+        """Return a new board, all 0.
+
+        Raises:
+            OSError: the memory cannot be had.
+        """
+        if hasattr(os, "memfd_create"):
+            descriptor = os.memfd_create("anytime-board")
+        else:
+            with tempfile.TemporaryFile() as file:
+                descriptor = os.dup(file.fileno())
+        size = 8 * (ENGINE_PLACES + PLACES * fronts)
+        os.ftruncate(descriptor, size)
+        os.pwrite(descriptor, bytes(size), 0)  # a full memory is seen here, not at the first use
+        return cls(descriptor)
+
+    def beat(self, now: float) -> None:
+        """Write that the engine works."""
+        self._values[ENGINE_BEAT_AT] = now
+
+    @property
+    def engine_beat_at(self) -> float:
+        """When the engine has last said that it works; 0 if it has not."""
+        return self._values[ENGINE_BEAT_AT]
+
+    @property
+    def has_engine(self) -> bool:
+        """Whether an engine was ever warm."""
+        return self._values[GENERATION] > 0
+
+    def publish(self, generation: int, load: Sequence[float]) -> None:
+        """Write the engine's load, and the bundle that it is about."""
+        self._values[GENERATION] = generation
+        self._values[LENGTH] = len(load)
+        self._values[LOAD : LOAD + len(load)] = array("d", load)
+
+    def published(self, generation: int) -> list[float] | None:
+        """Return the engine's load; None while it is about another bundle."""
+        if self._values[GENERATION] != generation:
+            return None
+        floats: list[float] = self._values[LOAD : LOAD + int(self._values[LENGTH])].tolist()  # type: ignore[assignment]
+        return floats
+
+    def set(self, front: int, place: int, value: float) -> None:
+        """Write a value of a front."""
+        self._values[ENGINE_PLACES + PLACES * front + place] = value
+
+    def get(self, front: int, place: int) -> float:
+        """Return a value of a front."""
+        return self._values[ENGINE_PLACES + PLACES * front + place]
+
+    def beat_at(self, front: int) -> float:
+        """Return when a front has last said that it works; 0 if it has not."""
+        return self.get(front, BEAT_AT)
+
+    def total(self, place: int) -> float:
+        """Return the sum of a value over all fronts."""
+        return sum(self._values[ENGINE_PLACES + place :: PLACES])
+
+    def clear(self, front: int) -> None:
+        """Forget the values of a front that has ended."""
+        for place in range(PLACES):
+            self.set(front, place, 0.0)

@@ -1,0 +1,445 @@
+"""The engine: it holds the bundle, answers all fronts, and knows what became of every request."""
+
+import asyncio
+import ctypes
+import gc
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+from structlog.typing import FilteringBoundLogger
+
+from model.bundle import Bundle, BundleError, read_bundle
+from service import board as places
+from service.board import Board
+from service.engine.costs import Costs
+from service.engine.link import FrontLink
+from service.engine.load import Load
+from service.engine.loaded import UNUSABLE, LoadedBundle, Resources, load_bundle
+from service.engine.worker import Worker
+from service.hop import Record, Tally
+from service.observability.feedback import AnswerMemory, Kept
+from service.observability.telemetry import Metrics, ReloadOutcome
+from service.outcomes import FeedbackOutcome
+from service.problems import (
+    BundleUnusable,
+    FeedbackLate,
+    FeedbackRepeated,
+    InvalidFeedback,
+    NotReady,
+    Problem,
+    ReloadUnderWay,
+    UnknownRequest,
+)
+from service.settings import Settings
+
+# Of the device's time, what the warm-up of the next bundle takes from requests: the warm-up lasts ten times
+# ANYTIME_WARM_UP_S, and a request in ten waits for one of its runs.
+RELOAD_SHARE = 0.1
+MOST_RESTARTS, MOST_RELOADS = 256, 256  # before generations, of two bytes, are used again
+PUBLISH_EVERY_S = (
+    0.0005  # at most so often; what is published are instants, which stay true for a while
+)
+FLUSH_WITHIN_S = 0.25  # for a front that does not react
+BEAT_EVERY_S = 0.5
+LAST_REPLIES_S = 1.0  # for the answers that a drain gives out at its end
+
+
+class Engine:
+    """What all fronts ask.
+
+    Args:
+        settings: every knob.
+        metrics: is told of everything.
+        log: takes events.
+        board: where fronts see the load.
+        shares_cores: whether the fronts take their time from the runs.
+        restarts: engines of this server that have ended before; their bundles are other generations.
+        clock: seconds; the system's monotonic clock, as in the fronts.
+
+    Attributes:
+        draining: the server is about to stop, and still answers what reaches it.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        metrics: Metrics,
+        log: FilteringBoundLogger,
+        board: Board,
+        shares_cores: bool,
+        restarts: int,
+        clock: Callable[[], float],
+    ) -> None:
+        self.log = log
+        self.draining = False
+        self._settings = settings
+        self._metrics = metrics
+        self._board = board
+        self._clock = clock
+        self._loop = asyncio.get_running_loop()
+        self._answers = AnswerMemory(
+            capacity=settings.feedback_answers, window_s=settings.feedback_window_s
+        )
+        self._costs = Costs(board, shares_cores=shares_cores, clock=clock)
+        self._worker = Worker()
+        self._load = Load(clock)
+        self._resources = Resources(settings, self._worker, metrics, log, clock, self._load_changed)
+        self._current: LoadedBundle | None = None
+        self._generation = restarts % MOST_RESTARTS * MOST_RELOADS
+        self._loaded: dict[int, LoadedBundle] = {}  # by generation: while one is replaced, both
+        self._links: set[FrontLink] = set()
+        self._reloading = asyncio.Lock()
+        self._all_released = asyncio.Event()
+        self._published_at = 0.0
+        self._publishing: asyncio.TimerHandle | None = None
+        metrics.ready.set_function(
+            lambda: float(self._current is not None and not self.draining and bool(self._links))
+        )
+        metrics.connections.set_function(lambda: board.total(places.CONNECTIONS))
+        self._beat()
+
+    # Its life
+
+    async def start(self, bundle: Bundle) -> None:
+        """Warm the bundle up, and say so once every front knows it.
+
+        Raises:
+            BundleError, RuntimeUnavailable, ValueError: it cannot be served.
+        """
+        started_at = self._clock()
+        loaded = await self._open(bundle)
+        await self._worker.call(return_memory)  # of the graphs that were only tried
+        gc.collect()
+        gc.freeze()  # what start-up made stays: collecting it again would stall a request for tens of ms
+        await self._wait_for_fronts()
+        self.log.info(
+            "ready",
+            bundle=bundle.manifest.name,
+            device=loaded.device.name,
+            subnetworks=len(bundle.manifest.subnetworks),
+            fronts=self._board.fronts,
+            warm_up_s=round(self._clock() - started_at, 3),
+        )
+
+    async def reload(self) -> dict[str, Any]:
+        """Answer from the bundle that is in its folder now; return its name and that before, which has ended then.
+
+        Until then, and if the new one cannot be used, the one before answers.
+
+        Raises:
+            BundleUnusable: says why.
+            NotReady: the server starts or stops.
+        """
+        async with self._reloading:
+            old, started_at = self._current, self._clock()
+            if old is None:
+                raise NotReady("the server is warming up", headers={"Retry-After": "1"})
+            names = {"bundle": old.bundle_name, "before": old.bundle_name}
+            try:
+                bundle = await asyncio.to_thread(read_current_bundle, self._settings)
+                if bundle.digest == old.bundle.digest:
+                    self._reloaded("unchanged", bundle=old.bundle_name)
+                    return names
+                new = await self._open(bundle)
+            except NotReady:  # it is to stop
+                raise
+            except Exception as error:  # whatever a bundle may do, the one before goes on
+                reason = describe(error)
+                self._reloaded("failed", bundle=old.bundle_name, reason=reason)
+                raise BundleUnusable(reason, bundle=old.bundle_name) from error
+            await self._end(old)
+            self._reloaded(
+                "replaced",
+                bundle=new.bundle_name,
+                before=old.bundle_name,
+                reload_s=round(self._clock() - started_at, 3),
+            )
+            return {**names, "bundle": new.bundle_name}
+
+    def close(self) -> None:
+        """End what ``start`` and ``reload`` began, after the last request was answered."""
+        self._beating.cancel()
+        for link in tuple(self._links):
+            link.close()
+        for loaded in self._loaded.values():
+            loaded.close()
+        self._worker.close()
+
+    # What links ask
+
+    def front_came(self, link: FrontLink) -> None:
+        """Take in a front."""
+        self._links.add(link)
+        if self._current is not None:
+            link.tell_bundle(self._current.describe())
+
+    def front_released(self) -> None:
+        """Note that a front asks nothing more of some bundles."""
+        if self._is_released():
+            self._all_released.set()
+
+    def front_left(self, link: FrontLink, *, lost: int) -> None:
+        """Account for a front that has ended with so many requests unanswered."""
+        self._links.discard(link)
+        self.front_released()
+        if lost:
+            for _ in range(lost):
+                self._metrics.request_ended("failed")
+            self.log.error("front_lost", front=link.front, requests=lost)
+
+    def loaded(self, generation: int) -> LoadedBundle | None:
+        """Return the bundle of a generation, if it still answers."""
+        return self._loaded.get(generation)
+
+    def record(self, record: Record) -> None:
+        """Account for an answer that was replied."""
+        loaded = self._loaded.get(record.generation)
+        if loaded is None:
+            return
+        subnetwork = loaded.names[record.subnetwork]
+        label = loaded.bundle.manifest.labels[record.label]
+        if record.is_first_reply:
+            loaded.latency.observe_reply(record.reply_s)
+        self._metrics.answered(
+            subnetwork=subnetwork,
+            label=label,
+            confidence=record.confidence,
+            accuracy=loaded.expected_accuracy[subnetwork],
+            outcome=record.outcome,
+            latency_s=record.latency_s,
+            deadline_s=record.deadline_s,
+            queue_s=record.queue_s,
+            decode_s=record.decode_s,
+            reply_s=record.reply_s,
+            slack_s=record.slack_s,
+        )
+        if record.first_answer_s >= 0:
+            self._metrics.first_answer.observe(record.first_answer_s)
+        self._answers.remember(
+            record.request_id,
+            subnetwork=subnetwork,
+            label=label,
+            bundle=loaded.bundle.digest,
+            now=self._clock(),
+        )
+
+    def count(self, tally: Tally) -> None:
+        """Add what a front has counted."""
+        for outcome, count in tally.get("requests", {}).items():
+            self._metrics.request_ended(outcome, count=count)
+        for reason, count in tally.get("connections_ended", {}).items():
+            self._metrics.connections_ended.inc(reason, amount=count)
+
+    async def call(self, name: str, arguments: dict[str, Any]) -> Any:
+        """Carry out what a front asks of the engine itself.
+
+        Raises:
+            Problem: says why that cannot be.
+        """
+        match name:
+            case "metrics":
+                await self._flush()
+                return self._metrics.exposition().decode()
+            case "feedback":
+                return await self._feedback(arguments["request_id"], arguments["label"])
+            case "invalid_feedback":
+                self._metrics.feedback.inc("invalid")
+                return None
+            case "predicted_run_latency_s":
+                loaded = self._current
+                assert loaded is not None
+                return {each: loaded.latency.predict_s(each, 1) for each in loaded.names}
+            case "load_report":
+                return self._load.report()
+            case "want_load":
+                return self._load.want(arguments["wanted"], arguments["sender"])
+            case "reload":
+                if self._reloading.locked():
+                    raise ReloadUnderWay(
+                        "another reload has not ended yet", headers={"Retry-After": "1"}
+                    )
+                return await self.reload()
+        raise ValueError(f"there is no call {name!r}")
+
+    # Its parts
+
+    async def _feedback(self, request_id: str, label: str) -> dict[str, Any]:
+        """Compare an answer with its label.
+
+        The labels of an answer of a bundle that was replaced meanwhile say nothing of the one that answers now: they are
+        compared, and not counted with its own.
+        """
+        bundle = self._current.bundle if self._current is not None else None
+        assert bundle is not None
+        if self._answers.bundle_of(request_id) is None:
+            await self._flush()  # another front may have answered just now
+        if self._answers.bundle_of(request_id) in (None, bundle.digest) and (
+            label not in bundle.manifest.labels
+        ):
+            self._metrics.feedback.inc("invalid")
+            allowed = ", ".join(bundle.manifest.labels)
+            raise InvalidFeedback(f"{label!r} is no label of the bundle", allowed=allowed)
+        taken = self._answers.take(request_id, self._clock())
+        if not isinstance(taken, Kept):
+            self._metrics.feedback.inc(taken)
+            raise self._rejection(taken, request_id)
+        is_right = label == taken.label
+        if taken.bundle == bundle.digest:
+            self._metrics.label_came(taken.subnetwork, is_right)
+        else:
+            self._metrics.feedback.inc("replaced")
+        return {
+            "request_id": request_id,
+            "label": label,
+            "answer": taken.label,
+            "subnetwork": taken.subnetwork,
+            "is_right": is_right,
+        }
+
+    def _rejection(self, reason: FeedbackOutcome, request_id: str) -> Problem:
+        """Return what the sender of a label that cannot be used is told."""
+        if reason == "repeated":
+            return FeedbackRepeated(f"the answer {request_id!r} has its label already")
+        if reason == "late":
+            window_s = self._answers.window_s
+            return FeedbackLate(
+                f"the answer {request_id!r} is older than {window_s:g} s", limit=window_s
+            )
+        kept = self._answers.capacity
+        return UnknownRequest(f"no answer {request_id!r} is kept here; the latest {kept} are")
+
+    async def _flush(self) -> None:
+        """Have every front tell what it has still to tell; one that does not react is not waited for."""
+        flushes = [asyncio.ensure_future(link.flush()) for link in self._links]
+        if flushes:
+            await asyncio.wait(flushes, timeout=FLUSH_WITHIN_S)
+
+    async def _open(self, bundle: Bundle) -> LoadedBundle:
+        """Warm a bundle up, and answer new requests from it."""
+        self._generation += 1
+        new = await load_bundle(self._generation, bundle, self._resources, rest=self._rest)
+        if self._current is None and new.device.gpu is not None:
+            self._show_memory(new.device.gpu)
+        if self._current is not None:
+            new.latency.observe_reply(self._current.latency.reply_s)
+        self._loaded[new.generation] = self._current = new
+        self._all_released.clear()
+        self._metrics.show(
+            bundle=new.bundle_name,
+            accuracy=new.expected_accuracy,
+            labels=bundle.manifest.labels,
+            device=new.device.name,
+            predict_s=lambda name: new.latency.predict_s(name, 1),
+            slowdown=new.latency.slowdown,
+            queue_depth=lambda: sum(len(each.scheduler) for each in self._loaded.values()),
+        )
+        self._publish()
+        for link in self._links:
+            link.tell_bundle(new.describe())
+        return new
+
+    async def _end(self, old: LoadedBundle) -> None:
+        """Wait for a replaced bundle's last request, within bounds, and give its memory back.
+
+        A deadline may be a day, and so long may a client take to read a stream.
+        """
+        await self._wait_for_fronts(self._settings.drain_s)
+        old.end()
+        await self._wait_for_fronts(LAST_REPLIES_S)
+        del self._loaded[old.generation]
+        await asyncio.to_thread(old.close)
+        await self._worker.call(return_memory)  # behind the end of the old sessions
+
+    async def _wait_for_fronts(self, within_s: float | None = None) -> None:
+        """Wait until every front asks the current bundle alone."""
+        if not self._is_released():
+            self._all_released.clear()
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._all_released.wait(), within_s)
+
+    def _is_released(self) -> bool:
+        """Whether every front has come and asks the current bundle alone."""
+        assert self._current is not None
+        before = self._current.generation - 1
+        there = {link.front for link in self._links if link.released >= before}
+        return len(there) == self._board.fronts
+
+    def _load_changed(self) -> None:
+        """Let fronts see the load, soon if they saw it a moment ago."""
+        now = self._clock()
+        if now - self._published_at >= PUBLISH_EVERY_S:
+            self._publish()
+        elif self._publishing is None:
+            self._publishing = self._loop.call_later(PUBLISH_EVERY_S, self._publish)
+
+    def _publish(self) -> None:
+        """Write to the board when a new request could be answered."""
+        if self._publishing is not None:
+            self._publishing.cancel()
+            self._publishing = None
+        loaded, now = self._current, self._clock()
+        self._published_at = now
+        if loaded is not None:
+            self._costs.observe(loaded.scheduler, loaded.dispatcher.run_here_s)
+            load = loaded.scheduler.admission.publish(now)
+            self._board.publish(loaded.generation, load.to_floats())
+            for link in self._links:
+                self._board.set(link.front, places.RECEIVED, link.received)
+
+    def _beat(self) -> None:
+        """Say from time to time that the event loop works."""
+        self._board.beat(self._clock())
+        self._beating = self._loop.call_later(BEAT_EVERY_S, self._beat)
+
+    def _show_memory(self, gpu: int) -> None:
+        """Show the memory of a GPU, if its driver tells."""
+        try:  # its packages come with the extra ``gpu``
+            from service.observability.gpu import memory_reader
+        except ImportError as error:
+            self.log.warning(
+                "no_gpu_memory", reason=f"{error}; install nvidia-ml-py and cuda-bindings"
+            )
+            return
+        read = memory_reader(gpu)
+        if read is not None:
+            self._metrics.gpu_memory.labels("used").set_function(lambda: read().used)
+            self._metrics.gpu_memory.labels("total").set_function(lambda: read().total)
+
+    async def _rest(self, run_s: float) -> None:
+        """Leave the device to requests after a run of the warm-up."""
+        if self.draining:
+            raise NotReady("the server is stopping", headers={"Retry-After": "1"})
+        if self._current is not None:
+            await asyncio.sleep(run_s * (1 / RELOAD_SHARE - 1))
+
+    def _reloaded(self, outcome: ReloadOutcome, **fields: Any) -> None:
+        """Account for a reload."""
+        self._metrics.reloads.inc(outcome)
+        log = self.log.error if outcome == "failed" else self.log.info
+        log("reload", outcome=outcome, **fields)
+
+
+def return_memory() -> None:
+    """Give memory that is free back to the system; glibc keeps it, some 20 MiB more with each reload."""
+    with suppress(AttributeError, OSError):  # another C library
+        ctypes.CDLL(None).malloc_trim(0)
+
+
+def read_current_bundle(settings: Settings) -> Bundle:
+    """Read the bundle that the folder holds, or leads to, at this moment.
+
+    Raises:
+        BundleError: it cannot be used.
+    """
+    try:
+        folder = settings.bundle_dir.resolve()  # a link may lead elsewhere before all is loaded
+    except (OSError, RuntimeError) as error:
+        raise BundleError(f"{settings.bundle_dir}: {error}") from error
+    return read_bundle(folder, keys=settings.bundle_keys.split())
+
+
+def describe(error: Exception) -> str:
+    """Return why a bundle cannot be served; of an error that was not foreseen, its kind too."""
+    return str(error) if isinstance(error, UNUSABLE) else f"{type(error).__name__}: {error}"

@@ -1,0 +1,253 @@
+"""A bundle that answers: from its files, over its warm-up, to its last request."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import structlog
+
+from model.bundle import Bundle, BundleError, check_unchanged
+from model.images import Pixels
+from service.engine.dispatcher import Dispatcher
+from service.engine.precision import Profile, Served, choose_precisions
+from service.engine.runtime import (
+    Device,
+    RuntimeUnavailable,
+    measure_run_latency,
+    open_device,
+    padded,
+    warm_up_batch_sizes,
+)
+from service.engine.worker import Worker
+from service.hop import ServedBundle
+from service.observability.agreement import Agreement
+from service.observability.aside import Aside
+from service.observability.telemetry import Metrics
+from service.problems import NotReady
+from service.scheduling.latency import LatencyModel
+from service.scheduling.policies import Candidate
+from service.scheduling.scheduler import Scheduler
+from service.settings import Settings
+
+NETWORK_MARGIN_S = 0.0002  # between a caller on this machine and the server; a longer way is the caller's to allow for
+
+UNUSABLE = (BundleError, RuntimeUnavailable, ValueError)  # what ``load_bundle`` may raise
+REPLACED = NotReady("the bundle was replaced", headers={"Retry-After": "1"})
+
+
+@dataclass(frozen=True, slots=True)
+class Resources:
+    """What every bundle is served with, one after the other."""
+
+    settings: Settings
+    worker: Worker
+    metrics: Metrics
+    log: structlog.typing.FilteringBoundLogger
+    clock: Callable[[], float]
+    on_change: Callable[[], None]
+
+
+class LoadedBundle:
+    """A bundle on its device, with what schedules its requests.
+
+    Attributes:
+        generation: how many the engine has loaded, this one included.
+        names: of the subnetworks, in the order that fronts know them by.
+    """
+
+    def __init__(
+        self,
+        generation: int,
+        bundle: Bundle,
+        device: Device,
+        served: Sequence[Served],
+        profile: Profile,
+        resources: Resources,
+        aside: Aside | None,
+    ) -> None:
+        settings = resources.settings
+        self.generation = generation
+        self.bundle = bundle
+        self.bundle_name = {"name": bundle.manifest.name, "digest": bundle.digest}
+        self.served = served
+        self.names = [each.subnetwork.name for each in served]
+        self.expected_accuracy = {
+            each.subnetwork.name: each.accuracy.estimate.value for each in served
+        }
+        self.device = device
+        self.latency = LatencyModel(profile, network_margin_s=NETWORK_MARGIN_S)
+        self.scheduler = Scheduler(
+            [Candidate(name, value) for name, value in self.expected_accuracy.items()],
+            self.latency,
+            policy=settings.policy,
+            max_queue=settings.max_queue,
+            max_batch=settings.max_batch,
+            max_lateness=settings.max_lateness,
+            insure=settings.insurance,
+        )
+        self.dispatcher = Dispatcher(
+            [device.run],
+            self.scheduler,
+            self.latency,
+            places={name: place for place, name in enumerate(self.names)},
+            workers=[resources.worker],
+            metrics=resources.metrics,
+            clock=resources.clock,
+            on_failure=lambda error: resources.log.error("run_failed", exc_info=error),
+            on_answer=self._compare,
+            on_change=resources.on_change,
+        )
+        self._agreement = self._open_agreement(aside, resources) if aside is not None else None
+        self._worker = resources.worker
+
+    def describe(self) -> ServedBundle:
+        """Return what fronts are told of it."""
+        return {
+            "generation": self.generation,
+            "digest": self.bundle.digest,
+            "device": self.device.name,
+            "manifest": self.bundle.manifest.model_dump_json(),
+            "subnetworks": [
+                {
+                    "name": each.subnetwork.name,
+                    "precision": each.precision,
+                    "expected_accuracy": each.accuracy.estimate.value,
+                    "expected_accuracy_interval": (
+                        each.accuracy.estimate.low,
+                        each.accuracy.estimate.high,
+                    ),
+                    "test_accuracy": each.accuracy.test_value,
+                }
+                for each in self.served
+            ],
+        }
+
+    def end(self) -> None:
+        """Give requests what answers there are, and begin no more runs."""
+        self.dispatcher.give_up(REPLACED)
+
+    def close(self) -> None:
+        """Give its threads and its memory back, after the runs that it has begun for clients that left."""
+        if self._agreement is not None:
+            self._agreement.close()
+        self.dispatcher.close()
+        self._worker.start(self.device.close)
+
+    def _compare(self, pixels: Pixels, subnetwork: str, probabilities: bytes) -> None:
+        """Have an answer compared with that of the best subnetwork, if it is in the sample."""
+        if self._agreement is not None:
+            self._agreement.answered(pixels, subnetwork, probabilities)
+
+    def _open_agreement(self, aside: Aside, resources: Resources) -> Agreement:
+        """Return what compares a share of the answers with those of the best subnetwork."""
+        return Agreement(
+            aside,
+            best=aside.subnetwork,
+            share=resources.settings.agreement_sample,
+            is_idle=lambda: self.dispatcher.is_idle,
+            record=resources.metrics.compared,
+            on_failure=lambda error: resources.log.error("comparison_failed", exc_info=error),
+        )
+
+
+async def load_bundle(
+    generation: int,
+    bundle: Bundle,
+    resources: Resources,
+    *,
+    rest: Callable[[float], Awaitable[None]],
+) -> LoadedBundle:
+    """Load a bundle and warm it up.
+
+    Args:
+        generation: of it.
+        bundle: as it was read.
+        resources: its worker runs the warm-up too, so that runs for requests and runs of the warm-up take turns.
+        rest: is awaited after each run of the warm-up, with its run latency; may raise to give up.
+
+    Raises:
+        BundleError: the bundle changed meanwhile.
+        RuntimeUnavailable: the device or a graph cannot be used.
+        ValueError: there is no such policy, or its subnetwork is not in the bundle.
+    """
+    settings, manifest = resources.settings, bundle.manifest
+    undo = ExitStack()
+    aside: Aside | None = None
+    if settings.agreement_sample:  # first of all: it is to be there before the first request
+        best = max(manifest.subnetworks, key=lambda each: each.accuracy.estimate.value)
+        aside = Aside(bundle, best.name)
+        undo.callback(aside.close)
+    with undo:
+        loaded = await _warm_up(generation, bundle, resources, aside, rest)
+        undo.pop_all()
+    return loaded
+
+
+async def _warm_up(
+    generation: int,
+    bundle: Bundle,
+    resources: Resources,
+    aside: Aside | None,
+    rest: Callable[[float], Awaitable[None]],
+) -> LoadedBundle:
+    """Load every graph, and measure run latencies."""
+    settings = resources.settings
+    sizes = warm_up_batch_sizes(settings.max_batch)
+    device = await asyncio.to_thread(_load, bundle, resources, sizes)
+
+    async def time_run(name: str, size: int) -> float:
+        run = partial(_time_run, bundle, device, name, size, resources.clock)
+        run_s = await resources.worker.call(run)
+        await rest(run_s)
+        return run_s
+
+    measured = await measure_run_latency(time_run, device.names, sizes, budget_s=settings.warm_up_s)
+    served = choose_precisions(bundle.manifest.subnetworks, measured)
+    chosen = {each.subnetwork.name: each.run_name for each in served}
+    device.keep(chosen)
+    profile = {name: measured[run_name] for name, run_name in chosen.items()}
+    if device.gpu is not None:
+        profile = padded(profile)
+    return LoadedBundle(generation, bundle, device, served, profile, resources, aside)
+
+
+def _load(bundle: Bundle, resources: Resources, batch_sizes: Sequence[int]) -> Device:
+    """Open every graph, and see to it that they are those of the manifest."""
+    device = open_device(
+        bundle,
+        device=resources.settings.device,
+        threads=resources.settings.threads,
+        batch_sizes=batch_sizes,
+        engine_dir=resources.settings.engine_dir,
+        warn=lambda reason: resources.log.warning("slower_device", reason=reason),
+    )
+    check_unchanged(bundle)
+    return device
+
+
+def _time_run(
+    bundle: Bundle, device: Device, name: str, size: int, clock: Callable[[], float]
+) -> float:
+    """Run a batch of blank images; return how long it took.
+
+    Raises:
+        RuntimeUnavailable: the graph does not run, or does not fit the manifest.
+    """
+    side, classes = bundle.manifest.preprocessing.size, len(bundle.manifest.labels)
+    batch = [np.zeros((side, side, 3), np.uint8)] * size
+    started_at = clock()
+    try:
+        probabilities = device.run(name, batch)
+    except Exception as error:  # ONNX Runtime has no common base of its errors
+        reason = str(error).splitlines()[0]
+        raise RuntimeUnavailable(f"{bundle.folder}: {name} does not run: {reason}") from error
+    run_s = clock() - started_at
+    if probabilities.shape != (size, classes):
+        raise RuntimeUnavailable(
+            f"{bundle.folder}: {name} gives {probabilities.shape} for {size} images, "
+            f"the manifest lists {classes} labels"
+        )
+    return run_s

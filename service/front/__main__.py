@@ -1,0 +1,119 @@
+"""A front process; the supervisor starts it."""
+
+import asyncio
+import signal
+import socket
+import sys
+from contextlib import suppress
+from math import ceil
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+import uvicorn
+import uvloop
+
+from service.board import Board
+from service.control import Control
+from service.front.app import App
+from service.front.connection import Connection
+from service.front.front import Front
+from service.observability.log import LineWriter, open_log, standard_output, take_in_libraries
+from service.settings import Settings
+
+# From the signal on, in which clients that ask again are told that their connection ends.
+GRACE_S = 1.0
+LAST_LOOKS = (
+    3  # one takes the connections that wait, one reads them, one begins to handle what was read
+)
+SHOW_EVERY_S = 0.25
+
+
+def main() -> int:
+    """Be a front until a signal, or until the supervisor is gone; return the exit code."""
+    control = Control()
+    first, (board, *listeners) = control.first()
+    writer = LineWriter(standard_output())
+    try:
+        uvloop.run(_serve(control, first, Board(board), listeners, writer))
+    finally:
+        writer.close()
+    return 0
+
+
+async def _serve(
+    control: Control,
+    first: dict[str, Any],
+    board: Board,
+    listeners: list[int],
+    writer: LineWriter,
+) -> None:
+    settings = Settings(**first["settings"])
+    log = open_log(writer.write)
+    take_in_libraries(log)
+    front = Front(settings, log, board, first["front"], lambda: writer.dropped)
+    await front.warm_up()
+    loop = asyncio.get_running_loop()
+    config = uvicorn.Config(
+        App(front),
+        http=Connection,
+        ws="none",
+        lifespan="off",
+        access_log=False,
+        proxy_headers=False,  # nothing asks who the client is
+        log_config=None,  # its loggers are taken in like those of other libraries
+        log_level="warning",
+        server_header=False,
+        timeout_graceful_shutdown=ceil(settings.drain_s),
+    )
+    server = Server(config, front)
+    tasks: set[asyncio.Task[Any]] = set()
+
+    def told(line: dict[str, Any], descriptors: list[int]) -> None:
+        if line["is"] == "engine":
+            connection = socket.socket(fileno=descriptors[0])
+            task = loop.create_task(loop.create_connection(lambda: front.engine, sock=connection))
+            tasks.add(task)
+            task.add_done_callback(tasks.discard)
+
+    def show() -> None:
+        front.show()
+        loop.call_later(SHOW_EVERY_S, show)
+
+    # uvicorn takes these signals while it serves, and raises them again afterwards: this makes that harmless.
+    for each in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(each, server.handle_exit)
+    control.watch(told, gone=lambda: server.handle_exit(signal.SIGTERM, None))
+    show()
+    await server.serve(sockets=[socket.socket(fileno=each) for each in listeners])
+    front.show()
+    front.close()
+    await asyncio.sleep(0)  # in which what is left to tell is written
+
+
+class Server(uvicorn.Server):
+    """uvicorn's server; it stops being ready at the first signal, before it stops listening."""
+
+    def __init__(self, config: uvicorn.Config, front: Front) -> None:
+        super().__init__(config)
+        self._front = front
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Answer what comes for a while, each reply the last of its connection; then stop listening, and close what is idle."""
+        for _ in range(LAST_LOOKS):
+            await asyncio.sleep(0)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(min(GRACE_S, self._front.settings.drain_s)):
+                await self._front.connections.all_closed()
+        await super().shutdown(sockets)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Begin to drain."""
+        self._front.draining = True
+        super().handle_exit(sig, frame)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

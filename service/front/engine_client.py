@@ -1,0 +1,409 @@
+"""The front's end of the hop: it asks the engine, and knows what the engine serves."""
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, Callable
+from dataclasses import dataclass
+from math import inf
+from typing import Any, cast
+
+from model.bundle import Manifest
+from model.images import Pixels
+from model.preprocessing import Preprocessing
+from service.board import Board
+from service.front.images import ImageDecoder
+from service.hop import (
+    Answer,
+    Ask,
+    Delivered,
+    FrameReader,
+    Kind,
+    Record,
+    ServedBundle,
+    ServedSubnetwork,
+    Tally,
+    ask_frame,
+    document_frame,
+    frame,
+    read_answer,
+    read_delivered,
+    read_document,
+    read_shed,
+    record_frame,
+)
+from service.outcomes import Ending, Outcome
+from service.problems import NotReady, Problem, problem_of, unpacked
+from service.scheduling.published import Published
+from service.schemas import QueryParser
+from service.settings import Settings
+
+TELL_WITHIN_S = (
+    0.02  # what the engine need not know at once goes with the next request, or after this
+)
+
+
+class Served:
+    """The bundle that the engine serves, as a front needs it.
+
+    A request enters it (``with served:``) before its image is decoded and leaves it with its answer: one bundle decodes
+    it, runs it and names its labels, and the engine ends one that was replaced after its last request.
+    """
+
+    def __init__(
+        self,
+        document: ServedBundle,
+        settings: Settings,
+        board: Board,
+        open_decoder: Callable[[Preprocessing], ImageDecoder],
+        on_empty: Callable[[], None],
+    ) -> None:
+        self.generation = document["generation"]
+        self.device = document["device"]
+        self.manifest: Manifest = Manifest.model_validate_json(document["manifest"])
+        self.bundle_name = {"name": self.manifest.name, "digest": document["digest"]}
+        self.subnetworks: list[ServedSubnetwork] = document["subnetworks"]
+        self._places = {each["name"]: place for place, each in enumerate(self.subnetworks)}
+        self.parse_query = QueryParser(
+            settings, subnetworks=list(self._places), classes=len(self.manifest.labels)
+        )
+        self.decoder = open_decoder(self.manifest.preprocessing)
+        self._board = board
+        self._on_empty = on_empty
+        self._requests = 0
+        self._clock = time.monotonic
+        self._left_at = -inf
+
+    def __enter__(self) -> None:
+        """Let a request in."""
+        self._requests += 1
+
+    def __exit__(self, *raised: object) -> None:
+        """Let it out."""
+        self._requests -= 1
+        self._left_at = self._clock()
+        if not self._requests:
+            self._on_empty()
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The subnetworks, in the bundle's order."""
+        return tuple(self._places)
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether no request is in it."""
+        return not self._requests
+
+    def is_alone_since(self, arrived_at: float, unread: int) -> bool:
+        """Say whether the one request that is in it has shared this front with no other since it arrived.
+
+        Args:
+            arrived_at: when it did.
+            unread: requests that were read and whose handling has not begun.
+        """
+        return self._requests == 1 and not unread and self._left_at <= arrived_at
+
+    def place_of(self, subnetwork: str | None) -> int:
+        """Return the place of a subnetwork in what the engine publishes; 0 is any."""
+        return 0 if subnetwork is None else 1 + self._places[subnetwork]
+
+    def place_in_list(self, subnetwork: str | None) -> int | None:
+        """Return the place of a subnetwork in the bundle's list."""
+        return None if subnetwork is None else self._places[subnetwork]
+
+    def load(self) -> Published | None:
+        """Return what the engine shows of its load; None while it shows that of another bundle."""
+        row = self._board.published(self.generation)
+        return None if row is None else Published.from_floats(row)
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """An answer to a request, and when it became the best.
+
+    Attributes:
+        answer: as the engine told it.
+        before: those that it is better than, first to last.
+        given_at: the end of its run, or when a better one was waited for no longer.
+    """
+
+    answer: Answer
+    before: tuple[Answer, ...]
+    given_at: float
+
+    @property
+    def runs(self) -> tuple[Answer, ...]:
+        """The answers that led to this one, this one included."""
+        return (*self.before, self.answer)
+
+
+class EngineClient(asyncio.Protocol):
+    """Asks the engine. To be made and used on one event loop; outlives engines.
+
+    Args:
+        open_served: makes what a front needs of a bundle that the engine serves from now on; is given what to call
+            whenever its last request has left.
+        on_flush: is called before the engine is told all that is left to tell.
+
+    Attributes:
+        served: what answers; None while no engine is warm.
+    """
+
+    def __init__(
+        self,
+        open_served: Callable[[ServedBundle, Callable[[], None]], Served],
+        on_flush: Callable[[], None],
+    ) -> None:
+        self.served: Served | None = None
+        self._open_served = open_served
+        self._on_flush = on_flush
+        self._loop = asyncio.get_running_loop()
+        self._transport: asyncio.Transport | None = None
+        self._reader = FrameReader()
+        self._number = 0
+        self._asks = 0  # of this engine
+        self._asked: dict[int, _Asked] = {}
+        self._calls: dict[int, asyncio.Future[Any]] = {}
+        self._replaced: list[Served] = []
+        self._released = -1
+        self._untold: list[bytes] = []
+        self._tally: Tally = {"requests": {}, "connections_ended": {}}
+        self._telling: asyncio.TimerHandle | None = None
+
+    @property
+    def asks(self) -> int:
+        """How many images this engine was asked to answer."""
+        return self._asks
+
+    # What a front asks
+
+    async def answer(self, ask: Ask, pixels: Pixels) -> Answered:
+        """Return the best answer to an image; cancelled, the engine forgets the request.
+
+        Args:
+            ask: the request.
+            pixels: uint8 (H, W, 3).
+
+        Raises:
+            Problem: there is no answer.
+        """
+        asked = self._ask(ask, pixels)
+        try:
+            return await asked.last
+        finally:
+            self._forget(asked)
+
+    async def answers(self, ask: Ask, pixels: Pixels) -> AsyncGenerator[tuple[Answered, bool]]:
+        """Give each answer when it comes, and whether it is the last; see ``answer``. The last may come again as such."""
+        asked = self._ask(ask, pixels)
+        steps = asked.steps = asyncio.Queue()
+        asked.last.add_done_callback(lambda _: steps.put_nowait(None))
+        try:
+            while (step := await steps.get()) is not None:
+                yield step, False
+            yield asked.last.result(), True
+        finally:
+            self._forget(asked)
+
+    async def call(self, name: str, **arguments: Any) -> Any:
+        """Have the engine do something other than answer; return what it returns.
+
+        Raises:
+            Problem: it cannot.
+        """
+        transport = self._connected()
+        self._number = number = self._number % 0xFFFFFFFF + 1
+        reply = self._calls[number] = self._loop.create_future()
+        call = {"name": name, "arguments": arguments}
+        transport.write(b"".join((*self._told(), document_frame(Kind.CALL, number, call))))
+        try:
+            return await reply
+        finally:
+            self._calls.pop(number, None)
+
+    def record(self, record: Record) -> None:
+        """Tell what became of a request that was answered."""
+        self._tell_soon(record_frame(record))
+
+    def count_request(self, outcome: Outcome) -> None:
+        """Count a request that got no answer."""
+        requests = self._tally["requests"]
+        requests[outcome] = requests.get(outcome, 0) + 1
+        self._tell_soon()
+
+    def count_connection_ended(self, reason: Ending) -> None:
+        """Count a connection that this front has ended."""
+        ended = self._tally["connections_ended"]
+        ended[reason] = ended.get(reason, 0) + 1
+        self._tell_soon()
+
+    # The transport's calls
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Begin to ask an engine."""
+        self._transport = cast(asyncio.Transport, transport)
+        self._reader = FrameReader()
+        self._released = -1
+        self._asks = 0
+
+    def data_received(self, data: bytes) -> None:
+        """Act on each message."""
+        for kind, number, message in self._reader.feed(data):
+            match kind:
+                case Kind.ANSWER:
+                    self._answered(number, read_answer(message))
+                case Kind.DELIVERED:
+                    self._delivered(number, read_delivered(message))
+                case Kind.SHED:
+                    self._failed(number, problem_of(read_shed(message)))
+                case Kind.FAILED:
+                    self._failed(number, unpacked(read_document(message)))
+                case Kind.REPLY:
+                    self._replied(number, read_document(message))
+                case Kind.FLUSH:
+                    self._on_flush()
+                    self._write(*self._told(), frame(Kind.FLUSHED))
+                case Kind.BUNDLE:
+                    self._serve(read_document(message))
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Fail what the engine has not answered: it has ended, and another is on its way."""
+        self._transport = self.served = None
+        self._replaced.clear()
+        for asked in tuple(self._asked.values()):
+            self._end(asked, _ended())
+        for reply in tuple(self._calls.values()):
+            if not reply.done():
+                reply.set_exception(_ended())
+
+    def close(self) -> None:
+        """Tell what is left to tell, and end the connection."""
+        self._write(*self._told())
+        if self._transport is not None:
+            self._transport.close()
+
+    # Its parts
+
+    def _connected(self) -> asyncio.Transport:
+        if self._transport is None:
+            raise _ended()
+        return self._transport
+
+    def _ask(self, ask: Ask, pixels: Pixels) -> "_Asked":
+        transport = self._connected()
+        self._asks += 1
+        self._number = number = self._number % 0xFFFFFFFF + 1
+        asked = self._asked[number] = _Asked(number, self._loop.create_future())
+        frames = (*self._told(), ask_frame(number, ask, pixels.tobytes()))
+        transport.write(b"".join(frames) if len(frames) > 1 else frames[0])
+        return asked
+
+    def _forget(self, asked: "_Asked") -> None:
+        """Let go of a request, and tell the engine if it has not ended."""
+        del self._asked[asked.number]
+        if not asked.is_over:
+            self._write(frame(Kind.GONE, asked.number))
+        elif not asked.last.cancelled():
+            asked.last.exception()  # has been seen
+
+    def _answered(self, number: int, answer: Answer) -> None:
+        asked = self._asked.get(number)
+        if asked is None:
+            return
+        answered = Answered(answer, tuple(asked.answers), answer.finished_at)
+        if answer.is_last:
+            self._end(asked, answered)
+        else:
+            asked.answers.append(answer)
+            if asked.steps is not None:
+                asked.steps.put_nowait(answered)
+
+    def _delivered(self, number: int, delivered: Delivered) -> None:
+        asked = self._asked.get(number)
+        if asked is not None:
+            *before, best = asked.answers
+            self._end(asked, Answered(best, tuple(before), delivered.at))
+
+    def _failed(self, number: int, problem: Problem) -> None:
+        asked = self._asked.get(number)
+        if asked is not None:
+            self._end(asked, problem)
+
+    def _end(self, asked: "_Asked", end: Answered | Problem) -> None:
+        asked.is_over = True
+        if asked.last.done():
+            return
+        if isinstance(end, Problem):
+            asked.last.set_exception(end)
+        else:
+            asked.last.set_result(end)
+
+    def _replied(self, number: int, document: dict[str, Any]) -> None:
+        reply = self._calls.get(number)
+        if reply is None or reply.done():
+            return
+        if "problem" in document:
+            reply.set_exception(unpacked(document["problem"]))
+        else:
+            reply.set_result(document["result"])
+
+    def _serve(self, document: ServedBundle) -> None:
+        """Have new requests answered by another bundle."""
+        if self.served is not None:
+            self._replaced.append(self.served)
+        self.served = self._open_served(document, self._release)
+        self._release()
+
+    def _release(self) -> None:
+        """Tell the engine up to which bundle no request is to come any more."""
+        for served in [each for each in self._replaced if each.is_empty]:
+            self._replaced.remove(served)
+            served.decoder.close()
+        if self.served is None:
+            return
+        released = (
+            min((each.generation for each in self._replaced), default=self.served.generation) - 1
+        )
+        if released > self._released:
+            self._released = released
+            self._write(frame(Kind.RELEASED, released))
+
+    def _tell_soon(self, message: bytes = b"") -> None:
+        """Tell the engine with the next request, or after a while."""
+        if message:
+            self._untold.append(message)
+        if self._telling is None:
+            self._telling = self._loop.call_later(TELL_WITHIN_S, self._tell)
+
+    def _tell(self) -> None:
+        self._telling = None
+        self._write(*self._told())
+
+    def _told(self) -> list[bytes]:
+        """Return what the engine is to be told, and forget it."""
+        untold, self._untold = self._untold, []
+        if any(self._tally.values()):
+            untold.append(document_frame(Kind.TALLY, 0, self._tally))
+            self._tally = {"requests": {}, "connections_ended": {}}
+        return untold
+
+    def _write(self, *frames: bytes) -> None:
+        if self._transport is not None and frames:
+            self._transport.write(b"".join(frames))
+
+
+class _Asked:
+    """A request that the engine has not ended yet."""
+
+    __slots__ = ("answers", "is_over", "last", "number", "steps")
+
+    def __init__(self, number: int, last: "asyncio.Future[Answered]") -> None:
+        self.number = number
+        self.last = last
+        self.answers: list[Answer] = []
+        self.steps: asyncio.Queue[Answered | None] | None = None
+        self.is_over = False
+
+
+def _ended() -> Problem:
+    return NotReady("the engine has ended, another one starts", headers={"Retry-After": "1"})

@@ -1,0 +1,208 @@
+"""What the endpoints of a front share."""
+
+import re
+import time
+from collections.abc import Callable
+from random import Random
+from typing import TYPE_CHECKING
+
+from structlog.typing import FilteringBoundLogger
+
+from model.preprocessing import Preprocessing
+from service import __version__
+from service import board as places
+from service.board import Board
+from service.front.bodies import Bodies
+from service.front.connections import Connections
+from service.front.engine_client import EngineClient, Served
+from service.front.images import ImageDecoder
+from service.hop import ServedBundle
+from service.observability.log import RequestLog
+from service.outcomes import Outcome
+from service.problems import InvalidParameter, NotReady, Problem, problem_of
+from service.scheduling.arrivals import Arrivals
+from service.schemas import ClassifyQuery
+from service.settings import Settings
+
+if TYPE_CHECKING:
+    from service.observability.tracing import Tracer
+
+SANE_REQUEST_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
+SHOWN_TOGETHER = 8  # requests
+CROWD = 4  # requests that were read and wait: from then on the next may be shed by its head
+WARM_UP = Preprocessing(size=32)
+
+
+class Front:
+    """One front. To be made and used on one event loop.
+
+    Args:
+        settings: every knob.
+        log: takes events; nobody ever waits for it.
+        board: where the engine shows its load, and fronts how busy they are.
+        index: which of the fronts this is.
+        lines_dropped: how many lines of the log were lost.
+
+    Attributes:
+        draining: the server is about to stop, and still answers what reaches it.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        log: FilteringBoundLogger,
+        board: Board,
+        index: int,
+        lines_dropped: Callable[[], int],
+    ) -> None:
+        self.settings = settings
+        self.log = log
+        self.log_request = RequestLog(log, settings.log_sample)
+        self.clock = time.monotonic
+        self.arrivals = Arrivals()
+        self.tracer = open_tracer(settings, self.clock)
+        self.draining = False
+        self.engine = EngineClient(self._open_served, on_flush=self.show)
+        self.connections = Connections(settings, self.engine.count_connection_ended)
+        self.bodies = Bodies(
+            settings.read_body_s, on_slow=lambda: self.connections.ended("slow_body")
+        )
+        self._board = board
+        self._index = index
+        self._lines_dropped = lines_dropped
+        self._ids = (
+            Random()
+        )  # the system's own generator lets go of the interpreter for each number
+        self._handled = self._shed = 0
+        self._shed_cpu_s = 0.0
+
+    @property
+    def served(self) -> Served:
+        """What answers.
+
+        Raises:
+            NotReady: the engine is still warming up.
+        """
+        if self.engine.served is None:
+            raise NotReady("the server is warming up", headers={"Retry-After": "1"})
+        return self.engine.served
+
+    async def warm_up(self) -> None:
+        """Do what only the first image would do."""
+        await self._decoder(WARM_UP).warm_up()
+
+    def request_id(self, sent: bytes) -> str:
+        """Return the client's own id if it is fit to be written to headers and logs, else a new one."""
+        return (
+            sent.decode()
+            if SANE_REQUEST_ID.fullmatch(sent)
+            else f"{self._ids.getrandbits(128):032x}"
+        )
+
+    def ended(
+        self, outcome: Outcome, request_id: str, arrived_at: float, problem: Problem | None = None
+    ) -> None:
+        """Account for a request that got no answer."""
+        self.engine.count_request(outcome)
+        self.log_request(
+            outcome,
+            lambda: {
+                "request_id": request_id,
+                "latency_ms": round(1e3 * (self.clock() - arrived_at), 3),
+                **({"problem": problem.slug(), "detail": problem.detail} if problem else {}),
+            },
+        )
+
+    def check_head(self, arrived_at: float, query_string: bytes) -> Problem | None:
+        """Say why a request is shed by its head, if it is: those read before it leave it no time, or no place."""
+        served, unread = self.engine.served, self.arrivals.waiting
+        if served is None or unread < CROWD:
+            return None
+        try:
+            query = served.parse_query(query_string)
+        except InvalidParameter:  # told in its turn
+            return None
+        return self.check_load(served, arrived_at, query, unread=unread)
+
+    def check_load(
+        self,
+        served: Served,
+        arrived_at: float,
+        query: ClassifyQuery,
+        *,
+        unread: int = 0,
+        is_alone: bool = False,
+    ) -> Problem | None:
+        """Say why a request is shed before its image is decoded, if it is: by what the engine shows of its load.
+
+        Args:
+            served: what would answer.
+            arrived_at: when the request did.
+            query: its parameters.
+            unread: requests before it that were read and are still to be decoded.
+            is_alone: whether no other request took time from it since it arrived.
+        """
+        load = served.load()
+        if load is None:
+            return None
+        on_its_way = self.engine.asks - self._board.get(self._index, places.RECEIVED)
+        shed = load.check_before_decode(
+            arrived_at,
+            arrived_at + query.deadline_ms / 1e3,
+            query.on_miss,
+            now=self.clock(),
+            subnetwork=served.place_of(query.subnetwork),
+            ahead=unread + max(int(on_its_way), 0),
+            is_alone=is_alone,
+        )
+        return problem_of(shed) if shed is not None else None
+
+    def count_shed(
+        self, problem: Problem, request_id: str, arrived_at: float, cost_s: float
+    ) -> None:
+        """Account for a request that was shed by its head, and what that cost this thread in seconds."""
+        self.ended(problem.outcome, request_id, arrived_at, problem)
+        self._shed += 1
+        self._shed_cpu_s += cost_s
+        self._board.set(self._index, places.SHED, self._shed)
+        self._board.set(self._index, places.SHED_CPU_S, self._shed_cpu_s)
+
+    def count_handled(self) -> None:
+        """Note that a request has ended that was read to its end."""
+        self._handled += 1
+        if self._handled % SHOWN_TOGETHER == 0:  # to read this clock takes a microsecond
+            self._board.set(self._index, places.HANDLED, self._handled)
+            self._board.set(self._index, places.CPU_S, time.thread_time())
+
+    def show(self) -> None:
+        """Show on the board what changes slowly."""
+        self._board.set(self._index, places.CONNECTIONS, len(self.connections))
+        self._board.set(self._index, places.LINES_DROPPED, self._lines_dropped())
+        self._board.set(self._index, places.BEAT_AT, self.clock())
+
+    def close(self) -> None:
+        """End what it began, after the last request was answered."""
+        self.engine.close()
+        if self.tracer is not None:
+            self.tracer.close()
+
+    def _decoder(self, preprocessing: Preprocessing) -> ImageDecoder:
+        return ImageDecoder(
+            preprocessing=preprocessing,
+            max_pixels=self.settings.max_pixels,
+            max_waiting=self.settings.max_queue,
+            clock=self.clock,
+            on_wake=self.arrivals.woke,
+        )
+
+    def _open_served(self, document: ServedBundle, on_empty: Callable[[], None]) -> Served:
+        return Served(document, self.settings, self._board, self._decoder, on_empty)
+
+
+def open_tracer(settings: Settings, clock: Callable[[], float]) -> "Tracer | None":
+    """Return what records traces, if they are wanted."""
+    if not settings.trace_sample:
+        return None
+    from service.observability.tracing import Tracer
+
+    return Tracer(settings.trace_sample, version=__version__, clock=clock)

@@ -1,0 +1,16 @@
+"""How requests and connections end: the closed sets that metrics, log and problems share."""
+
+from typing import Literal
+
+Outcome = Literal[
+    "in_time", "late", "refused", "expired", "impossible", "abandoned", "invalid", "failed"
+]
+"""How a request to classify ended."""
+
+Ending = Literal[
+    "silent", "slow_head", "slow_body", "idle", "unread", "malformed", "large_head", "crowded"
+]
+"""Why the server ended a connection that its client did not end."""
+
+FeedbackOutcome = Literal["scored", "replaced", "unknown", "repeated", "late", "invalid"]
+"""What became of a label that was sent."""

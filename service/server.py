@@ -1,0 +1,261 @@
+"""The server: one engine and its fronts, started, joined, watched over and ended by this process.
+
+    supervisor ── engine          answers: queue, scheduler, bundle, devices, metrics
+               ├─ front 0         HTTP: reads, decodes, replies
+               └─ front 1 ...
+
+A process that dies is started again; the others go on meanwhile. Fronts and engine are joined by a socket pair each,
+which this process makes anew whenever one of the two starts.
+"""
+
+import asyncio
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
+from functools import partial
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from structlog.typing import FilteringBoundLogger
+
+from model.cores import cores
+from service.board import Board
+from service.control import complain, tell
+from service.listening import listen, url_of
+from service.observability.log import LineWriter, open_log, standard_output, take_in_libraries
+from service.settings import Settings, SettingsError, plain, unknown_settings
+
+ENGINE, FRONT = (Path(__file__).with_name(each) / "__main__.py" for each in ("engine", "front"))
+RESTART_AFTER_S = 0.1  # doubled each time that it dies soon again
+LONGEST_RESTART_S = 5.0
+SOON_S = 10.0
+END_WITHIN_S = 5.0  # beyond the time that a drain may take
+WATCH_EVERY_S = 1.0
+HANGS_AFTER_S = 10.0  # without a sign of life
+
+
+class Child:
+    """A process, and this end of what it is told over."""
+
+    def __init__(self, program: Path) -> None:
+        self._program = program
+        self._process: asyncio.subprocess.Process | None = None
+        self._control: socket.socket | None = None
+
+    @property
+    def pid(self) -> int | None:
+        """Its number; None while it does not run."""
+        return self._process.pid if self._process is not None else None
+
+    async def start(self, first: dict[str, Any], descriptors: Sequence[int]) -> None:
+        """Start it, and tell it what it is to be."""
+        self._control, end = socket.socketpair()
+        with end:
+            self._process = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-P", str(self._program)),
+                stdin=end.fileno(),
+                start_new_session=True,  # the signals of a terminal are this process's
+            )
+        tell(self._control, first, descriptors)
+
+    def tell(self, line: dict[str, Any], descriptors: Sequence[int] = ()) -> None:
+        """Tell it something more, if it runs."""
+        if self._control is not None:
+            tell(self._control, line, descriptors)
+
+    def signal(self, number: int) -> None:
+        """Send it a signal, if it runs."""
+        if self._process is not None:
+            self._process.send_signal(number)
+
+    def end(self) -> None:
+        """Tell it that it is to end; what it was told before still counts."""
+        if self._control is not None:
+            self._control.shutdown(socket.SHUT_WR)
+
+    async def ended(self) -> int:
+        """Wait for its end; return the exit code, under 0 if a signal ended it."""
+        assert self._process is not None
+        assert self._control is not None
+        code = await self._process.wait()
+        self._process = None
+        self._control.close()
+        self._control = None
+        return code
+
+
+class Server:
+    """The processes, and what joins them.
+
+    Args:
+        settings: every knob.
+        listeners: the sockets that clients connect to.
+        log: takes events.
+    """
+
+    def __init__(
+        self, settings: Settings, listeners: Sequence[socket.socket], log: FilteringBoundLogger
+    ) -> None:
+        fronts = settings.fronts or default_fronts()
+        self._settings = settings
+        self._listeners = listeners
+        self._log = log
+        self._board = Board.create(fronts)
+        self._engine = Child(ENGINE)
+        self._fronts = [Child(FRONT) for _ in range(fronts)]
+        self._engines_ended = 0
+        self._has_failed = False
+        self._over = asyncio.Event()
+
+    async def run(self) -> int:
+        """Serve until a signal; return the exit code: 0 after a drain, 1 if it cannot serve."""
+        loop = asyncio.get_running_loop()
+        for each in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(each, self._over.set)
+        loop.add_signal_handler(signal.SIGHUP, self._engine.tell, {"is": "reload"})
+        engine = asyncio.create_task(self._keep(self._engine, "engine", self._start_engine))
+        fronts = [
+            asyncio.create_task(self._keep(each, f"front-{i}", partial(self._start_front, i)))
+            for i, each in enumerate(self._fronts)
+        ]
+        watching = asyncio.create_task(self._watch())
+        await self._over.wait()
+        watching.cancel()
+        for listener in self._listeners:
+            listener.close()  # the fronts have their own, for as long as they take connections
+        self._engine.tell({"is": "drain"})
+        await self._end(self._fronts, fronts)
+        await self._end([self._engine], [engine])
+        return int(self._has_failed)
+
+    async def _keep(self, child: Child, name: str, start: Callable[[], Awaitable[None]]) -> None:
+        """Have a process run until the server is to end."""
+        pause_s = RESTART_AFTER_S
+        while not self._over.is_set():
+            started_at = time.monotonic()
+            await start()
+            code = await child.ended()
+            if self._over.is_set():
+                return
+            if child is self._engine and code > 0 and not self._board.has_engine:
+                self._has_failed = True  # it has said why
+                self._over.set()
+                return
+            self._log.error("process_died", process=name, exit_code=code)
+            if time.monotonic() - started_at > SOON_S:
+                pause_s = RESTART_AFTER_S
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._over.wait(), pause_s)
+            pause_s = min(2 * pause_s, LONGEST_RESTART_S)
+
+    async def _start_engine(self) -> None:
+        first = {**self._first(), "restarts": self._engines_ended}
+        self._engines_ended += 1
+        await self._engine.start(first, [self._board.descriptor])
+        for index, front in enumerate(self._fronts):
+            if front.pid is not None:
+                self._join(index)
+        self._tell_processes()
+
+    async def _start_front(self, index: int) -> None:
+        self._board.clear(index)
+        sockets = [each.fileno() for each in self._listeners]
+        first = {**self._first(), "front": index}
+        await self._fronts[index].start(first, [self._board.descriptor, *sockets])
+        if self._engine.pid is not None:
+            self._join(index)
+        self._tell_processes()
+
+    def _first(self) -> dict[str, Any]:
+        return {"settings": plain(self._settings)}
+
+    def _join(self, index: int) -> None:
+        """Give a front and the engine the two ends of a new connection."""
+        ends = socket.socketpair()
+        self._engine.tell({"is": "front", "front": index}, [ends[0].fileno()])
+        self._fronts[index].tell({"is": "engine"}, [ends[1].fileno()])
+        for end in ends:
+            end.close()
+
+    def _tell_processes(self) -> None:
+        """Tell the engine whose memory and time the metrics show."""
+        pids = [os.getpid(), *(each.pid for each in (self._engine, *self._fronts) if each.pid)]
+        self._engine.tell({"is": "processes", "processes": pids})
+
+    async def _watch(self) -> None:
+        """End processes that have stopped working, so that they are started again."""
+        while True:
+            await asyncio.sleep(WATCH_EVERY_S)
+            beats = [
+                self._board.engine_beat_at,
+                *map(self._board.beat_at, range(len(self._fronts))),
+            ]
+            for child, beat_at in zip((self._engine, *self._fronts), beats, strict=True):
+                if beat_at and time.monotonic() - beat_at > HANGS_AFTER_S:
+                    child.signal(signal.SIGKILL)
+
+    async def _end(self, children: Sequence[Child], keeping: Sequence[asyncio.Task[None]]) -> None:
+        """Have processes end, and see to it that they do."""
+        for child in children:
+            child.end()
+        within_s = self._settings.drain_s + END_WITHIN_S
+        _, pending = await asyncio.wait(keeping, timeout=within_s)
+        if pending:
+            for child in children:
+                child.signal(signal.SIGKILL)
+            await asyncio.wait(pending)
+
+
+def serve(settings: Settings) -> int:
+    """Serve until a signal; return the exit code: 0 after a drain, 1 if it cannot serve, 2 for a bad setting."""
+    writer = LineWriter(standard_output())
+    try:
+        log = open_log(writer.write)
+        take_in_libraries(log)
+        try:
+            _check_traces(settings)
+            listeners = listen(settings.host, settings.port)
+        except SettingsError as error:
+            return _fail(str(error), 2)
+        except OSError as error:
+            return _fail(str(error), 1)
+        for name in unknown_settings():
+            log.warning("unknown_setting", variable=name)
+        log.info("listening", url=url_of(settings.host, listeners))
+        return asyncio.run(_run(settings, listeners, log))
+    finally:
+        writer.close()
+
+
+async def _run(
+    settings: Settings, listeners: Sequence[socket.socket], log: FilteringBoundLogger
+) -> int:
+    return await Server(settings, listeners, log).run()
+
+
+def default_fronts() -> int:
+    """Return how many fronts the cores at hand are worth."""
+    return max(cores() // 2, 1)
+
+
+def _check_traces(settings: Settings) -> None:
+    """See to it that traces can be made if they are wanted.
+
+    Raises:
+        SettingsError: OpenTelemetry is not installed.
+    """
+    if settings.trace_sample and find_spec("opentelemetry") is None:
+        raise SettingsError(
+            f"ANYTIME_TRACE_SAMPLE is {settings.trace_sample:g}, but OpenTelemetry is not installed: "
+            "pip install 'anytime-inference[traces]', or set it to 0"
+        )
+
+
+def _fail(message: str, code: int) -> int:
+    complain(message)
+    return code
