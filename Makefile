@@ -35,7 +35,7 @@ check: $(VENV)/.dev ## formatting, lint, types, import contracts and licences
 	$(BIN)/ruff check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/python -m piplicenses --summary > /dev/null
+	$(BIN)/python -m piplicenses --packages $$(sed -n 's/^\([a-z0-9-]*\)==.*/\1/p' $(LOCKS)/*.txt | sort -u) > /dev/null
 
 audit: $(VENV)/.audit ## ask the internet for known vulnerabilities of what is locked
 	$(foreach lock,$(wildcard $(LOCKS)/*.txt),$(BIN)/pip-audit --strict --disable-pip --require-hashes --requirement $(lock) &&) true
