@@ -84,6 +84,21 @@ def with_notes(model: onnx.ModelProto) -> onnx.ModelProto:
     return model
 
 
+def with_a_token(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Repeat a row for each image, as transformers do with their class token, and add what changes no probability."""
+    model.graph.node[-1].output[0] = "answers"
+    model.graph.node.extend(
+        [
+            helper.make_node("Shape", ["answers"], ["rows"]),
+            helper.make_node("Expand", ["token", "rows"], ["tokens"]),
+            helper.make_node("Sum", ["answers", "tokens"], ["output"]),
+        ]
+    )
+    token = numpy_helper.from_array(np.full((1, 1), 3, np.float32), "token")
+    model.graph.initializer.append(token)
+    return model
+
+
 FORMS: dict[str, Callable[[], onnx.ModelProto]] = {
     "as PyTorch writes it": lambda: network(4),
     "of opset 11": lambda: network(4, opset=11),
@@ -96,6 +111,7 @@ FORMS: dict[str, Callable[[], onnx.ModelProto]] = {
     "probabilities": lambda: network(4, softmax=True),
     "in half precision": lambda: in_half(network(4)),
     "weights as nodes": lambda: with_constant_nodes(network(4)),
+    "repeating a token": lambda: with_a_token(network(4)),
     "names of ours": lambda: with_notes(network(4, input_name="images", output_name="logits")),
 }
 

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime
 from numpy.typing import NDArray
 
 from model.bundle import WEIGHTS_FILE
@@ -11,6 +12,7 @@ from model.cores import cores
 from model.graph_file import GraphRefused, check_graph
 from model.sessions import open_session
 from training import TrainingError, first_line
+from training.importing.expanding import without_expand
 from training.importing.files import Network
 from training.importing.wrapping import Answers, Normalisation, wrap
 from training.weights_file import WeightsFile
@@ -18,6 +20,8 @@ from training.weights_file import WeightsFile
 SUM_TOLERANCE = 1e-2  # of probabilities in half precision, over a thousand classes
 # Of the largest answer, between an image alone and in a batch; half precision keeps three digits.
 BATCH_TOLERANCE = 1e-2
+OPEN_BATCH = "export it with a dynamic batch axis, and in evaluation mode"
+FATAL = 4  # ONNX Runtime's errors are told as ours, in one line
 
 
 def write_wrapped(
@@ -40,6 +44,8 @@ def write_wrapped(
         TrainingError: it does not run, or gives something else; one line says why.
     """
     size = images.shape[1]
+    folder.mkdir()
+    network = without_expand(network, size, folder)
     bare = _written(wrap(network, size, normalisation), folder / "bare", network.source.file)
     answers = _answers(_run(bare, images, network), images, network, classes)
     path = _written(
@@ -54,11 +60,8 @@ def write_wrapped(
     return path, answers
 
 
-OPEN_BATCH = "export it with a dynamic batch axis, and in evaluation mode"
-
-
 def _written(model: onnx.ModelProto, folder: Path, file: str) -> Path:
-    folder.mkdir(parents=True)
+    folder.mkdir()
     path = folder / "graph.onnx"
     try:
         WeightsFile(folder / WEIGHTS_FILE, half=False).write(model, path)
@@ -73,28 +76,16 @@ def _written(model: onnx.ModelProto, folder: Path, file: str) -> Path:
 
 def _run(path: Path, images: NDArray[np.uint8], network: Network) -> NDArray[np.float32]:
     """Return what a wrapped graph gives for some images."""
+    options = onnxruntime.RunOptions()
+    options.log_severity_level = FATAL
     try:
         session = open_session(path, threads=cores())
+        given: NDArray[np.float32] = session.run(["logits"], {"images": images}, options)[0]
     except Exception as error:  # ONNX Runtime has no common base of its errors
-        raise TrainingError(
-            f"{network.source.file}: ONNX Runtime cannot load it: {first_line(error)}"
-        ) from error
-    try:
-        given: NDArray[np.float32] = session.run(["logits"], {"images": images})[0]
-    except Exception as error:
-        fixed = (
-            f"its batch is fixed at {network.batch}, and cannot be opened; "
-            if network.batch
-            else ""
-        )
-        how = (
-            OPEN_BATCH
-            if len(images) > 1
-            else f"does it take images of {images.shape[1]}×{images.shape[1]}?"
-        )
-        raise TrainingError(
-            f"{network.source.file}: {fixed}ONNX Runtime cannot run it on {len(images)} images: {first_line(error)}; {how}"
-        ) from error
+        reason = f"ONNX Runtime cannot run it on {len(images)} images: {first_line(error)}"
+        if network.batch:
+            reason = f"its batch is fixed at {network.batch} and cannot be opened; {OPEN_BATCH}"
+        raise TrainingError(f"{network.source.file}: {reason}") from error
     return given
 
 

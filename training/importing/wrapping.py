@@ -186,3 +186,6 @@ def _open_batch(graph: onnx.GraphProto, batch: int) -> None:
                 name = f"{PREFIX}shape.{number}"
                 graph.initializer.append(numpy_helper.from_array(np.array(shape), name))
                 node.input[1] = name
+                zeros = [each for each in node.attribute if each.name == "allowzero"]
+                for attribute in zeros:  # with it, a 0 is no more what the input has
+                    node.attribute.remove(attribute)
