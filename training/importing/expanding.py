@@ -12,7 +12,8 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
-from model.sessions import cores, open_session
+from model.cores import cores
+from model.sessions import open_session
 from training import TrainingError, first_line
 from training.importing.files import Network
 
