@@ -144,7 +144,7 @@ def scaling_queries() -> dict[str, str]:
     """Return what the chart has KEDA ask, by the trigger's name."""
     with helm_python.Chart.load(DEPLOY / "kubernetes/anytime") as chart:
         files = chart.render(
-            {"autoscaling": {"enabled": True}},
+            {"autoscaling": {"enabled": True}, "image": {"repository": "anytime"}},
             name=TARGET["release"],
             namespace=TARGET["namespace"],
         )

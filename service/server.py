@@ -24,6 +24,7 @@ from typing import Any
 from structlog.typing import FilteringBoundLogger
 
 from model.cores import cores
+from service import __version__
 from service.board import Board
 from service.control import complain, tell
 from service.listening import listen, url_of
@@ -125,12 +126,15 @@ class Server:
         ]
         watching = asyncio.create_task(self._watch())
         await self._over.wait()
+        self._log.info("draining", within_s=self._settings.drain_s)
+        began_at = time.monotonic()
         watching.cancel()
         for listener in self._listeners:
             listener.close()  # the fronts have their own, for as long as they take connections
         self._engine.tell({"is": "drain"})
         await self._end(self._fronts, fronts)
         await self._end([self._engine], [engine])
+        self._log.info("stopped", after_s=round(time.monotonic() - began_at, 3))
         return int(self._has_failed)
 
     async def _keep(self, child: Child, name: str, start: Callable[[], Awaitable[None]]) -> None:
@@ -215,8 +219,10 @@ def serve(settings: Settings) -> int:
     """Serve until a signal; return the exit code: 0 after a drain, 1 if it cannot serve, 2 for a bad setting."""
     writer = LineWriter(standard_output())
     try:
-        log = open_log(writer.write)
+        log = open_log(writer.write, settings.log_level)
         take_in_libraries(log)
+        told = settings.model_dump(mode="json", exclude_defaults=True)
+        log.info("start", version=__version__, settings=told)
         try:
             _check_traces(settings)
             listeners = listen(settings.host, settings.port)

@@ -189,7 +189,14 @@ class Settings(BaseSettings):
         default=0.0,
         ge=0,
         le=1,
-        description="Share of requests traced with OpenTelemetry, besides those whose callers trace them; 0 is off.",
+        description="Share of requests traced with OpenTelemetry, whoever's trace they are in; 0 is off.",
+    )
+    trace_callers: bool = Field(
+        default=False,
+        description="Trace what callers trace, and of theirs nothing else: for callers that can be trusted.",
+    )
+    log_level: Literal["info", "warning", "error"] = Field(
+        default="info", description="Least level of what is logged; info has the lines of requests."
     )
     log_sample: float = Field(
         default=0.01,

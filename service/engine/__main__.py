@@ -42,7 +42,7 @@ def main() -> int:
 
 async def _serve(control: Control, first: dict[str, Any], board: Board, writer: LineWriter) -> int:
     settings = Settings(**first["settings"])
-    log = open_log(writer.write)
+    log = open_log(writer.write, settings.log_level)
     take_in_libraries(log)
     try:
         bundle = read_current_bundle(settings)

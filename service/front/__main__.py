@@ -51,7 +51,7 @@ async def _serve(
     writer: LineWriter,
 ) -> None:
     settings = Settings(**first["settings"])
-    log = open_log(writer.write)
+    log = open_log(writer.write, settings.log_level)
     take_in_libraries(log)
     front = Front(settings, log, board, first["front"], lambda: writer.dropped)
     await front.warm_up()

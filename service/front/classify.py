@@ -8,7 +8,6 @@ import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
-from http import HTTPStatus
 from math import inf
 from typing import Any
 
@@ -21,6 +20,7 @@ from model.images import Pixels
 from service.front.engine_client import Answered, Served
 from service.front.front import Front
 from service.front.problem_replies import render
+from service.front.traces import trace_answer, trace_problem
 from service.front.uploads import Upload, read_upload
 from service.hop import Ask, Record
 from service.outcomes import Outcome
@@ -127,19 +127,8 @@ async def accounted(
     try:
         return await work
     except Problem as problem:
-        front.ended(problem.outcome, request_id, arrived_at, problem)
-        if front.tracer is not None:
-            front.tracer.record(
-                (f"POST {received.path}", arrived_at, front.clock()),
-                [],
-                headers=received.headers,
-                attributes={
-                    "http.response.status_code": problem.status,
-                    "anytime.request_id": request_id,
-                    "anytime.outcome": problem.outcome,
-                },
-                problem=problem.detail,
-            )
+        trace_id = trace_problem(front, received, problem)
+        front.ended(problem.outcome, request_id, arrived_at, problem, trace_id)
         return _rendered(problem, request_id)
     except (asyncio.CancelledError, ClientDisconnect, TimeoutError) as error:
         stopped = NotReady(ENDED)
@@ -332,18 +321,18 @@ def _record(
             first_answer_s,
         )
     )
+    trace_id = trace_answer(front, served, received, query, decoded, answered, outcome)
     front.log_request(
         outcome,
         lambda: {
             **{key: reply[key] for key in LOGGED},
+            **({"trace_id": trace_id} if trace_id else {}),
             "decode_ms": round(1e3 * decoded.decode_s, 3),
             "predicted_ms": round(1e3 * answer.predicted_s, 3),
             "slack_ms": round(1e3 * slack_s, 3),
             "batch_size": answer.batch_size,
         },
     )
-    if front.tracer is not None:
-        _trace(front, received, query, decoded, answered, outcome, reply["subnetwork"])
 
 
 def _outcome(served: Served, query: ClassifyQuery, reply: Mapping[str, Any]) -> Outcome:
@@ -353,39 +342,6 @@ def _outcome(served: Served, query: ClassifyQuery, reply: Mapping[str, Any]) -> 
     load = served.load()
     least_s = load.idle_s[served.place_of(query.subnetwork)] if load is not None else 0.0
     return "impossible" if least_s > query.deadline_ms / 1e3 else "late"
-
-
-def _trace(
-    front: Front,
-    received: Received,
-    query: ClassifyQuery,
-    decoded: Decoded,
-    answered: Answered,
-    outcome: Outcome,
-    subnetwork: str,
-) -> None:
-    """Record an answer and where its time went."""
-    assert front.tracer is not None
-    now, decoded_at = front.clock(), decoded.decoding_at + decoded.decode_s
-    front.tracer.record(
-        (f"POST {received.path}", received.arrived_at, now),
-        [
-            ("decode", decoded.decoding_at, decoded_at),
-            ("queue", decoded_at, answered.runs[0].started_at),
-            *(("run", run.started_at, run.finished_at) for run in answered.runs),
-            ("reply", answered.given_at, now),
-        ],
-        headers=received.headers,
-        attributes={
-            "http.response.status_code": HTTPStatus.OK,
-            "anytime.request_id": received.request_id,
-            "anytime.outcome": outcome,
-            "anytime.subnetwork": subnetwork,
-            "anytime.deadline_ms": query.deadline_ms,
-            "anytime.batch_size": answered.answer.batch_size,
-            "anytime.predicted_ms": 1e3 * answered.answer.predicted_s,
-        },
-    )
 
 
 def _rendered(problem: Problem, request_id: str) -> Response:

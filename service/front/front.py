@@ -100,7 +100,12 @@ class Front:
         )
 
     def ended(
-        self, outcome: Outcome, request_id: str, arrived_at: float, problem: Problem | None = None
+        self,
+        outcome: Outcome,
+        request_id: str,
+        arrived_at: float,
+        problem: Problem | None = None,
+        trace_id: str = "",
     ) -> None:
         """Account for a request that got no answer."""
         self.engine.count_request(outcome)
@@ -108,6 +113,7 @@ class Front:
             outcome,
             lambda: {
                 "request_id": request_id,
+                **({"trace_id": trace_id} if trace_id else {}),
                 "latency_ms": round(1e3 * (self.clock() - arrived_at), 3),
                 **({"problem": problem.slug(), "detail": problem.detail} if problem else {}),
             },
@@ -205,4 +211,4 @@ def open_tracer(settings: Settings, clock: Callable[[], float]) -> "Tracer | Non
         return None
     from service.observability.tracing import Tracer
 
-    return Tracer(settings.trace_sample, version=__version__, clock=clock)
+    return Tracer(settings.trace_sample, __version__, clock, trust_callers=settings.trace_callers)

@@ -105,8 +105,10 @@ def standard_output() -> int | None:
     return sys.stdout.fileno() if sys.stdout is not None else None
 
 
-def open_log(write: Callable[[str], None]) -> structlog.typing.FilteringBoundLogger:
-    """Return a logger that has events written as JSON lines."""
+def open_log(
+    write: Callable[[str], None], level: str = "info"
+) -> structlog.typing.FilteringBoundLogger:
+    """Return a logger that has events of a level or above written as JSON lines."""
     logger: structlog.typing.FilteringBoundLogger = structlog.wrap_logger(
         _Lines(write),
         processors=[
@@ -115,7 +117,7 @@ def open_log(write: Callable[[str], None]) -> structlog.typing.FilteringBoundLog
             structlog.processors.format_exc_info,
             structlog.processors.JSONRenderer(),
         ],
-        wrapper_class=structlog.make_filtering_bound_logger("info"),
+        wrapper_class=structlog.make_filtering_bound_logger(level),
     )
     return logger
 

@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
-from service.observability.log import PENDING_BYTES, LineWriter
+from service.observability.log import PENDING_BYTES, LineWriter, open_log
 from tests.server import ROOT, ServerProcess
 
 StartServer = Callable[..., ServerProcess]
@@ -177,3 +177,26 @@ def test_a_bad_setting_ends_the_start_though_neither_output_is_there() -> None:
     command = f"ANYTIME_PORT=none exec '{sys.executable}' -m service >&- 2>&-"
 
     assert subprocess.run(["sh", "-c", command], cwd=ROOT).returncode == 2
+
+
+def test_start_drain_and_stop_are_events(start_server: StartServer) -> None:
+    server = start_server(admin_key="secret", drain_s=7)
+    started = server.wait_for("start")
+    server.wait_for("ready")
+    server.terminate()
+
+    assert server.wait_for("draining")["within_s"] == 7
+    assert server.wait_for("stopped")["after_s"] >= 0
+    assert server.end()[0] == 0
+    assert started["settings"]["drain_s"] == 7
+    assert "secret" not in str(started)
+
+
+def test_log_level_leaves_out_what_is_below() -> None:
+    lines: list[str] = []
+    log = open_log(lines.append, "error")
+
+    log.warning("reload")
+    log.error("run_failed")
+
+    assert [json.loads(line)["event"] for line in lines] == ["run_failed"]

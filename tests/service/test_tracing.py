@@ -1,5 +1,6 @@
 """Traces of the real server, as a collector receives them."""
 
+import time
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
@@ -8,6 +9,7 @@ import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 
+from service.observability.tracing import Tracer
 from tests.server import ServerProcess
 
 StartServer = Callable[..., ServerProcess]
@@ -63,13 +65,14 @@ def attributes(span: Span) -> dict[str, object]:
 def test_a_request_is_a_span_of_its_callers_trace_with_its_parts(
     start_server: StartServer, collector: Collector, jpeg: bytes
 ) -> None:
-    server = start_server(trace_sample=0.000001)  # but what the caller samples is sampled
+    server = start_server(trace_sample=1e-9, trace_callers=True, log_sample=1)
     server.wait_for("ready")
     traceparent = f"00-{TRACE_ID}-{PARENT_ID}-01"
 
     answer = server.client.post(
         "/classify", content=jpeg, headers={"traceparent": traceparent}
     ).json()
+    line = server.wait_for("request")
     server.terminate()
     assert server.end()[0] == 0
 
@@ -87,6 +90,21 @@ def test_a_request_is_a_span_of_its_callers_trace_with_its_parts(
     assert described["anytime.request_id"] == answer["request_id"]
     assert described["anytime.outcome"] == "in_time"
     assert described["http.response.status_code"] == 200
+    run = attributes(parts[2])
+    assert run["anytime.subnetwork"] == answer["subnetwork"]
+    assert (run["anytime.batch_size"], run["anytime.outcome"]) == (1, "in_time")
+    assert line["trace_id"] == TRACE_ID
+
+
+def test_caller_who_is_not_trusted_cannot_have_its_requests_recorded() -> None:
+    tracer = Tracer(0.0, "0", time.monotonic, trust_callers=False)
+    low = f"{'0' * 31}1"  # an id that any share of ids would take
+    headers = {b"traceparent": f"00-{low}-{PARENT_ID}-01".encode()}
+
+    recorded = tracer.record(("POST /classify", 0.0, 1.0), [], headers=headers, attributes={})
+    tracer.close()
+
+    assert not recorded
 
 
 def test_a_problem_is_a_span_with_its_error(
