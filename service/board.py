@@ -19,7 +19,8 @@ ENGINE_BEAT_AT, GENERATION, LENGTH, LOAD = range(4)
 
 # Places of a front.
 CONNECTIONS, CPU_S, HANDLED, SHED, SHED_CPU_S, LINES_DROPPED, BEAT_AT = range(7)
-RECEIVED = 7  # how many requests of it the engine has read; the engine writes this one
+SHED_DEADLINE_S = 7  # of the last request that was shed
+RECEIVED = 8  # how many requests of it the engine has read; the engine writes this one
 
 
 class Board:

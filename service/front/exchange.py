@@ -188,7 +188,23 @@ def scope_of(head: RequestParser, state: dict[str, Any], server: tuple[str, int]
     }
 
 
-@lru_cache(maxsize=1)  # in a flood all are told the same
+def shed_reply(problem: Problem, common_headers: Headers, request_id: str) -> bytes:
+    """Return the whole reply that sheds a request, on a connection that stays."""
+    head, body = _shed_parts(problem, tuple(common_headers))
+    return b"%b%b\r\n\r\n%b" % (head, request_id.encode(), body)
+
+
+@lru_cache(maxsize=4)  # in a flood all are told the same
+def _shed_parts(
+    problem: Problem, common_headers: tuple[tuple[bytes, bytes], ...]
+) -> tuple[bytes, bytes]:
+    headers, body = _rendered(problem)
+    lines = [_status_line(problem.status)]
+    lines += [b"%b: %b\r\n" % header for header in (*common_headers, *headers)]
+    return b"".join(lines) + b"x-request-id: ", body
+
+
+@lru_cache(maxsize=1)
 def _rendered(problem: Problem) -> tuple[list[tuple[bytes, bytes]], bytes]:
     response = render(problem)
     return response.raw_headers, bytes(response.body)
