@@ -109,10 +109,6 @@ class Settings(BaseSettings):
         pattern=r"^(anytime|slackfit|static:.+)$",
         description="How subnetworks are chosen: anytime, slackfit or static:<subnetwork>.",
     )
-    insurance: bool = Field(
-        default=True,
-        description="Find a shallow answer first where a deep one would mostly be in time, but not safely.",
-    )
     max_batch: int = Field(
         default=16, ge=1, le=1024, description="Most requests that run together."
     )

@@ -48,7 +48,7 @@ class Costs:
             cost_s = max(spent_s - shed_s, 0.0) / came
             arrival_s = max(spent_s, 0.0) / (came + shed)
             replying_s = cost_s / 2 * came / (came + shed)
-            scheduler.observe_overhead(cost_s, arrival_s, arrival_s - replying_s)
+            scheduler.observe_overhead(cost_s, arrival_s - replying_s)
 
     def _count_shed(self, scheduler: Scheduler) -> None:
         """Tell the scheduler of requests that fronts have shed: they may come again, and others do."""

@@ -138,7 +138,7 @@ class Dispatcher:
             refine = "none"  # there is no other to go on to
         job = Job(pixels, tell, stop_at_confidence)
         request = Request(arrived_at, deadline_at, on_miss, subnetwork, refine, job)
-        shed = self._scheduler.admit(request, self._clock(), was_alone=was_alone)
+        shed = self._scheduler.admit(request, self._clock(), is_alone=was_alone)
         if shed is not None:
             tell(shed)
             return None

@@ -86,7 +86,6 @@ class LoadedBundle:
             max_queue=settings.max_queue,
             max_batch=settings.max_batch,
             max_lateness=settings.max_lateness,
-            insure=settings.insurance,
         )
         self.dispatcher = Dispatcher(
             [device.run],
