@@ -110,6 +110,7 @@ class Server:
         self._engine = Child(ENGINE)
         self._fronts = [Child(FRONT) for _ in range(fronts)]
         self._engines_ended = 0
+        self._died = 0
         self._has_failed = False
         self._over = asyncio.Event()
 
@@ -150,6 +151,7 @@ class Server:
                 self._has_failed = True  # it has said why
                 self._over.set()
                 return
+            self._died += 1
             self._log.error("process_died", process=name, exit_code=code)
             if time.monotonic() - started_at > SOON_S:
                 pause_s = RESTART_AFTER_S
@@ -187,9 +189,9 @@ class Server:
             end.close()
 
     def _tell_processes(self) -> None:
-        """Tell the engine whose memory and time the metrics show."""
+        """Tell the engine whose memory and time the metrics show, and how many have died."""
         pids = [os.getpid(), *(each.pid for each in (self._engine, *self._fronts) if each.pid)]
-        self._engine.tell({"is": "processes", "processes": pids})
+        self._engine.tell({"is": "processes", "processes": pids, "died": self._died})
 
     async def _watch(self) -> None:
         """End processes that have stopped working, so that they are started again."""

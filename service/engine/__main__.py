@@ -71,7 +71,7 @@ async def _serve(control: Control, first: dict[str, Any], board: Board, writer: 
                 link = partial(FrontLink, engine, line["front"])
                 begin(loop.create_connection(link, sock=socket.socket(fileno=descriptors[0])))
             case "processes":
-                metrics.watch_processes(line["processes"])
+                metrics.watch_processes(line["processes"], line["died"])
             case "reload":
                 begin(reload())
             case "drain":

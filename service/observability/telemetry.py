@@ -169,6 +169,11 @@ class Metrics:
             "Lines of the log that nobody read in time, or that could not be written.",
             registry=registry,
         )
+        self.processes_died = CounterReader(
+            "anytime_processes_died",
+            "Processes of the server that died since its start, and were started again.",
+            registry=registry,
+        )
         self.connections = Gauge("anytime_connections", "Connections open.", registry=registry)
         self.connections_ended = Counter(
             "anytime_connections_ended",
@@ -267,9 +272,10 @@ class Metrics:
         for label in labels:
             self.predictions.inc(label, amount=0)
 
-    def watch_processes(self, pids: Sequence[int]) -> None:
-        """Say which processes the server consists of."""
+    def watch_processes(self, pids: Sequence[int], died: int) -> None:
+        """Say which processes the server consists of, and how many of them have died so far."""
         self._processes.pids = tuple(pids)
+        self.processes_died.set_function(lambda: died)
 
     def request_ended(
         self, outcome: Outcome, subnetwork: str = NO_SUBNETWORK, count: int = 1
