@@ -127,15 +127,17 @@ class Server:
         ]
         watching = asyncio.create_task(self._watch())
         await self._over.wait()
-        self._log.info("draining", within_s=self._settings.drain_s)
         began_at = time.monotonic()
+        if not self._has_failed:
+            self._log.info("draining", within_s=self._settings.drain_s)
         watching.cancel()
         for listener in self._listeners:
             listener.close()  # the fronts have their own, for as long as they take connections
         self._engine.tell({"is": "drain"})
         await self._end(self._fronts, fronts)
         await self._end([self._engine], [engine])
-        self._log.info("stopped", after_s=round(time.monotonic() - began_at, 3))
+        if not self._has_failed:
+            self._log.info("stopped", after_s=round(time.monotonic() - began_at, 3))
         return int(self._has_failed)
 
     async def _keep(self, child: Child, name: str, start: Callable[[], Awaitable[None]]) -> None:
