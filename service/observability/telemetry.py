@@ -29,15 +29,16 @@ REFINEMENT = {
 NO_SUBNETWORK = "none"  # the label of requests that were not run
 
 # In seconds. Every deadline in common use (2, 5, 10, 25, 50, 100, 250 ms, …) is an edge, so that the share of answers
-# within it is exact, with edges between for the quantiles.
+# within it is exact, with edges between for the quantiles; up to a minute, as late answers come deadlines later.
 LATENCY_BUCKETS = (
     0.0005, 0.001, 0.002, 0.003, 0.004, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.025, 0.035, 0.05, 0.075, 0.1, 0.15, 0.25,
-    0.5, 1.0, 2.5,
+    0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0,
 )  # fmt: skip
 RUN_BUCKETS = (0.0001, 0.0002, *LATENCY_BUCKETS)
 COST_BUCKETS = (0.00005, 0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1)
 SLACK_BUCKETS = (
-    -0.1, -0.05, -0.025, -0.01, -0.005, -0.002, -0.001, 0.0, 0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25,
+    -0.1, -0.05, -0.025, -0.01, -0.005, -0.002, -0.001, 0.0, 0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.025,
+    0.03, 0.04, 0.05, 0.06, 0.075, 0.085, 0.095, 0.1, 0.125, 0.15, 0.2, 0.25, 0.5, 1.0, 2.5,
 )  # fmt: skip
 DEADLINE_BUCKETS = (0.1, 0.25, 0.5, 0.75, 0.9, 1.0, 1.1, 1.5, 2.0, 5.0, 10.0)
 PREDICTION_BUCKETS = (0.25, 0.5, 0.7, 0.8, 0.9, 1.0, 1.1, 1.25, 1.5, 2.0, 4.0)
