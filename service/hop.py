@@ -122,7 +122,7 @@ class Ask:
     was_alone: bool
 
 
-ASK: Final = Struct("<HddfBBH?")
+ASK: Final = Struct("<IddfBBH?")
 
 
 def ask_frame(request: int, ask: Ask, pixels: bytes) -> bytes:
@@ -252,7 +252,7 @@ class Record:
     first_answer_s: float
 
 
-RECORD: Final = Struct("<HBHH?dddddddd")
+RECORD: Final = Struct("<IBHH?dddddddd")
 
 
 def record_frame(record: Record) -> bytes:

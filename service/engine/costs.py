@@ -36,15 +36,16 @@ class Costs:
             run_here_s: what runs have taken the engine's loop.
         """
         self._count_shed(scheduler)
-        handled = self._board.total(places.HANDLED)
-        if handled - self._seen[1] < REQUESTS:
+        came = self._board.total(places.HANDLED) - self._seen[1]
+        if 0 <= came < REQUESTS:
             return
         seen = self._read(run_here_s)
         window_s, came, shed, spent_s, shed_s = (
             now - before for now, before in zip(seen, self._seen, strict=True)
         )
         self._seen = seen
-        if window_s < WINDOW_S:
+        # What a front had written is gone with it.
+        if came > 0 and shed >= 0 and window_s < WINDOW_S:
             cost_s = max(spent_s - shed_s, 0.0) / came
             arrival_s = max(spent_s, 0.0) / (came + shed)
             replying_s = cost_s / 2 * came / (came + shed)

@@ -71,6 +71,7 @@ class Served:
         self._board = board
         self._on_empty = on_empty
         self._requests = 0
+        self._is_replaced = False
         self._clock = time.monotonic
         self._left_at = self._looked_at = -inf
         self._load: Published | None = None
@@ -84,7 +85,18 @@ class Served:
         self._requests -= 1
         self._left_at = self._clock()
         if not self._requests:
-            self._on_empty()
+            self._emptied()
+
+    def replaced(self) -> None:
+        """Let no other request in, and end with the last one."""
+        self._is_replaced = True
+        if self.is_empty:
+            self._emptied()
+
+    def _emptied(self) -> None:
+        if self._is_replaced:
+            self.decoder.close()
+        self._on_empty()
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -170,7 +182,9 @@ class EngineClient(asyncio.Protocol):
         self._asks = 0  # of this engine
         self._asked: dict[int, _Asked] = {}
         self._calls: dict[int, asyncio.Future[Any]] = {}
-        self._replaced: list[Served] = []
+        self._lost = asyncio.Event()
+        self._lost.set()
+        self._replaced: list[Served] = []  # of this engine, with requests in them
         self._released = -1
         self._untold: list[bytes] = []
         self._tally: Tally = {"requests": {}, "connections_ended": {}}
@@ -248,9 +262,11 @@ class EngineClient(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Begin to ask an engine."""
         self._transport = cast(asyncio.Transport, transport)
+        self._lost.clear()
         self._reader = FrameReader()
         self._released = -1
         self._asks = 0
+        self._tell_soon()  # what there was to tell while there was no engine
 
     def data_received(self, data: bytes) -> None:
         """Act on each message."""
@@ -273,14 +289,25 @@ class EngineClient(asyncio.Protocol):
                     self._serve(read_document(message))
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Fail what the engine has not answered: it has ended, and another is on its way."""
-        self._transport = self.served = None
+        """End what the engine has not ended, with the best answer so far if there is one: another engine is on its way."""
+        served, self._transport, self.served = self.served, None, None
         self._replaced.clear()
+        if served is not None:
+            served.replaced()
+        now = time.monotonic()
         for asked in tuple(self._asked.values()):
-            self._end(asked, _ended())
+            if asked.answers:
+                self._delivered(asked.number, Delivered(now))
+            else:
+                self._end(asked, _ended())
         for reply in tuple(self._calls.values()):
             if not reply.done():
                 reply.set_exception(_ended())
+        self._lost.set()
+
+    async def lost(self) -> None:
+        """Wait until there is no connection to an engine."""
+        await self._lost.wait()
 
     def close(self) -> None:
         """Tell what is left to tell, and end the connection."""
@@ -355,16 +382,15 @@ class EngineClient(asyncio.Protocol):
 
     def _serve(self, document: ServedBundle) -> None:
         """Have new requests answered by another bundle."""
-        if self.served is not None:
-            self._replaced.append(self.served)
-        self.served = self._open_served(document, self._release)
+        before, self.served = self.served, self._open_served(document, self._release)
+        if before is not None:
+            self._replaced.append(before)
+            before.replaced()
         self._release()
 
     def _release(self) -> None:
         """Tell the engine up to which bundle no request is to come any more."""
-        for served in [each for each in self._replaced if each.is_empty]:
-            self._replaced.remove(served)
-            served.decoder.close()
+        self._replaced = [each for each in self._replaced if not each.is_empty]
         if self.served is None:
             return
         released = (
@@ -383,7 +409,8 @@ class EngineClient(asyncio.Protocol):
 
     def _tell(self) -> None:
         self._telling = None
-        self._write(*self._told())
+        if self._transport is not None:  # else the next engine is told
+            self._write(*self._told())
 
     def _told(self) -> list[bytes]:
         """Return what the engine is to be told, and forget it."""

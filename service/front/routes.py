@@ -103,7 +103,7 @@ async def subnetworks(request: Request) -> SubnetworkList:
     """List the subnetworks with their accuracy, cost, and the run latency predicted now; cheapest first."""
     front = front_of(request)
     served = front.served
-    predicted_s = await front.engine.call("predicted_run_latency_s")
+    predicted_s = await front.engine.call("predicted_run_latency_s", generation=served.generation)
     known = {each["name"]: each for each in served.subnetworks}
     entries = [
         SubnetworkEntry(
