@@ -1,6 +1,7 @@
 """The engine process; the supervisor starts it."""
 
 import asyncio
+import signal
 import socket
 import sys
 import time
@@ -31,7 +32,9 @@ from service.settings import Settings
 
 def main() -> int:
     """Be the engine until the supervisor says that it is over, or is gone; return the exit code."""
-    control = Control()
+    for each in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(each, signal.SIG_IGN)  # some send these to every process: fronts answer first
+    control = Control.of_stdin()
     first, descriptors = control.first()
     writer = LineWriter(standard_output())
     try:
