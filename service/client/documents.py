@@ -107,7 +107,6 @@ class Subnetwork:
 
     Attributes:
         columns: of the FractalNet; an imported network has none, and no ``depth``.
-        expected_accuracy_interval: between what it lies with 95 % confidence.
         test_accuracy: None where there were no test images.
     """
 
@@ -118,16 +117,17 @@ class Subnetwork:
     macs: int
     precision: str
     expected_accuracy: float
-    expected_accuracy_interval: tuple[float, float]
     test_accuracy: float | None
     predicted_run_latency_ms: float
 
     @classmethod
     def read(cls, document: Mapping[str, Any]) -> Self:
         """Take it from a document."""
-        low, high = document["expected_accuracy_interval"]
-        own = {"columns": tuple(document["columns"]), "expected_accuracy_interval": (low, high)}
-        return cls(**{name: document[name] for name in cls.__slots__} | own)
+        return cls(
+            document["name"],
+            tuple(document["columns"]),
+            *(document[name] for name in cls.__slots__[2:]),
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,6 @@
 """The engine process; the supervisor starts it."""
 
 import asyncio
-import signal
 import socket
 import sys
 import time
@@ -32,9 +31,7 @@ from service.settings import Settings
 
 def main() -> int:
     """Be the engine until the supervisor says that it is over, or is gone; return the exit code."""
-    for each in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(each, signal.SIG_IGN)  # some send these to every process: fronts answer first
-    control = Control.of_stdin()
+    control = Control()
     first, descriptors = control.first()
     writer = LineWriter(standard_output())
     try:
@@ -74,7 +71,7 @@ async def _serve(control: Control, first: dict[str, Any], board: Board, writer: 
                 link = partial(FrontLink, engine, line["front"])
                 begin(loop.create_connection(link, sock=socket.socket(fileno=descriptors[0])))
             case "processes":
-                metrics.watch_processes(line["processes"], line["died"])
+                metrics.watch_processes(line["processes"])
             case "reload":
                 begin(reload())
             case "drain":
