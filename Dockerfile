@@ -22,35 +22,30 @@ COPY service service
 COPY docs/samples docs/samples
 RUN /build/bin/pip wheel --no-build-isolation --no-deps --wheel-dir /wheels .
 
+# The libraries, and then no pip: nothing is installed into a running server. They find the code by a line in a .pth file.
 FROM build AS libraries-cpu
 COPY deploy/requirements/cpu.txt ./
-RUN python3 -m venv /opt/anytime && /opt/anytime/bin/pip install --require-hashes --requirement cpu.txt
+RUN python3 -m venv /opt/libraries && /opt/libraries/bin/pip install --require-hashes --requirement cpu.txt && \
+    for site in /opt/libraries/lib/python3*/site-packages; do echo /opt/anytime > "$site/anytime.pth"; done && \
+    /opt/libraries/bin/pip uninstall --yes pip setuptools
 
 FROM build AS libraries-gpu
 COPY deploy/requirements/gpu.txt ./
-RUN python3 -m venv /opt/anytime && /opt/anytime/bin/pip install --require-hashes --requirement gpu.txt
+RUN python3 -m venv /opt/libraries && /opt/libraries/bin/pip install --require-hashes --requirement gpu.txt && \
+    for site in /opt/libraries/lib/python3*/site-packages; do echo /opt/anytime > "$site/anytime.pth"; done && \
+    /opt/libraries/bin/pip uninstall --yes pip setuptools
 
-# The package, and then no pip: nothing is installed into a running server.
-FROM libraries-cpu AS installed-cpu
+# The package, apart from the libraries and from the network that comes with it: a change of the code is a layer of its own, of
+# a megabyte or two.
+FROM build AS package
 COPY --from=wheel /wheels /wheels
-RUN /opt/anytime/bin/pip install --no-deps /wheels/*.whl && /opt/anytime/bin/pip uninstall --yes pip setuptools
-
-FROM libraries-gpu AS installed-gpu
-COPY --from=wheel /wheels /wheels
-RUN /opt/anytime/bin/pip install --no-deps /wheels/*.whl && /opt/anytime/bin/pip uninstall --yes pip setuptools
+RUN python3 -m venv /opt/libraries && /opt/libraries/bin/pip install --no-deps --target /opt/anytime /wheels/*.whl && \
+    mkdir -p /network/model && mv /opt/anytime/model/pretrained /network/model/
 
 # hadolint ignore=DL3006
 FROM ${BASE} AS runtime
 ARG BASE
-ARG VERSION=0.1.0
-ARG REVISION=unknown
-LABEL org.opencontainers.image.title="anytime-inference" \
-      org.opencontainers.image.description="The most accurate answer that fits in the caller's deadline." \
-      org.opencontainers.image.version="${VERSION}" \
-      org.opencontainers.image.revision="${REVISION}" \
-      org.opencontainers.image.licenses="Apache-2.0" \
-      org.opencontainers.image.base.name="${BASE}"
-ENV PATH=/opt/anytime/bin:$PATH PYTHONUNBUFFERED=1 ANYTIME_HOST=0.0.0.0 ANYTIME_PORT=8000
+ENV PATH=/opt/anytime/bin:/opt/libraries/bin:$PATH PYTHONUNBUFFERED=1 ANYTIME_HOST=0.0.0.0 ANYTIME_PORT=8000
 # The base's own pip goes too, and what could bring it back; wherever the base has them.
 RUN find / -xdev \( -path '*-packages/pip' -o -path '*-packages/pip-*' -o -path '*/bin/pip' -o -path '*/bin/pip[0-9]*' \
       -o -name ensurepip -o -name 'pip-*.whl' \) -prune -exec rm -rf {} +
@@ -61,10 +56,30 @@ USER 10001:10001
 HEALTHCHECK --interval=10s --timeout=5s --start-period=180s --retries=3 CMD ["python", "-c", \
   "import os, urllib.request; urllib.request.urlopen('http://127.0.0.1:' + (os.environ['ANYTIME_PORT'].strip() or '8000') + '/health/ready', timeout=4)"]
 CMD ["anytime", "serve"]
+LABEL org.opencontainers.image.title="anytime-inference" \
+      org.opencontainers.image.description="The most accurate answer that fits in the caller's deadline." \
+      org.opencontainers.image.licenses="Apache-2.0" \
+      org.opencontainers.image.base.name="${BASE}"
 
 FROM runtime AS gpu
 ENV NVIDIA_VISIBLE_DEVICES=all NVIDIA_DRIVER_CAPABILITIES=compute,utility
-COPY --from=installed-gpu /opt/anytime /opt/anytime
+COPY --from=libraries-gpu /opt/libraries /opt/libraries
+COPY --from=package /network /opt/anytime
+COPY --from=package /opt/anytime /opt/anytime
+ARG VERSION=unknown
+ARG REVISION=unknown
+ARG SOURCE=https://github.com/anytime-inference/anytime
+LABEL org.opencontainers.image.version="${VERSION}" \
+      org.opencontainers.image.revision="${REVISION}" \
+      org.opencontainers.image.source="${SOURCE}"
 
 FROM runtime AS cpu
-COPY --from=installed-cpu /opt/anytime /opt/anytime
+COPY --from=libraries-cpu /opt/libraries /opt/libraries
+COPY --from=package /network /opt/anytime
+COPY --from=package /opt/anytime /opt/anytime
+ARG VERSION=unknown
+ARG REVISION=unknown
+ARG SOURCE=https://github.com/anytime-inference/anytime
+LABEL org.opencontainers.image.version="${VERSION}" \
+      org.opencontainers.image.revision="${REVISION}" \
+      org.opencontainers.image.source="${SOURCE}"

@@ -4,7 +4,7 @@ from random import Random
 from statistics import median
 from time import perf_counter
 
-from benchmarks.policies import TABLES
+from benchmarks.cases import TABLES
 from benchmarks.workloads import MIXES_S
 from service.scheduling.latency import LatencyModel
 from service.scheduling.requests import Request, Run

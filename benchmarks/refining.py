@@ -1,22 +1,18 @@
-"""``python -m benchmarks.refining``: what early stops save and insurance rescues, on the real server with real images.
+"""``python -m benchmarks.refining``: what early stops save, on the real server with real images.
 
-- Early stops: test images one after the other, with rising ``stop_at_confidence``, beside every subnetwork alone; and
-  both under a load that the full network cannot carry.
-- Insurance: the core that runs the network is taken away for 5 to 50 ms now and then; with and without.
-
-Nothing else should run on the machine. Needs two cores, and the right to a real-time priority.
+Test images one after the other, with rising ``stop_at_confidence``, beside every subnetwork alone; and both under a load
+that the full network cannot carry. Nothing else should run on the machine. Needs two cores.
 """
 
 import argparse
 import json
-import os
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -32,8 +28,6 @@ PORT = 9700
 THRESHOLDS = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 1.0)
 IN_TURN = 4000  # requests a point
 LOAD_RATE, LOAD_S, LOAD_DEADLINE_MS = 450, 10, 25  # more than the full network can answer
-STALL_GAP_MS, STALL_RATE, STALL_S = 100, 40, 60
-STALL_DEADLINES_MS = (5, 10, 25)
 COMMAND = "python -m benchmarks.refining --bundle model/pretrained/cifar10 --images DIR"
 
 Figures = Mapping[str, Any]
@@ -99,60 +93,14 @@ def measure_stops(session: Session) -> dict[str, Any]:
     return {"alone": alone, "stops": stops, "loaded": loaded}
 
 
-def measure_insurance(session: Session) -> list[dict[str, Any]]:
-    """Stall the core of the runs; ask with and without insurance, by turns."""
-    found = []
-    for deadline_ms in STALL_DEADLINES_MS:
-        for insured in (True, False):
-            system = anytime(session.bundle.folder, "anytime")
-            settings = {**system.environment, "ANYTIME_INSURANCE": str(insured).lower()}
-            with session.serving(replace(system, environment=settings), "0-1") as server:
-                session.measure(
-                    "--in-turn", 300, query="subnetwork=full", core=LOOP_CORE, deadline_ms=1000
-                )
-                _part_threads(server.pid)
-                with _stalling():
-                    figures = session.measure(
-                        *("--phase", f"{STALL_RATE}:5", "--phase", f"{STALL_RATE}:{STALL_S}"),
-                        core=LOOP_CORE,
-                        deadline_ms=deadline_ms,
-                    )
-            found.append({"deadline_ms": deadline_ms, "insured": insured, **figures})
-    return found
-
-
-def _part_threads(process: int) -> None:
-    """Give the thread that runs the network, which by now has worked most, a core of its own."""
-
-    def cpu_ticks(thread: Path) -> int:
-        fields = (thread / "stat").read_text().rsplit(")", 1)[1].split()
-        return int(fields[11]) + int(fields[12])
-
-    threads = sorted(Path(f"/proc/{process}/task").iterdir(), key=cpu_ticks)
-    for thread in threads:
-        os.sched_setaffinity(int(thread.name), {RUN_CORE if thread == threads[-1] else LOOP_CORE})
-
-
-@contextmanager
-def _stalling() -> Iterator[None]:
-    command = ["benchmarks.stalls", "--core", str(RUN_CORE), "--gap-ms", str(STALL_GAP_MS)]
-    process = subprocess.Popen([sys.executable, "-m", *command], cwd=ROOT)
-    try:
-        yield
-    finally:
-        process.terminate()
-        process.wait()
-
-
 def publish(found: Figures, docs: Path) -> None:
     """Write the section about refining, and its plot."""
     _draw(found, docs / "plots" / "refining.png")
     conditions = found["conditions"]
     parts = [
-        "## Early stops and insurance",
+        "## Early stops",
         f"`{COMMAND}` on {conditions['machine']}, commit {conditions['commit']}, {conditions['started']}. Bundle "
         f"`{conditions['bundle']}` ({conditions['digest']}).",
-        "### Early stops",
         f"{IN_TURN} requests of test images one after the other, deadline 1 s, server on one core: with "
         "`stop_at_confidence` the fastest subnetwork answers first, and the full network only those of which it is less "
         "sure. Latency is the client's.",
@@ -173,22 +121,6 @@ def publish(found: Figures, docs: Path) -> None:
                     *(percent(point[key]) for key in ("in_time", "accuracy", "correct_in_time")),
                 ]
                 for query, point in found["stops"]["loaded"].items()
-            ],
-        ),
-        "### Insurance",
-        f"A process of real-time priority takes the core of the runs for 5 to 50 ms, every {STALL_GAP_MS} ms on average "
-        f"(seeded); {STALL_RATE} requests a second, Poisson, {STALL_S} s a point. Requests that arrive during a stall "
-        "cannot be helped: the one device is gone.",
-        table(
-            ["deadline", "insurance", "in time", "accuracy", "correct in time", "p99 (ms)"],
-            [
-                [
-                    f"{point['deadline_ms']} ms",
-                    "on" if point["insured"] else "off",
-                    *(percent(point[key]) for key in ("in_time", "accuracy", "correct_in_time")),
-                    f"{point['answered_ms']['p99']:.1f}",
-                ]
-                for point in found["insurance"]
             ],
         ),
     ]
@@ -250,7 +182,6 @@ def main() -> int:
         found = {
             "conditions": describe_conditions(session.bundle) | {"started": started},
             "stops": measure_stops(session),
-            "insurance": measure_insurance(session),
         }
     except ServerFailed as error:
         print(error, file=sys.stderr)

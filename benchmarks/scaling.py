@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from random import Random
 
-from benchmarks.policies import NOISE_CV, TABLES
+from benchmarks.cases import NOISE_CV, TABLES
 from benchmarks.workloads import arrival_times
 from service.scheduling.latency import LatencyModel
 from service.scheduling.requests import Request
@@ -81,7 +81,7 @@ def _replica(rng: Random, *, is_slow: bool) -> Simulation:
     machine = Machine(
         LatencyModel(profile),
         noise=lambda: rng.gammavariate(shape, 1 / shape),
-        slow_until=float("inf") if is_slow else 0.0,
+        slow=[(0.0, float("inf"))] if is_slow else [],
         slowdown=SLOWDOWN,
         overhead_s=OVERHEAD_S,
     )

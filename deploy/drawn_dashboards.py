@@ -1,9 +1,10 @@
-"""The dashboards, with windows of seconds, and their panels drawn from what a Prometheus holds."""
+"""The dashboards, with windows of seconds, and drawn as Grafana places them from what a Prometheus holds."""
 
 import json
 import re
 import time
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,23 @@ import httpx
 
 DASHBOARDS = Path(__file__).parent / "grafana" / "dashboards"
 WINDOW_S = 20
+STEP_S = 1.0
+UNITS = {
+    "s": (1e3, " ms"),
+    "bytes": (2**-20, " MiB"),
+    "reqps": (1.0, " /s"),
+    "percentunit": (100.0, " %"),
+}
+COLOURS = {"green": "#37872d", "orange": "#e0752d", "red": "#c4162a", "text": "#44546a"}
+MARKS = {"Reloads": "tab:blue", "Starts": "tab:purple", "Alerts": "tab:red"}
+
+Series = list[tuple[float, float]]  # seconds and value
 
 
 def shortened(text: str) -> str:
-    """Return rules or a query whose windows are seconds and whose alerts do not wait."""
+    """Return rules or a query of all releases, whose windows are seconds and whose alerts do not wait."""
     text = text.replace("$__rate_interval", f"{WINDOW_S}s")
+    text = re.sub(r"\$(namespace|release|subnetwork)\b", ".*", text)
     text = re.sub(r"\[\d+[mhd]\]", f"[{WINDOW_S}s]", text)
     return re.sub(r"for: \d+m", "for: 0s", text)
 
@@ -26,59 +39,156 @@ def panels() -> list[dict[str, Any]]:
         panel | {"dashboard": path.stem}
         for path in sorted(DASHBOARDS.glob("*.json"))
         for panel in json.loads(path.read_text())["panels"]
+        if panel["type"] != "row"
     ]
 
 
-def draw(api: httpx.Client, started_at: float, folder: Path) -> None:
-    """Draw the panels of each dashboard from the data since an instant."""
-    from matplotlib import pyplot as plt
+def draw(api: httpx.Client, started_at: float, folder: Path, ended_at: float | None = None) -> None:
+    """Draw each dashboard from the data since an instant, until another or now."""
+    drawing = _Drawing(api, started_at, ended_at or time.time())
+    for path in sorted(DASHBOARDS.glob("*.json")):
+        drawing.draw(json.loads(path.read_text()), folder / f"dashboard-{path.stem}.png")
 
-    for name in sorted({panel["dashboard"] for panel in panels()}):
-        shown = [panel for panel in panels() if panel["dashboard"] == name]
-        rows = -(-len(shown) // 3)
-        figure, axes = plt.subplots(rows, 3, figsize=(15, 2.9 * rows), layout="constrained")
-        for axis in axes.flat[len(shown) :]:
-            axis.remove()
-        for axis, panel in zip(axes.flat, shown, strict=False):
-            axis.set_title(panel["title"], fontsize=10)
-            drawn = _draw_table if panel["type"] == "table" else _draw_curves
-            drawn(axis, panel, api, started_at)
-        figure.savefig(folder / f"dashboard-{name}.png", dpi=80)
+
+class _Drawing:
+    """What Prometheus holds of a span of time, as pictures."""
+
+    def __init__(self, api: httpx.Client, started_at: float, ended_at: float) -> None:
+        self._api = api
+        self._started_at, self._ended_at = started_at, ended_at
+
+    def draw(self, dashboard: dict[str, Any], file: Path) -> None:
+        """Draw a dashboard."""
+        from matplotlib import pyplot as plt
+
+        places = [panel["gridPos"] for panel in dashboard["panels"]]
+        rows = max(place["y"] + place["h"] for place in places)
+        figure = plt.figure(figsize=(19, 0.36 * rows))
+        grid = figure.add_gridspec(
+            rows,
+            24,
+            left=0.03,
+            right=0.99,
+            top=1 - 0.4 / rows,
+            bottom=0.6 / rows,
+            hspace=2.2,
+            wspace=1.6,
+        )
+        marks = {
+            each["name"]: list(self._found([each | {"legendFormat": each["titleFormat"]}]))
+            for each in dashboard["annotations"]["list"]
+        }
+        for panel, place in zip(dashboard["panels"], places, strict=True):
+            axis = figure.add_subplot(
+                grid[place["y"] : place["y"] + place["h"], place["x"] : place["x"] + place["w"]]
+            )
+            if panel["type"] == "row":
+                axis.axis("off")
+                axis.text(0, 0, panel["title"], fontsize=14, weight="bold", va="bottom")
+                continue
+            axis.set_title(panel["title"], fontsize=9, loc="left")
+            getattr(self, f"_{panel['type']}")(axis, panel)
+            if panel["type"] in ("timeseries", "heatmap"):
+                axis.set_xlim(0, self._ended_at - self._started_at)
+                axis.tick_params(labelsize=7)
+                self._mark(axis, marks)
+        figure.savefig(file, dpi=80)
         plt.close(figure)
 
+    def _found(self, targets: list[dict[str, Any]]) -> Iterator[tuple[str, Series]]:
+        """Yield legend and points of what is asked for."""
+        for target in targets:
+            span = {"start": self._started_at, "end": self._ended_at, "step": STEP_S}
+            query = {"query": shortened(target["expr"]), **span}
+            for series in self._api.get("/query_range", params=query).json()["data"]["result"]:
+                legend = re.sub(
+                    r"\{\{(\w+)\}\}",
+                    lambda match, metric=series["metric"]: metric.get(match[1], "")[:12],
+                    target["legendFormat"],
+                )
+                points = [(float(t) - self._started_at, float(v)) for t, v in series["values"]]
+                yield legend, points
 
-def _found(
-    panel: dict[str, Any], api: httpx.Client, started_at: float
-) -> Iterator[tuple[str, list[tuple[float, float]]]]:
-    """Yield legend and points (seconds, value) of what a panel shows."""
-    for target in panel["targets"]:
-        span = {"start": started_at, "end": time.time(), "step": 1}
-        answer = api.get("/query_range", params={"query": shortened(target["expr"]), **span})
-        for series in answer.json()["data"]["result"]:
-            legend = target["legendFormat"]
-            for label, value in series["metric"].items():
-                legend = legend.replace("{{" + label + "}}", value)
-            yield legend, [(float(t) - started_at, float(value)) for t, value in series["values"]]
+    def _mark(self, axis: Any, marks: dict[str, list[tuple[str, Series]]]) -> None:
+        for name, events in marks.items():
+            for begin in {points[0][0] for _, points in events}:
+                axis.axvline(begin, color=MARKS[name], linestyle=":", linewidth=1)
+
+    def _timeseries(self, axis: Any, panel: dict[str, Any]) -> None:
+        scale, unit = UNITS.get(panel["fieldConfig"]["defaults"]["unit"], (1.0, ""))
+        for legend, points in self._found(panel["targets"]):
+            axis.plot(
+                [at for at, _ in points], [scale * value for _, value in points], label=legend
+            )
+        _limit(axis, panel, scale)
+        axis.set_ylabel(unit, fontsize=7)
+        if axis.get_legend_handles_labels()[0]:
+            axis.legend(fontsize=6, loc="best")
+
+    def _heatmap(self, axis: Any, panel: dict[str, Any]) -> None:
+        from matplotlib.colors import PowerNorm
+
+        scale, unit = UNITS.get(panel["fieldConfig"]["defaults"]["unit"], (1.0, ""))
+        by_edge = sorted(
+            (float(edge), dict(points)) for edge, points in self._found(panel["targets"])
+        )
+        ends = sorted({at for _, points in by_edge for at in points})
+        cells = [
+            [max(above.get(at, 0.0) - below.get(at, 0.0), 0.0) for at in ends]
+            for (_, below), (_, above) in pairwise([(0.0, {}), *by_edge])
+        ]
+        used = [at for at, row in enumerate(cells) if any(row)]
+        if used:
+            cells = cells[used[0] : used[-1] + 1]
+            edges = [f"{scale * edge:g}" for edge, _ in by_edge[used[0] : used[-1] + 1]]
+            axis.pcolormesh(
+                [*ends, ends[-1] + STEP_S],
+                range(len(cells) + 1),
+                cells,
+                cmap="Oranges",
+                norm=PowerNorm(0.4),
+            )
+            axis.set_yticks([at + 1 for at in range(len(edges))], edges)
+        axis.set_ylabel(unit, fontsize=7)
+
+    def _stat(self, axis: Any, panel: dict[str, Any]) -> None:
+        defaults = panel["fieldConfig"]["defaults"]
+        scale, unit = UNITS.get(defaults["unit"], (1.0, ""))
+        found = [(legend, points[-1][1]) for legend, points in self._found(panel["targets"])]
+        colour = "text"
+        for step in defaults["thresholds"]["steps"]:
+            if found and (step["value"] is None or found[-1][1] >= step["value"]):
+                colour = step["color"]
+        axis.set_facecolor(COLOURS[colour])
+        axis.set_xticks([])
+        axis.set_yticks([])
+        named = [f"{legend} " if len(found) > 1 else "" for legend, _ in found]
+        lines = [f"{name}{scale * v:.3g}{unit}" for name, (_, v) in zip(named, found, strict=True)]
+        text = "\n".join(lines) or "no data"
+        size = 22 if len(found) < 2 else 12
+        axis.text(0.5, 0.5, text, color="white", fontsize=size, ha="center", va="center")
+
+    def _table(self, axis: Any, panel: dict[str, Any]) -> None:
+        cells = [
+            [legend, f"{points[-1][1]:.3g}"] for legend, points in self._found(panel["targets"])
+        ]
+        axis.axis("off")
+        if cells:
+            height = min(len(cells) / 12, 1)  # of the panel
+            place = [0, 1 - height, 1, height]
+            table = axis.table(cells, cellLoc="left", edges="open", colWidths=[3, 1], bbox=place)
+            table.auto_set_font_size(False)
+            table.set_fontsize(7)
 
 
-def _draw_table(axis: Any, panel: dict[str, Any], api: httpx.Client, started_at: float) -> None:
-    cells = [[legend, f"{points[-1][1]:.3g}"] for legend, points in _found(panel, api, started_at)]
-    height = min(len(cells) / 16, 1)  # of the panel
-    table = axis.table(
-        cells, cellLoc="left", edges="open", colWidths=[3, 1], bbox=[0, 1 - height, 1, height]
-    )
-    table.auto_set_font_size(False)
-    table.set_fontsize(7)
-    axis.axis("off")
-
-
-def _draw_curves(axis: Any, panel: dict[str, Any], api: httpx.Client, started_at: float) -> None:
-    percent = panel["fieldConfig"]["defaults"]["unit"] == "percentunit"
-    scale, unit = {"s": (1e3, "ms"), "bytes": (2**-20, "MiB"), "reqps": (1.0, "1/s")}.get(
-        panel["fieldConfig"]["defaults"]["unit"], (100.0, "%") if percent else (1.0, "")
-    )
-    for legend, points in _found(panel, api, started_at):
-        axis.plot([at for at, _ in points], [scale * value for _, value in points], label=legend)
-    axis.set_ylabel(unit)
-    axis.set_xlabel("s")
-    axis.legend(fontsize=6, loc="best")
+def _limit(axis: Any, panel: dict[str, Any], scale: float) -> None:
+    """Show what a value can be, and where its colour changes."""
+    defaults = panel["fieldConfig"]["defaults"]
+    if "min" in defaults:
+        axis.set_ylim(bottom=scale * defaults["min"])
+    if "max" in defaults:
+        axis.set_ylim(top=scale * defaults["max"] * 1.02)
+    for step in defaults["thresholds"]["steps"][1:]:
+        axis.axhline(
+            scale * step["value"], color=COLOURS[step["color"]], linestyle="--", linewidth=1
+        )

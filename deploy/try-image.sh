@@ -56,7 +56,7 @@ for file in /etc/pip.conf /etc/ssl/certs/ca-certificates.crt; do
   if [ -f "$file" ]; then set -- "$@" --volume "$file:$file:ro"; fi
 done
 buildah build --isolation chroot --format docker --layers --target cpu --build-arg "BASE=$BASE" \
-  --build-arg "REVISION=$(git rev-parse HEAD)" "$@" --tag "$IMAGE" .
+  --build-arg "VERSION=$("$PYTHON" deploy/release.py)" --build-arg "REVISION=$(git rev-parse HEAD)" "$@" --tag "$IMAGE" .
 
 if ! buildah inspect --type image "$PROMETHEUS" >/dev/null 2>&1; then
   container=$(buildah from "$BASE")

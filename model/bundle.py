@@ -42,8 +42,15 @@ MANIFEST_FILE = "manifest.json"
 CHECKSUM_FILE = "manifest.json.sha256"  # as sha256sum writes and checks it
 SIGNATURE_FILE = "manifest.json.minisig"  # as minisign writes and checks it
 WEIGHTS_FILE = "weights.bin"
+REPORT_FILE = "report.html"  # for people; nothing reads it
 MOST_MANIFEST_BYTES = 16 * 2**20
 MOST_GRAPH_BYTES = 64 * 2**20  # its large tensors are in the weights file
+OTHER_FILES = {
+    WEIGHTS_FILE,
+    CHECKSUM_FILE,
+    SIGNATURE_FILE,
+    REPORT_FILE,
+}  # beside manifest and graphs
 PRETRAINED_DIR = Path(__file__).parent / "pretrained"
 
 Precision = Literal["float32", "float16-filters", "float16", "int8"]
@@ -382,7 +389,7 @@ def check_target(target: Path) -> None:
 
 def _is_part_of_a_bundle(path: Path) -> bool:
     if path.name != MANIFEST_FILE:
-        return path.suffix == ".onnx" or path.name in (WEIGHTS_FILE, CHECKSUM_FILE, SIGNATURE_FILE)
+        return path.suffix == ".onnx" or path.name in OTHER_FILES
     try:
         fields = json.loads(path.read_bytes())
     except (OSError, ValueError, RecursionError):

@@ -35,23 +35,28 @@ def complain(message: str) -> None:
 
 
 class Control:
-    """A child's end."""
+    """A child's end.
 
-    def __init__(self) -> None:
-        self._socket = socket.socket(fileno=sys.stdin.fileno())
+    Args:
+        end: of the connection.
+    """
+
+    def __init__(self, end: socket.socket) -> None:
+        self._socket = end
         self._data = b""
         self._descriptors: list[int] = []
 
-    def first(self) -> tuple[dict[str, Any], list[int]]:
-        """Wait for the first line.
+    @classmethod
+    def of_stdin(cls) -> "Control":
+        """Return the end that the supervisor has given this process."""
+        return cls(socket.socket(fileno=sys.stdin.fileno()))
 
-        Raises:
-            EOFError: the supervisor is gone.
-        """
-        while b"\n" not in self._data:
+    def first(self) -> tuple[dict[str, Any], list[int]]:
+        """Wait for the first line, and return it; end if the server has ended before."""
+        while (line := self._next()) is None:
             if not self._read():
-                raise EOFError
-        return self._lines()[0]
+                raise SystemExit(0)
+        return line
 
     def watch(
         self, told: Callable[[dict[str, Any], list[int]], None], gone: Callable[[], None]
@@ -61,8 +66,8 @@ class Control:
 
         def read() -> None:
             is_there = self._read()
-            for line, descriptors in self._lines():
-                told(line, descriptors)
+            while (line := self._next()) is not None:
+                told(*line)
             if not is_there:
                 loop.remove_reader(self._socket)
                 gone()
@@ -79,12 +84,17 @@ class Control:
         self._descriptors += descriptors
         return bool(data)
 
-    def _lines(self) -> "list[tuple[dict[str, Any], list[int]]]":
-        *whole, self._data = self._data.split(b"\n")
-        lines = []
-        for each in whole:
-            line = json.loads(each)
-            count = line.pop("descriptors")
-            lines.append((line, self._descriptors[:count]))
-            del self._descriptors[:count]
-        return lines
+    def _next(self) -> "tuple[dict[str, Any], list[int]] | None":
+        """Return the next line that has come, and its descriptors; end if there was no room for them."""
+        data, is_whole, rest = self._data.partition(b"\n")
+        if not is_whole:
+            return None
+        self._data = rest
+        line = json.loads(data)
+        count = line.pop("descriptors")
+        if len(self._descriptors) < count:
+            complain("a process of the server has no file descriptor left, and is started again")
+            raise SystemExit(1)
+        descriptors = self._descriptors[:count]
+        del self._descriptors[:count]
+        return line, descriptors

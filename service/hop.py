@@ -16,7 +16,7 @@ from typing import Any, Final, Literal, TypedDict, get_args
 
 from pydantic_core import from_json, to_json
 
-from service.outcomes import Ending, KeyRefusal, Outcome
+from service.outcomes import Ending, Outcome
 from service.scheduling.requests import OnMiss, Refine, Shed
 
 HEAD: Final = Struct("<IBI")  # bytes that follow, kind, request
@@ -122,7 +122,7 @@ class Ask:
     was_alone: bool
 
 
-ASK: Final = Struct("<HddfBBH?")
+ASK: Final = Struct("<IddfBBH?")
 
 
 def ask_frame(request: int, ask: Ask, pixels: bytes) -> bytes:
@@ -252,7 +252,7 @@ class Record:
     first_answer_s: float
 
 
-RECORD: Final = Struct("<HBHH?dddddddd")
+RECORD: Final = Struct("<IBHH?dddddddd")
 
 
 def record_frame(record: Record) -> bytes:
@@ -331,4 +331,3 @@ class Tally(TypedDict, total=False):
 
     requests: dict[Outcome, int]
     connections_ended: dict[Ending, int]
-    keys_refused: dict[KeyRefusal, int]

@@ -27,7 +27,6 @@ from model.cores import cores
 from service import __version__
 from service.board import Board
 from service.control import complain, tell
-from service.front.keys import KeysUnusable, read_keys
 from service.listening import listen, url_of
 from service.observability.log import LineWriter, open_log, standard_output, take_in_libraries
 from service.settings import Settings, SettingsError, plain, unknown_settings
@@ -38,7 +37,25 @@ LONGEST_RESTART_S = 5.0
 SOON_S = 10.0
 END_WITHIN_S = 5.0  # beyond the time that a drain may take
 WATCH_EVERY_S = 1.0
-HANGS_AFTER_S = 10.0  # without a sign of life
+HANGS_AFTER_LOOKS = 10  # without a sign of life
+
+
+class Pulse:
+    """Tells whether a process has stopped working, from looks at the instant of its last sign of life.
+
+    It counts looks, not seconds: while the whole machine or container is paused, nobody looks.
+    """
+
+    def __init__(self) -> None:
+        self._beat_at = 0.0
+        self._missed = 0
+
+    def has_stopped(self, beat_at: float) -> bool:
+        """Look; 0 says that there was no sign of life yet, which is waited for."""
+        is_same = beat_at > 0 and beat_at == self._beat_at
+        self._missed = self._missed + 1 if is_same else 0
+        self._beat_at = beat_at
+        return self._missed >= HANGS_AFTER_LOOKS
 
 
 class Child:
@@ -48,6 +65,7 @@ class Child:
         self._program = program
         self._process: asyncio.subprocess.Process | None = None
         self._control: socket.socket | None = None
+        self.pulse = Pulse()
 
     @property
     def pid(self) -> int | None:
@@ -55,7 +73,11 @@ class Child:
         return self._process.pid if self._process is not None else None
 
     async def start(self, first: dict[str, Any], descriptors: Sequence[int]) -> None:
-        """Start it, and tell it what it is to be."""
+        """Start it, and tell it what it is to be.
+
+        Raises:
+            OSError: the system lacks memory, processes or descriptors for it.
+        """
         self._control, end = socket.socketpair()
         with end:
             self._process = await asyncio.create_subprocess_exec(
@@ -73,21 +95,21 @@ class Child:
     def signal(self, number: int) -> None:
         """Send it a signal, if it runs."""
         if self._process is not None:
-            self._process.send_signal(number)
+            with suppress(ProcessLookupError):  # it has ended just now
+                self._process.send_signal(number)
 
     def end(self) -> None:
         """Tell it that it is to end; what it was told before still counts."""
         if self._control is not None:
             self._control.shutdown(socket.SHUT_WR)
 
-    async def ended(self) -> int:
-        """Wait for its end; return the exit code, under 0 if a signal ended it."""
-        assert self._process is not None
-        assert self._control is not None
-        code = await self._process.wait()
+    async def ended(self) -> int | None:
+        """Wait for its end; return the exit code, under 0 if a signal ended it; None if it was not even started."""
+        code = await self._process.wait() if self._process is not None else None
         self._process = None
-        self._control.close()
-        self._control = None
+        if self._control is not None:
+            self._control.close()
+            self._control = None
         return code
 
 
@@ -97,20 +119,25 @@ class Server:
     Args:
         settings: every knob.
         listeners: the sockets that clients connect to.
+        board: what the processes share.
         log: takes events.
     """
 
     def __init__(
-        self, settings: Settings, listeners: Sequence[socket.socket], log: FilteringBoundLogger
+        self,
+        settings: Settings,
+        listeners: Sequence[socket.socket],
+        board: Board,
+        log: FilteringBoundLogger,
     ) -> None:
-        fronts = settings.fronts or default_fronts()
         self._settings = settings
         self._listeners = listeners
         self._log = log
-        self._board = Board.create(fronts)
+        self._board = board
         self._engine = Child(ENGINE)
-        self._fronts = [Child(FRONT) for _ in range(fronts)]
+        self._fronts = [Child(FRONT) for _ in range(board.fronts)]
         self._engines_ended = 0
+        self._died = 0
         self._has_failed = False
         self._over = asyncio.Event()
 
@@ -127,15 +154,17 @@ class Server:
         ]
         watching = asyncio.create_task(self._watch())
         await self._over.wait()
-        self._log.info("draining", within_s=self._settings.drain_s)
         began_at = time.monotonic()
+        if not self._has_failed:
+            self._log.info("draining", within_s=self._settings.drain_s)
         watching.cancel()
         for listener in self._listeners:
             listener.close()  # the fronts have their own, for as long as they take connections
         self._engine.tell({"is": "drain"})
         await self._end(self._fronts, fronts)
         await self._end([self._engine], [engine])
-        self._log.info("stopped", after_s=round(time.monotonic() - began_at, 3))
+        if not self._has_failed:
+            self._log.info("stopped", after_s=round(time.monotonic() - began_at, 3))
         return int(self._has_failed)
 
     async def _keep(self, child: Child, name: str, start: Callable[[], Awaitable[None]]) -> None:
@@ -143,15 +172,21 @@ class Server:
         pause_s = RESTART_AFTER_S
         while not self._over.is_set():
             started_at = time.monotonic()
-            await start()
+            try:
+                await start()
+            except OSError as error:
+                self._log.error("process_not_started", process=name, reason=str(error))
+                child.signal(signal.SIGKILL)  # it may run, and not be joined to the others
             code = await child.ended()
             if self._over.is_set():
                 return
-            if child is self._engine and code > 0 and not self._board.has_engine:
+            if child is self._engine and (code or 0) > 0 and not self._board.has_engine:
                 self._has_failed = True  # it has said why
                 self._over.set()
                 return
-            self._log.error("process_died", process=name, exit_code=code)
+            if code is not None:
+                self._died += 1
+                self._log.error("process_died", process=name, exit_code=code)
             if time.monotonic() - started_at > SOON_S:
                 pause_s = RESTART_AFTER_S
             with suppress(TimeoutError):
@@ -159,6 +194,7 @@ class Server:
             pause_s = min(2 * pause_s, LONGEST_RESTART_S)
 
     async def _start_engine(self) -> None:
+        self._board.beat(0.0)  # the last one was that of an engine before
         first = {**self._first(), "restarts": self._engines_ended}
         self._engines_ended += 1
         await self._engine.start(first, [self._board.descriptor])
@@ -188,9 +224,9 @@ class Server:
             end.close()
 
     def _tell_processes(self) -> None:
-        """Tell the engine whose memory and time the metrics show."""
+        """Tell the engine whose memory and time the metrics show, and how many have died."""
         pids = [os.getpid(), *(each.pid for each in (self._engine, *self._fronts) if each.pid)]
-        self._engine.tell({"is": "processes", "processes": pids})
+        self._engine.tell({"is": "processes", "processes": pids, "died": self._died})
 
     async def _watch(self) -> None:
         """End processes that have stopped working, so that they are started again."""
@@ -201,7 +237,7 @@ class Server:
                 *map(self._board.beat_at, range(len(self._fronts))),
             ]
             for child, beat_at in zip((self._engine, *self._fronts), beats, strict=True):
-                if beat_at and time.monotonic() - beat_at > HANGS_AFTER_S:
+                if child.pulse.has_stopped(beat_at):
                     child.signal(signal.SIGKILL)
 
     async def _end(self, children: Sequence[Child], keeping: Sequence[asyncio.Task[None]]) -> None:
@@ -226,7 +262,6 @@ def serve(settings: Settings) -> int:
         log.info("start", version=__version__, settings=told)
         try:
             _check_traces(settings)
-            _check_access(settings)
             listeners = listen(settings.host, settings.port)
         except SettingsError as error:
             return _fail(str(error), 2)
@@ -235,15 +270,22 @@ def serve(settings: Settings) -> int:
         for name in unknown_settings():
             log.warning("unknown_setting", variable=name)
         log.info("listening", url=url_of(settings.host, listeners))
-        return asyncio.run(_run(settings, listeners, log))
+        try:
+            board = Board.create(settings.fronts or default_fronts())
+        except OSError as error:
+            return _fail(f"no shared memory for the server's processes: {error.strerror}", 1)
+        return asyncio.run(_run(settings, listeners, board, log))
     finally:
         writer.close()
 
 
 async def _run(
-    settings: Settings, listeners: Sequence[socket.socket], log: FilteringBoundLogger
+    settings: Settings,
+    listeners: Sequence[socket.socket],
+    board: Board,
+    log: FilteringBoundLogger,
 ) -> int:
-    return await Server(settings, listeners, log).run()
+    return await Server(settings, listeners, board, log).run()
 
 
 def default_fronts() -> int:
@@ -261,24 +303,6 @@ def _check_traces(settings: Settings) -> None:
         raise SettingsError(
             f"ANYTIME_TRACE_SAMPLE is {settings.trace_sample:g}, but OpenTelemetry is not installed: "
             "pip install 'anytime-inference[traces]', or set it to 0"
-        )
-
-
-def _check_access(settings: Settings) -> None:
-    """See to it that strangers are let in only where that was said.
-
-    Raises:
-        SettingsError: it was not, or the keys cannot be read.
-    """
-    if settings.keys_file is not None:
-        try:
-            read_keys(settings.keys_file)
-        except KeysUnusable as error:
-            raise SettingsError(f"ANYTIME_KEYS_FILE: {error}") from error
-    elif not settings.is_private and not settings.open:
-        raise SettingsError(
-            f"ANYTIME_HOST is {settings.host}, which other machines may reach, and there are no keys: set "
-            "ANYTIME_KEYS_FILE (see anytime keys new --help), or ANYTIME_OPEN=true to let everybody in"
         )
 
 

@@ -3,7 +3,6 @@
 import os
 import re
 from collections.abc import Mapping
-from ipaddress import ip_address
 from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Any, Literal
@@ -110,10 +109,6 @@ class Settings(BaseSettings):
         pattern=r"^(anytime|slackfit|static:.+)$",
         description="How subnetworks are chosen: anytime, slackfit or static:<subnetwork>.",
     )
-    insurance: bool = Field(
-        default=True,
-        description="Find a shallow answer first where a deep one would mostly be in time, but not safely.",
-    )
     max_batch: int = Field(
         default=16, ge=1, le=1024, description="Most requests that run together."
     )
@@ -173,14 +168,6 @@ class Settings(BaseSettings):
         allow_inf_nan=False,
         description="Time after an answer in which its label is taken.",
     )
-    keys_file: ExpandedPath | None = Field(
-        default=None,
-        description="File of the API keys; with one, every request but those for /health must bear a key.",
-    )
-    open: bool = Field(
-        default=False,
-        description="Let whoever reaches the server ask without a key, where other machines can too.",
-    )
     admin_key: SecretStr = Field(
         default=SecretStr(""), description="Key of POST /admin/reload, which is off without one."
     )
@@ -213,14 +200,6 @@ class Settings(BaseSettings):
         le=1,
         description="Share of requests that get a log line; failures always do.",
     )
-
-    @property
-    def is_private(self) -> bool:
-        """Whether no other machine reaches the server."""
-        try:
-            return self.host == "localhost" or ip_address(self.host.strip("[]")).is_loopback
-        except ValueError:  # a name
-            return False
 
     @model_validator(mode="before")
     @classmethod

@@ -82,6 +82,21 @@ class ServerProcess:
                 counts[outcome] = counts.get(outcome, 0) + value
         return counts
 
+    def parts(self, name: str) -> list[int]:
+        """Return the processes of the server that are an ``engine`` or a ``front``."""
+        supervisor = self.process.pid
+        children = Path(f"/proc/{supervisor}/task/{supervisor}/children").read_text().split()
+        return [
+            int(child)
+            for child in children
+            if f"service/{name}/__main__.py" in Path(f"/proc/{child}/cmdline").read_text()
+        ]
+
+    def signal(self, name: str, number: int) -> None:
+        """Send a signal to every front, or to the engine."""
+        for pid in self.parts(name):
+            os.kill(pid, number)
+
     def terminate(self) -> None:
         """Send SIGTERM."""
         self.process.send_signal(signal.SIGTERM)

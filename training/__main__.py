@@ -19,15 +19,15 @@ import torch
 
 from model import cost
 from model.bundle import PRETRAINED_DIR, Bundle, Precision, is_bundle, read_bundle
-from model.drop_path import DropPath
 from training import TrainingError
 from training.anytime import evaluate_anytime
-from training.arguments import DATA_HELP, add_run_arguments, add_seed, positive, within
+from training.arguments import DATA_HELP, add_run_arguments, add_seed, positive
+from training.asking import add_train_arguments, asked_for
 from training.check import check_folder
 from training.checkpoint import Checkpoint, check_data, load_trained
 from training.commands import run_command
 from training.compare import compare
-from training.config import RECIPES, Augmentation, Fit, recipes_help
+from training.config import recipes_help
 from training.data import DataSet, Split, load_data
 from training.distributed import Group, joined_group, own_device
 from training.evaluate import confusion, predict_checkpoint, reported_subnetworks, score
@@ -36,12 +36,13 @@ from training.files import check_writable
 from training.history import by_class, draw_curves
 from training.importing.command import EXAMPLE, add_import
 from training.listing import listing
+from training.planning import foresee
 from training.reproduce import EXPERIMENTS, reproduce
 from training.stopping import end_on_signals
 from training.trainer import train
 
 EXAMPLES = {  # from data to a served model, and what else there is
-    "train": "anytime train --recipe tiny --out runs/digits",
+    "train": "anytime train --data photos --out runs/photos",
     "evaluate": "anytime evaluate --run runs/digits --split test",
     "export": "anytime export --run runs/digits --out runs/digits/bundle",
     "import": EXAMPLE,
@@ -50,8 +51,6 @@ EXAMPLES = {  # from data to a served model, and what else there is
     "reproduce": "anytime reproduce table4 --data cifar10 --out runs/table4",
     "compare": "anytime compare --data cifar10 --out runs/compared",
 }
-
-IMAGE_SIZES = range(8, 1025)  # augmentation shifts by 4 pixels; the largest costs 1,024 of CIFAR's
 
 
 def run(arguments: list[str] | None = None) -> int:
@@ -84,55 +83,11 @@ def _parser() -> argparse.ArgumentParser:
 
     fit = commands.add_parser(
         "train",
-        help="train a network by a named recipe",
+        help="train a network",
         description=recipes_help(),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    fit.add_argument(
-        "--recipe", required=True, choices=RECIPES, metavar="NAME", help="how to train; see above"
-    )
-    fit.add_argument("--data", default="digits", help=DATA_HELP + " (default: %(default)s)")
-    fit.add_argument(
-        "--skip-unreadable",
-        action="store_true",
-        help="leave images that cannot be read out, instead of refusing them",
-    )
-    fit.add_argument("--out", required=True, type=Path, help="folder of the run's checkpoint")
-    add_seed(fit)
-    fit.add_argument("--epochs", type=positive(int), help="instead of the recipe's")
-    fit.add_argument("--batch-size", type=positive(int), help="instead of the recipe's")
-    fit.add_argument(
-        "--image-size",
-        type=within(IMAGE_SIZES),
-        help="instead of the recipe's: height and width that the images of class folders are brought to",
-    )
-    fit.add_argument(
-        "--fit",
-        choices=get_args(Fit),
-        help="instead of the recipe's: stretch the images of class folders to the square, or scale them evenly and crop",
-    )
-    fit.add_argument(
-        "--learning-rate",
-        type=positive(float),
-        help="instead of the recipe's; Muon's changes in proportion",
-    )
-    fit.add_argument(
-        "--drop-path", choices=get_args(DropPath), help="instead of the recipe's way to draw paths"
-    )
-    fit.add_argument(
-        "--augmentation",
-        choices=get_args(Augmentation),
-        help="instead of the recipe's: mirrored and shifted images, padded with zeros (+) or their reflection (++)",
-    )
-    fit.add_argument(
-        "--begin-with",
-        type=Path,
-        metavar="FOLDER",
-        help="of a run or a bundle whose weights to begin with; its classes may be others",
-    )
-    fit.add_argument(
-        "--resume", action="store_true", help="go on from the checkpoint in --out, if there is one"
-    )
+    add_train_arguments(fit)
     fit.set_defaults(
         command=_train,
         to_go_on="continue with --resume",
@@ -245,16 +200,7 @@ def _joined(load: Callable[[], DataSet]) -> Iterator[tuple[DataSet, torch.device
 
 def _train(options: argparse.Namespace) -> None:
     """Train, or go on training."""
-    changed = ("epochs", "batch_size", "drop_path", "fit", "augmentation")
-    own = {name: getattr(options, name) for name in changed}
-    recipe = replace(
-        RECIPES[options.recipe], **{name: value for name, value in own.items() if value}
-    )
-    if options.learning_rate:
-        recipe = recipe.at_rate(options.learning_rate)
-    if options.image_size:
-        recipe = recipe.at_size(options.image_size)
-    recipe.check()
+    recipe, why = asked_for(options, own_device())
 
     def load() -> DataSet:
         data = load_data(
@@ -273,6 +219,10 @@ def _train(options: argparse.Namespace) -> None:
         if group.rank == 0:
             for note in data.notes:
                 print(f"note: {note}", file=sys.stderr)
+            expected, fitting = foresee(recipe, data, device)
+            print("; ".join(filter(None, (why, expected))), flush=True)
+            if why and not options.batch_size and group.size == 1:
+                recipe = replace(recipe, batch_size=fitting)
         checkpoint = train(
             recipe,
             data,

@@ -8,11 +8,9 @@ Fronts and thresholds are chosen on validation images, accuracies are those on t
 """
 
 import platform
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import median
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -26,6 +24,7 @@ from model.sessions import open_session
 from training.data import DataSet, Split
 from training.evaluate import in_order
 from training.files import written_whole
+from training.graph_scores import LATENCY_RUNS, latency_ms
 
 if TYPE_CHECKING:  # what draws takes a second to load; the other commands do without
     from matplotlib.axes import Axes
@@ -33,8 +32,6 @@ if TYPE_CHECKING:  # what draws takes a second to load; the other commands do wi
 
 Floats = NDArray[np.float64]
 
-WARM_UP_RUNS = 8  # the first runs allocate
-LATENCY_RUNS = 100
 EXIT_RATIOS = np.geomspace(
     0.05, 20, 40
 )  # of the images that leave at one stage to those at the one before
@@ -143,11 +140,6 @@ def _measure(bundle: Bundle, subnetwork: Subnetwork, data: DataSet) -> Measureme
     """Run a subnetwork on the validation and test images, and time it."""
     session = open_session(bundle.graph_path(subnetwork), threads=cores())
     image, _ = next(data.test.batches([torch.arange(1)]))
-    latencies_ms = []
-    for _ in range(WARM_UP_RUNS + LATENCY_RUNS):
-        started_at = time.perf_counter()
-        session.run(["probabilities"], {"images": image.numpy()})
-        latencies_ms.append(1000 * (time.perf_counter() - started_at))
 
     def probabilities(split: Split) -> Floats:
         batches = split.batches(in_order(split))
@@ -157,7 +149,7 @@ def _measure(bundle: Bundle, subnetwork: Subnetwork, data: DataSet) -> Measureme
     on_test = probabilities(data.test)
     return Measurement(
         subnetwork,
-        median(latencies_ms[WARM_UP_RUNS:]),
+        latency_ms(session, image.numpy()),
         probabilities(data.validation),
         on_test,
         float((on_test.argmax(1) == data.test.labels.numpy()).mean()),

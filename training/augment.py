@@ -10,7 +10,12 @@ from training.config import Augmentation
 from training.data import Split
 
 MAX_SHIFT = 4  # pixels
-DRAWS = 3  # random numbers for one image: mirrored or not, shift down, shift right
+# Random numbers for one image: mirrored or not, shift down, shift right; of a crop its area and shape, where it lies
+# across and down, and its brightness, contrast and saturation.
+DRAWS: dict[Augmentation, int] = {"none": 3, "+": 3, "++": 3, "crop": 8}
+LEAST_AREA = 0.4  # of the image, that a crop shows; an object at its edge is still there
+LONGEST = 4 / 3  # of a crop's sides to each other
+LIGHT = 0.2  # by what share brightness, contrast and saturation change at most
 STATISTICS_BATCH = 100  # in float64; a large image takes a megabyte
 STATISTICS_IMAGES = 50_000  # mean and deviation of a larger set are those of this many images
 
@@ -47,18 +52,20 @@ def channel_statistics(split: Split) -> Normalisation:
 
 
 def augment(images: Tensor, kind: Augmentation, draws: Tensor) -> Tensor:
-    """Mirror and shift each image of a batch.
+    """Mirror each image of a batch, and shift it or show a part of it in another light.
 
     Args:
         images: (N, 3, H, W), normalised, so that zero padding is padding with the mean colour.
-        kind: "none", "+" (zero padding) or "++" (reflection).
-        draws: (N, DRAWS), uniform in [0, 1).
+        kind: "none", "+" (zero padding), "++" (reflection) or "crop".
+        draws: (N, DRAWS[kind]), uniform in [0, 1).
 
     Returns:
         (N, 3, H, W).
     """
     if kind == "none":
         return images
+    if kind == "crop":
+        return _relit(_cropped(images, draws[:, :5]), draws[:, 5:])
     _, _, height, width = images.shape
     device = images.device
     mirrored = draws[:, 0] < 0.5
@@ -71,3 +78,28 @@ def augment(images: Tensor, kind: Augmentation, draws: Tensor) -> Tensor:
     columns = shifts[:, 1:] + torch.arange(width, device=device)  # (N, W)
     image = torch.arange(len(images), device=device)[:, None, None]
     return padded[image, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
+
+
+def _cropped(images: Tensor, draws: Tensor) -> Tensor:
+    """Enlarge a part of each image, half of them mirrored (Inception's crops: Szegedy et al., CVPR 2015)."""
+    mirrored, area, shape, x, y = draws.unbind(1)
+    area = LEAST_AREA + (1 - LEAST_AREA) * area
+    shape = LONGEST ** (2 * shape - 1)
+    width, height = (area * shape).sqrt().clamp(max=1), (area / shape).sqrt().clamp(max=1)
+    zero = torch.zeros_like(width)
+    across = torch.stack(
+        [width * (mirrored < 0.5).float().mul(-2).add(1), zero, (1 - width) * (2 * x - 1)], 1
+    )
+    down = torch.stack([zero, height, (1 - height) * (2 * y - 1)], 1)
+    grid = F.affine_grid(torch.stack([across, down], 1), list(images.shape), align_corners=False)
+    return F.grid_sample(images, grid, padding_mode="border", align_corners=False)
+
+
+def _relit(images: Tensor, draws: Tensor) -> Tensor:
+    """Change brightness, contrast and saturation of each image (N, 3, H, W), normalised."""
+    factors = (1 + LIGHT * (2 * draws - 1))[:, :, None, None, None]  # (N, 3, 1, 1, 1)
+    brightness, contrast, saturation = factors.unbind(1)
+    grey = images.mean(1, keepdim=True)
+    images = grey + saturation * (images - grey)
+    middle = images.mean((1, 2, 3), keepdim=True)
+    return middle + contrast * (images - middle) + (brightness - 1)

@@ -10,7 +10,7 @@ from training import TrainingError
 from training.data import DataSet
 
 Schedule = Literal["paper", "imagenet", "one-cycle"]
-Augmentation = Literal["none", "+", "++"]
+Augmentation = Literal["none", "+", "++", "crop"]
 Fit = Literal["stretch", "crop"]
 
 SCALED_TO_SEEN = 8 / 7  # of a cropped image's shorter side to the square: ImageNet's 256 to 224
@@ -34,7 +34,8 @@ class Recipe:
         drop_path: how each mini-batch's paths are drawn.
         fit: how the images of class folders become squares: "stretch" by height and width each, "crop" scales them evenly
             and takes the middle.
-        augmentation: "+" mirrors and shifts by up to 4 pixels with zero padding, "++" with reflection.
+        augmentation: "+" mirrors and shifts by up to 4 pixels with zero padding, "++" with reflection; "crop" mirrors,
+            enlarges a random part and changes light and colour, as photographs differ.
         label_smoothing: share of the target spread over all classes.
         distillation: share of a column's target that is the answer of the pass before it; for "tied" and "sandwich" drop-path.
         averaging: decay a step of the average of the weights that is scored and exported; 0 for none.

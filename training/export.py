@@ -15,6 +15,7 @@ from tqdm import tqdm
 from model import cost, provenance
 from model.bundle import (
     FORMAT_VERSION,
+    REPORT_FILE,
     WEIGHTS_FILE,
     Accuracy,
     Bundle,
@@ -43,9 +44,17 @@ from training.checkpoint import Checkpoint, restore_network
 from training.choice import LUCK, Right, is_worse, with_expected
 from training.data import DataSet, Split
 from training.evaluate import extract_for_serving, in_order, predict
-from training.graph_scores import Logits, calibration, fit_temperature, logits_of, share
+from training.graph_scores import (
+    Logits,
+    calibration,
+    fit_temperature,
+    latency_ms,
+    logits_of,
+    share,
+)
 from training.graphs import ServedNetwork, graph_of, weights_of
 from training.quantise import CALIBRATION_IMAGES, quantise
+from training.report import Seen, seen_by, write_report
 from training.weights_file import WeightsFile, is_filter
 
 CPU = torch.device("cpu")
@@ -160,6 +169,7 @@ def _write_bundle(
         weights = WeightsFile(folder / WEIGHTS_FILE, half=precision in ("float16-filters", "int8"))
         subnetworks = []
         rights: dict[str, Right] = {}  # on the validation images, by graph
+        seen: dict[str, Seen] = {}  # of the test images, by subnetwork
         validation_labels = data.validation.labels.numpy()
         for active, (network, logits) in tqdm(chosen.items(), desc="exporting", disable=None):
             temperature = fit_temperature(logits.numpy(), validation_labels)
@@ -173,7 +183,10 @@ def _write_bundle(
             _check_parity(session, served, parity_images, path, PARITY_TOLERANCE[precision])
             on_validation = _logits_on(data.validation, session)
             rights[path.name] = on_validation.argmax(1) == validation_labels
-            accuracy, calibrated = _measure(session, on_validation, data, temperature)
+            on_test = _logits_on(data.test, session)
+            accuracy, calibrated = _measured(on_validation, on_test, data, temperature)
+            image = parity_images[:1].numpy()
+            seen[own_name] = seen_by(on_test / temperature, latency_ms(session, image))
             int8 = None
             if integers:
                 int8_path = folder / f"{own_name}.int8.onnx"
@@ -205,6 +218,7 @@ def _write_bundle(
             provenance=origin,
         )
         write_manifest(folder, manifest)
+        write_report(folder / REPORT_FILE, manifest, data, seen)
         read_bundle(folder)  # as a server will, which refuses what it does not know
     return manifest
 
@@ -275,8 +289,8 @@ def _quantised(
 ) -> tuple[Quantised, Logits]:
     """Measure a graph in integers, beside the logits of the float graph on the validation images; return its own too."""
     session = open_session(path, threads=cores())
-    on_validation = _logits_on(data.validation, session)
-    accuracy, calibrated = _measure(session, on_validation, data, temperature)
+    on_validation, on_test = (_logits_on(split, session) for split in (data.validation, data.test))
+    accuracy, calibrated = _measured(on_validation, on_test, data, temperature)
     quantised = Quantised(
         accuracy=accuracy,
         calibration=calibrated,
@@ -286,14 +300,11 @@ def _quantised(
     return quantised, on_validation
 
 
-def _measure(
-    session: onnxruntime.InferenceSession,
-    on_validation: Logits,
-    data: DataSet,
-    temperature: float,
+def _measured(
+    on_validation: Logits, on_test: Logits, data: DataSet, temperature: float
 ) -> tuple[Accuracy, Calibration]:
     """Return how often a graph is right, and how well its confidence says so, on all test images once."""
-    labels, on_test = data.test.labels.numpy(), _logits_on(data.test, session)
+    labels = data.test.labels.numpy()
     accuracy = Accuracy(
         validation=share(on_validation, data.validation.labels.numpy()),
         test=share(on_test, labels),

@@ -4,7 +4,9 @@ Nothing here needs torch.
 """
 
 import math
+import time
 from collections.abc import Iterable
+from statistics import median
 
 import numpy as np
 import onnxruntime
@@ -12,6 +14,8 @@ from numpy.typing import NDArray
 
 from model.bundle import Calibration, Measured
 
+WARM_UP_RUNS = 8  # the first runs allocate
+LATENCY_RUNS = 100
 CALIBRATION_BINS = 15  # of confidence, as in the source
 TEMPERATURE_RANGE = (0.05, 20.0)
 
@@ -24,6 +28,16 @@ def logits_of(
 ) -> Logits:
     """Return the logits of batches of images, each uint8 (n, H, W, 3)."""
     return np.concatenate([session.run(["logits"], {"images": images})[0] for images in batches])
+
+
+def latency_ms(session: onnxruntime.InferenceSession, image: NDArray[np.uint8]) -> float:
+    """Return the median latency of a run with one image (1, H, W, 3)."""
+    took_s = []
+    for _ in range(WARM_UP_RUNS + LATENCY_RUNS):
+        started_at = time.perf_counter()
+        session.run(["probabilities"], {"images": image})
+        took_s.append(time.perf_counter() - started_at)
+    return 1000 * median(took_s[WARM_UP_RUNS:])
 
 
 def share(logits: Logits, classes: Labels) -> Measured:

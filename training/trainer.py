@@ -179,6 +179,7 @@ class Run:
         chunks = tuple(
             c[: len(c) // group.size * group.size] for c in chunks if len(c) >= group.size
         )
+        n_draws = DRAWS[recipe.augmentation]
         losses = torch.zeros((), device=self.device)
         self.network.train()
         with self._progress_bar(epoch) as bar:
@@ -186,7 +187,7 @@ class Run:
             for step, (chunk, (images, labels)) in enumerate(zip(chunks, batches, strict=True)):
                 progress = (epoch + step / len(chunks)) / recipe.epochs
                 self.optimizer.set_rate(rate_factor(recipe.schedule, progress))
-                draws = group.share(torch.rand(len(chunk), DRAWS, generator=generator))
+                draws = group.share(torch.rand(len(chunk), n_draws, generator=generator))
                 x = augment(self.normalise(images), recipe.augmentation, draws.to(self.device))
                 passes = draw_passes(recipe.drop_path, paths, self.network.architecture)
                 losses += self.step(x, labels, passes)

@@ -1,309 +1,384 @@
 """``python deploy/grafana/build.py``: writes the dashboards that Grafana is provisioned with.
 
-They are described here and nowhere else; a test fails where ``dashboards/`` is not what this writes.
+They are described here and nowhere else; a test fails where ``dashboards/`` is not what this writes. Rows go from whether deadlines
+are met to why they are not.
 """
 
-import json
-from dataclasses import dataclass
+import sys
 from pathlib import Path
-from typing import Any, Literal
+
+from accuracy import ACCURACY
+from panels import Panel, Row, buckets, chosen, dashboard, mean, quantiles, rate, render
 
 FOLDER = Path(__file__).parent / "dashboards"
-ACROSS, HEIGHT, COLUMNS = 3, 8, 24
-RECEIVED = 'anytime_requests_total{outcome!~"invalid|impossible|abandoned"}[$__rate_interval]'
-SORTED = (
-    "Early stops (stop_at_confidence) sort the images: the shallow subnetworks keep the easy ones and the "
-    "deep ones get the hard, so that the former lie higher here, and the latter lower."
+COUNTED = 'outcome!~"invalid|impossible|abandoned"'
+ANSWERED = 'outcome="in_time"'
+UNANSWERED = 'outcome=~"refused|expired"'
+IMPOSSIBLE = 'outcome="impossible"'
+POSSIBLE_OR_NOT = 'outcome!~"invalid|abandoned"'
+SUBNETWORK = 'subnetwork=~"$subnetwork"'
+IN_TIME = ((None, "red"), (0.97, "orange"), (0.99, "green"))
+BURN = ((None, "green"), (1.0, "orange"), (6.0, "red"))
+NONE_IS_WELL = ((None, "green"), (1e-9, "red"))
+RECEIVED = f"sum({rate('anytime_requests_total', COUNTED)})"
+SPENT = (
+    f"(1 - sum(increase({chosen('anytime_requests_total', ANSWERED, over='30d')}))"
+    f" / sum(increase({chosen('anytime_requests_total', COUNTED, over='30d')}))) / 0.01"
 )
 
-Unit = Literal["percentunit", "s", "reqps", "bytes", "short", "none"]
+ARE_DEADLINES_MET = Row(
+    "Are deadlines met?",
+    [
+        Panel(
+            "In time now",
+            "percentunit",
+            {"in time": f"1 - avg({chosen('release:anytime_errors:ratio_rate5m')})"},
+            "Share of the requests of five minutes that were answered in time; the objective is 99 %. Refused, expired, late and "
+            "failed ones are not; impossible, invalid and abandoned ones do not count.",
+            kind="stat",
+            high=1,
+            steps=IN_TIME,
+            runbook="AnytimeBudgetBurnsFast",
+            columns=4,
+            rows=4,
+        ),
+        Panel(
+            "Budget left of 30 days",
+            "percentunit",
+            {"left": f"1 - {SPENT}"},
+            "What is left of the 1 % that may miss in 30 days; under 0 the objective is missed.",
+            kind="stat",
+            low=None,
+            high=1,
+            steps=((None, "red"), (0.0, "orange"), (0.25, "green")),
+            runbook="AnytimeBudgetBurnsSlowly",
+            columns=4,
+            rows=4,
+        ),
+        Panel(
+            "Burn rate, 1 h",
+            "none",
+            {"burn rate": f"max({chosen('release:anytime_errors:ratio_rate1h')}) / 0.01"},
+            "How many times faster than in 30 days the budget is spent. At 14.4 somebody is paged.",
+            kind="stat",
+            steps=BURN,
+            runbook="AnytimeBudgetBurnsFast",
+            columns=4,
+            rows=4,
+        ),
+        Panel(
+            "Requests",
+            "reqps",
+            {"requests": f"sum({rate('anytime_requests_total')})"},
+            "Requests a second, of every outcome. None at all is a caller's or a proxy's matter.",
+            kind="stat",
+            columns=4,
+            rows=4,
+        ),
+        Panel(
+            "Replicas not ready",
+            "none",
+            {"not ready": f"count({chosen('up')}) - (sum({chosen('anytime_ready')}) or vector(0))"},
+            "Replicas that Prometheus knows and that take no requests: gone, starting or draining.",
+            kind="stat",
+            steps=((None, "green"), (1.0, "orange"), (2.0, "red")),
+            runbook="AnytimeNotReady",
+            columns=4,
+            rows=4,
+        ),
+        Panel(
+            "Alerts",
+            "none",
+            {
+                "alerts": 'count(ALERTS{alertname=~"Anytime.*",alertstate="firing",'
+                'namespace=~"$namespace",release=~"$release"}) or vector(0)'
+            },
+            "Alerts that fire; which, the red marks in the panels below say.",
+            kind="stat",
+            steps=((None, "green"), (1.0, "red")),
+            columns=4,
+            rows=4,
+        ),
+        Panel(
+            "Answered in time",
+            "percentunit",
+            {
+                "5 minutes": f"1 - avg({chosen('release:anytime_errors:ratio_rate5m')})",
+                "an hour": f"1 - avg({chosen('release:anytime_errors:ratio_rate1h')})",
+                "objective": "vector(0.99)",
+            },
+            "Since when? Compare with the marks of reloads (blue), starts (purple) and alerts (red).",
+            high=1,
+            runbook="AnytimeBudgetBurnsFast",
+        ),
+        Panel(
+            "Requests by outcome",
+            "reqps",
+            {"{{outcome}}": f"sum by (outcome) ({rate('anytime_requests_total')})"},
+            "What became of them. late or refused: overload, or deadlines without room. failed: the server's fault. impossible: "
+            "deadlines that no idle machine meets.",
+            runbook="AnytimeRefuses",
+        ),
+        Panel(
+            "Latency against the deadline",
+            "percentunit",
+            buckets("anytime_deadline_used_ratio"),
+            "Where answers fall between arrival (0) and deadline (100 %). Above 100 % they are late. A band that climbs is a queue that grows.",
+            kind="heatmap",
+            runbook="AnytimeBudgetBurnsFast",
+        ),
+    ],
+)
 
+WHAT_DO_CALLERS_GET = Row(
+    "What do callers get?",
+    [
+        Panel(
+            "Answers by subnetwork",
+            "reqps",
+            {
+                "{{subnetwork}}": "sum by (subnetwork) "
+                f"({rate('anytime_request_latency_seconds_count', SUBNETWORK)})"
+            },
+            "Load shows here first: answers come from shallower subnetworks before they come late.",
+        ),
+        Panel(
+            "Expected accuracy",
+            "percentunit",
+            {"expected": f"avg({chosen('release:anytime_expected_accuracy:ratio_rate5m')})"},
+            "The validation accuracy of what answered: the price of load and of short deadlines.",
+            high=1,
+        ),
+        Panel(
+            "Latency",
+            "s",
+            quantiles("anytime_request_latency_seconds", 0.5, 0.95, 0.99, of=SUBNETWORK),
+            "Arrival to answer at the server; network and proxies come on top.",
+        ),
+        Panel(
+            "Latency of all answers",
+            "s",
+            buckets("anytime_request_latency_seconds", SUBNETWORK),
+            "Two bands are two kinds of requests or two subnetworks; a smear upwards is waiting.",
+            kind="heatmap",
+        ),
+        Panel(
+            "Refused and expired",
+            "percentunit",
+            {
+                "{{outcome}}": "sum by (outcome) "
+                f"({rate('anytime_requests_total', UNANSWERED)}) "
+                f"/ on () group_left () {RECEIVED}"
+            },
+            "Refused on arrival, or given up in the queue, as their deadlines could not be met.",
+            high=1,
+            runbook="AnytimeRefuses",
+        ),
+        Panel(
+            "Impossible deadlines",
+            "percentunit",
+            {
+                "impossible": f"sum({rate('anytime_requests_total', IMPOSSIBLE)})"
+                f" / sum({rate('anytime_requests_total', POSSIBLE_OR_NOT)})"
+            },
+            "Requests whose deadline no idle machine meets. They spend no budget, and no replica helps them.",
+            high=1,
+            runbook="AnytimeDeadlinesImpossible",
+        ),
+    ],
+)
 
-@dataclass(frozen=True, slots=True)
-class Panel:
-    """One panel.
+WHY_QUEUE = Row(
+    "Why: is there too much to do?",
+    [
+        Panel(
+            "Queue",
+            "short",
+            {"{{instance}}": chosen("anytime_queue_depth")},
+            "Requests that wait for a run. One replica alone: it is slow, or the proxy sends it too much. All: add replicas.",
+            runbook="AnytimeRefuses",
+        ),
+        Panel(
+            "Saturation",
+            "percentunit",
+            {
+                "device {{instance}}": f"sum by (instance) ({rate('anytime_run_latency_seconds_sum')})",
+                "cores {{instance}}": rate("process_cpu_seconds_total"),
+            },
+            "The share of time that the device runs: at 100 % there is no more to have. Cores in use are 100 % each.",
+        ),
+        Panel(
+            "Slack at dispatch",
+            "s",
+            buckets("anytime_slack_seconds", SUBNETWORK),
+            "What deadlines leave beyond the predicted run latency when a run starts. A band at 0 has nothing to spare; under 0 "
+            "it was given up.",
+            kind="heatmap",
+            low=None,
+        ),
+        Panel(
+            "Time in the queue",
+            "s",
+            quantiles("anytime_queue_time_seconds", 0.5, 0.95, 0.99),
+            "Arrival to the start of the run, decoding included.",
+        ),
+        Panel(
+            "Slack, quantiles",
+            "s",
+            quantiles("anytime_slack_seconds", 0.05, 0.5, of=SUBNETWORK),
+            "The 5 % with the least room, and the middle.",
+            low=None,
+        ),
+        Panel(
+            "Requests a run",
+            "none",
+            {"mean": mean("anytime_batch_size")},
+            "Over 1 requests wait for each other and run together, which is cheaper for each.",
+        ),
+    ],
+)
 
-    Args:
-        title: what it shows.
-        unit: of its values.
-        queries: PromQL by legend; a legend may use labels, as in ``{{subnetwork}}``.
-        kind: ``table`` shows the values now.
-        description: what to look for, where the title does not say it.
-    """
+WHY_MACHINE = Row(
+    "Why: is the machine slower than it was?",
+    [
+        Panel(
+            "Run latency over prediction",
+            "percentunit",
+            quantiles("anytime_run_over_prediction_ratio", 0.5, 0.95, of=SUBNETWORK),
+            "98 % of the runs should lie under 100 %. Above: something comes and goes faster than predictions follow.",
+            steps=((None, "green"), (1.0, "red")),
+            runbook="AnytimePredictionsOff",
+        ),
+        Panel(
+            "Slowdown since the start",
+            "none",
+            {"{{instance}} {{device}}": chosen("anytime_slowdown_ratio")},
+            "Run latency now over that at warm-up. 2 is a neighbour, a limit, or a falling clock frequency.",
+            steps=((None, "green"), (2.0, "red")),
+            runbook="AnytimeSlow",
+        ),
+        Panel(
+            "Cost of a request outside its run",
+            "s",
+            {"decode": mean("anytime_decode_seconds"), "reply": mean("anytime_reply_seconds")},
+            "Large images cost more to decode than to classify.",
+        ),
+        Panel(
+            "Memory",
+            "bytes",
+            {
+                "{{instance}}": chosen("process_resident_memory_bytes"),
+                "GPU of {{instance}}, {{state}}": chosen("anytime_gpu_memory_bytes"),
+            },
+            "What grows without end will be killed (exit code 137); a reload holds two bundles for a while.",
+            runbook="AnytimeGpuMemoryShort",
+        ),
+        Panel(
+            "Connections",
+            "short",
+            {
+                "open, {{instance}}": chosen("anytime_connections"),
+                "ended a second, {{reason}}": "sum by (reason) "
+                f"({rate('anytime_connections_ended_total')})",
+            },
+            "Connections open, and those that the server ended, by what their clients did or left undone.",
+        ),
+        Panel(
+            "Log lines dropped",
+            "short",
+            {
+                "{{instance}}": f"increase({chosen('anytime_log_lines_dropped_total', over='$__rate_interval')})"
+            },
+            "Over 0 nobody reads the log, or its disk is full; requests do not wait for it.",
+            runbook="AnytimeLogIncomplete",
+        ),
+    ],
+)
 
-    title: str
-    unit: Unit
-    queries: dict[str, str]
-    kind: Literal["timeseries", "table"] = "timeseries"
-    description: str = ""
+STREAMS = Row(
+    "Streams",
+    [
+        Panel(
+            "First answer of a stream",
+            "s",
+            quantiles("anytime_first_answer_seconds", 0.5, 0.99),
+            "Arrival to the first answer, which better ones follow.",
+            columns=12,
+        ),
+        Panel(
+            "Refinements",
+            "reqps",
+            {"{{outcome}}": f"sum by (outcome) ({rate('anytime_refinements_total')})"},
+            "Runs for a better answer than the one in hand; those unused came too late.",
+            columns=12,
+        ),
+    ],
+)
 
-
-def quantiles(metric: str, *levels: float) -> dict[str, str]:
-    """Return queries for quantiles of a histogram over all servers."""
-    rate = f"sum by (le) (rate({metric}_bucket[$__rate_interval]))"
-    return {f"p{100 * level:g}": f"histogram_quantile({level}, {rate})" for level in levels}
-
-
-def mean(metric: str, by: str = "") -> str:
-    """Return the mean of a histogram's values."""
-    parts = [f"sum{by} (rate({metric}_{part}[$__rate_interval]))" for part in ("sum", "count")]
-    return " / ".join(parts)
-
-
-OPERATOR = [
-    Panel(
-        "Answered in time",
-        "percentunit",
-        {"in time": "1 - release:anytime_errors:ratio_rate5m", "objective": "vector(0.99)"},
-    ),
-    Panel(
-        "Burn rate of the error budget",
-        "none",
-        {
-            window: f"release:anytime_errors:ratio_rate{window} / 0.01"
-            for window in ("5m", "1h", "6h", "3d")
-        },
-        description="At 1 the budget lasts 30 days; at 14.4 over an hour somebody is paged.",
-    ),
-    Panel(
-        "Requests by outcome",
-        "reqps",
-        {"{{outcome}}": "sum by (outcome) (rate(anytime_requests_total[$__rate_interval]))"},
-    ),
-    Panel("Latency", "s", quantiles("anytime_request_latency_seconds", 0.5, 0.95, 0.99)),
-    Panel(
-        "Latency against the deadline",
-        "percentunit",
-        quantiles("anytime_deadline_used_ratio", 0.5, 0.95, 0.99),
-        description="Over 100 % is late.",
-    ),
-    Panel(
-        "Answers by subnetwork",
-        "reqps",
-        {
-            "{{subnetwork}}": "sum by (subnetwork) "
-            "(rate(anytime_request_latency_seconds_count[$__rate_interval]))"
-        },
-    ),
-    Panel(
-        "Refused and expired",
-        "percentunit",
-        {
-            "{{outcome}}": "sum by (outcome) (rate(anytime_requests_total"
-            '{outcome=~"refused|expired"}[$__rate_interval])) '
-            f"/ on () group_left () sum(rate({RECEIVED}))"
-        },
-    ),
-    Panel(
-        "Impossible deadlines",
-        "percentunit",
-        {
-            "impossible": 'sum(rate(anytime_requests_total{outcome="impossible"}[$__rate_interval]))'
-            ' / sum(rate(anytime_requests_total{outcome!~"invalid|abandoned"}[$__rate_interval]))'
-        },
-        description="The share of requests whose deadline no idle machine meets; it spends no budget.",
-    ),
-    Panel("Queue", "short", {"{{instance}}": "anytime_queue_depth"}),
-    Panel(
-        "Saturation",
-        "percentunit",
-        {
-            "device {{instance}}": "sum by (instance) "
-            "(rate(anytime_run_latency_seconds_sum[$__rate_interval]))",
-            "cores {{instance}}": "rate(process_cpu_seconds_total"
-            '{job="anytime"}[$__rate_interval])',
-        },
-        description="The share of time that the device runs, and the CPU cores in use.",
-    ),
-    Panel("Time in the queue", "s", quantiles("anytime_queue_time_seconds", 0.5, 0.95, 0.99)),
-    Panel(
-        "Slack at dispatch",
-        "s",
-        quantiles("anytime_slack_seconds", 0.05, 0.5),
-        description="What deadlines leave beyond the predicted run latency; under 0 is given up.",
-    ),
-    Panel("First answer of a stream", "s", quantiles("anytime_first_answer_seconds", 0.5, 0.99)),
-    Panel(
-        "Refinements",
-        "reqps",
-        {"{{outcome}}": "sum by (outcome) (rate(anytime_refinements_total[$__rate_interval]))"},
-        description="Runs for a better answer than the one in hand; those unused came too late.",
-    ),
-    Panel("Requests a run", "none", {"mean": mean("anytime_batch_size")}),
-    Panel(
-        "Run latency over prediction",
-        "percentunit",
-        {
-            **quantiles("anytime_run_over_prediction_ratio", 0.5, 0.95),
-            "slowdown {{instance}} {{device}}": "anytime_slowdown_ratio",
-        },
-        description="98 % of the runs should lie under 100 %.",
-    ),
-    Panel(
-        "Cost of a request outside its run",
-        "s",
-        {"decode": mean("anytime_decode_seconds"), "reply": mean("anytime_reply_seconds")},
-    ),
-    Panel(
-        "Memory",
-        "bytes",
-        {
-            "{{instance}}": 'process_resident_memory_bytes{job="anytime"}',
-            "GPU of {{instance}}, {{state}}": "anytime_gpu_memory_bytes",
-        },
-    ),
-    Panel(
-        "Log lines dropped",
-        "short",
-        {"{{instance}}": "increase(anytime_log_lines_dropped_total[$__rate_interval])"},
-        description="Over 0 nobody reads the log, or its disk is full; requests do not wait for it.",
-    ),
-    Panel("Ready", "none", {"{{instance}}": "anytime_ready"}),
-    Panel(
-        "What runs",
-        "none",
-        {
-            "{{instance}} {{version}}": "anytime_build_info",
-            "{{instance}} {{name}}": "anytime_bundle_info",
-        },
-        kind="table",
-    ),
-]
-
-MODEL = [
-    Panel(
-        "Accuracy of what was answered",
-        "percentunit",
-        {
-            "expected": "release:anytime_expected_accuracy:ratio_rate5m",
-            "agrees with the best": 'sum(rate(anytime_agreement_total{verdict="agrees"}[1h])) '
-            "/ sum(rate(anytime_agreement_total[1h]))",
-            "labelled": "release:anytime_labelled_accuracy:ratio_rate1h",
-            "expected of those labelled": "release:anytime_labelled_expected_accuracy:ratio_rate1h",
-        },
-        description="Labelled under expected of those labelled: the images or the network changed.",
-    ),
-    Panel(
-        "Labelled accuracy by subnetwork",
-        "percentunit",
-        {"{{subnetwork}}": "release_subnetwork:anytime_labelled_accuracy:ratio_rate1h"},
-        description=SORTED,
-    ),
-    Panel(
-        "Agreement with the best by subnetwork",
-        "percentunit",
-        {"{{subnetwork}}": "release_subnetwork:anytime_agreement:ratio_rate1h"},
-        description=SORTED,
-    ),
-    Panel(
-        "Labelled less expected accuracy",
-        "percentunit",
-        {
-            "{{subnetwork}}": "release_subnetwork:anytime_labelled_accuracy:ratio_rate1h "
-            "- release_subnetwork:anytime_accuracy:ratio"
-        },
-        description=f"Around 0 while production looks like the validation images. {SORTED}",
-    ),
-    Panel(
-        "Share of answers by subnetwork",
-        "percentunit",
-        {
-            "{{subnetwork}}": "sum by (subnetwork) "
-            "(rate(anytime_request_latency_seconds_count[$__rate_interval])) / on () group_left () "
-            "sum(rate(anytime_request_latency_seconds_count[$__rate_interval]))"
-        },
-    ),
-    Panel(
-        "Mean confidence by subnetwork",
-        "percentunit",
-        {"{{subnetwork}}": mean("anytime_confidence_ratio", " by (subnetwork)")},
-        description="Calibrated: a mean under the subnetwork's accuracy means unfamiliar images. "
-        + SORTED,
-    ),
-    Panel("Confidence", "percentunit", quantiles("anytime_confidence_ratio", 0.05, 0.25, 0.5)),
-    Panel(
-        "Labels answered",
-        "percentunit",
-        {
-            "{{label}}": "sum by (label) (rate(anytime_predictions_total[$__rate_interval])) "
-            "/ on () group_left () sum(rate(anytime_predictions_total[$__rate_interval]))"
-        },
-        description="A change of the mix is drift of the images, or of the network.",
-    ),
-    Panel(
-        "Accuracy and run latency",
-        "none",
-        {
-            "{{subnetwork}} accuracy": "avg by (subnetwork) (anytime_subnetwork_accuracy_ratio)",
-            "{{subnetwork}} ms": "1e3 * avg by (subnetwork) (anytime_predicted_run_latency_seconds)",
-        },
-        kind="table",
-        description="The front that deadlines choose from; the latency is that of one image, now.",
-    ),
-    Panel(
-        "Labels and comparisons that came",
-        "reqps",
-        {
-            "labels {{outcome}}": "sum by (outcome) (rate(anytime_feedback_total[$__rate_interval]))",
-            "comparisons": "sum(rate(anytime_agreement_total[$__rate_interval]))",
-        },
-    ),
-]
-
-
-def dashboard(uid: str, title: str, panels: list[Panel]) -> dict[str, Any]:
-    """Return Grafana's document of a dashboard."""
-    return {
-        "uid": uid,
-        "title": title,
-        "schemaVersion": 39,
-        "tags": ["anytime"],
-        "editable": False,
-        "refresh": "10s",
-        "time": {"from": "now-1h", "to": "now"},
-        "links": [{"type": "dashboards", "tags": ["anytime"], "title": "Dashboards"}],
-        "panels": [_panel(index, panel) for index, panel in enumerate(panels)],
-    }
-
-
-def _panel(index: int, panel: Panel) -> dict[str, Any]:
-    width = COLUMNS // ACROSS
-    is_table = panel.kind == "table"
-    document: dict[str, Any] = {
-        "id": index + 1,
-        "type": panel.kind,
-        "title": panel.title,
-        "description": panel.description,
-        "datasource": {"type": "prometheus", "uid": "prometheus"},
-        "gridPos": {
-            "x": index % ACROSS * width,
-            "y": index // ACROSS * HEIGHT,
-            "w": width,
-            "h": HEIGHT,
-        },
-        "fieldConfig": {"defaults": {"unit": panel.unit}, "overrides": []},
-        "targets": [
-            {"refId": chr(ord("A") + number), "expr": query, "legendFormat": legend}
-            | ({"instant": True} if is_table else {})
-            for number, (legend, query) in enumerate(panel.queries.items())
-        ],
-    }
-    if is_table:
-        document["transformations"] = [{"id": "reduce", "options": {"reducers": ["lastNotNull"]}}]
-    return document
-
+WHAT_RUNS = Row(
+    "What runs?",
+    [
+        Panel(
+            "Bundles, by digest",
+            "none",
+            {"{{name}} {{digest}}": f"count by (name, digest) ({chosen('anytime_bundle_info')})"},
+            "How many replicas answer from which bundle. Two rows outside a rollout: answers depend on the replica.",
+            kind="table",
+            runbook="AnytimeBundlesDiffer",
+            columns=12,
+        ),
+        Panel(
+            "Replicas",
+            "none",
+            {
+                "{{instance}} ready": chosen("anytime_ready"),
+                "{{instance}} version {{version}}, Python {{python}}": chosen("anytime_build_info"),
+            },
+            "Each replica: 1 is ready; and what it is.",
+            kind="table",
+            runbook="AnytimeNotReady",
+            columns=12,
+        ),
+        Panel(
+            "Reloads",
+            "none",
+            {
+                "{{outcome}}": f"sum by (outcome) (increase({chosen('anytime_reloads_total', over='1h')}))"
+            },
+            "Of the last hour. A failed one leaves the bundle before at work; the log says why.",
+            kind="stat",
+            columns=12,
+            runbook="AnytimeReloadFailed",
+        ),
+        Panel(
+            "Processes that died",
+            "none",
+            {"{{instance}}": f"increase({chosen('anytime_processes_died_total', over='1h')})"},
+            "Fronts and engines that died in an hour and were started again; the log says which.",
+            kind="stat",
+            steps=NONE_IS_WELL,
+            columns=12,
+            runbook="AnytimeProcessesDie",
+        ),
+    ],
+)
 
 DASHBOARDS = {
-    "operator.json": dashboard("anytime-operator", "Anytime: operation", OPERATOR),
-    "model.json": dashboard("anytime-model", "Anytime: accuracy", MODEL),
+    "operator.json": dashboard(
+        "anytime-operator",
+        "Anytime: operation",
+        "From whether deadlines are met to why they are not.",
+        [ARE_DEADLINES_MET, WHAT_DO_CALLERS_GET, WHY_QUEUE, WHY_MACHINE, STREAMS, WHAT_RUNS],
+    ),
+    "model.json": dashboard(
+        "anytime-model",
+        "Anytime: accuracy",
+        "How accurate the answers are, and whether the images are what the network knows.",
+        ACCURACY,
+    ),
 }
 
-
-def render(document: dict[str, Any]) -> str:
-    """Return the file of a dashboard."""
-    return json.dumps(document, indent=2) + "\n"
-
-
 if __name__ == "__main__":
+    folder = Path(sys.argv[1]) if len(sys.argv) > 1 else FOLDER
     for file, document in DASHBOARDS.items():
-        (FOLDER / file).write_text(render(document))
+        (folder / file).write_text(render(document))

@@ -8,7 +8,7 @@ from service.cli.exits import importing
 
 COMMANDS = {
     "data": "Look at a folder of images before training on it.",
-    "train": "Train a network by a named recipe.",
+    "train": "Train a network.",
     "evaluate": "Score every column alone and the full network.",
     "export": "Write the bundle that the server serves.",
     "import": "Make a bundle of ONNX classifiers of one's own.",

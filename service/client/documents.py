@@ -107,6 +107,7 @@ class Subnetwork:
 
     Attributes:
         columns: of the FractalNet; an imported network has none, and no ``depth``.
+        expected_accuracy_interval: between what it lies with 95 % confidence.
         test_accuracy: None where there were no test images.
     """
 
@@ -117,17 +118,16 @@ class Subnetwork:
     macs: int
     precision: str
     expected_accuracy: float
+    expected_accuracy_interval: tuple[float, float]
     test_accuracy: float | None
     predicted_run_latency_ms: float
 
     @classmethod
     def read(cls, document: Mapping[str, Any]) -> Self:
         """Take it from a document."""
-        return cls(
-            document["name"],
-            tuple(document["columns"]),
-            *(document[name] for name in cls.__slots__[2:]),
-        )
+        low, high = document["expected_accuracy_interval"]
+        own = {"columns": tuple(document["columns"]), "expected_accuracy_interval": (low, high)}
+        return cls(**{name: document[name] for name in cls.__slots__} | own)
 
 
 @dataclass(frozen=True, slots=True)

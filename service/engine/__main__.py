@@ -1,6 +1,7 @@
 """The engine process; the supervisor starts it."""
 
 import asyncio
+import signal
 import socket
 import sys
 import time
@@ -31,7 +32,9 @@ from service.settings import Settings
 
 def main() -> int:
     """Be the engine until the supervisor says that it is over, or is gone; return the exit code."""
-    control = Control()
+    for each in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(each, signal.SIG_IGN)  # some send these to every process: fronts answer first
+    control = Control.of_stdin()
     first, descriptors = control.first()
     writer = LineWriter(standard_output())
     try:
@@ -71,7 +74,7 @@ async def _serve(control: Control, first: dict[str, Any], board: Board, writer: 
                 link = partial(FrontLink, engine, line["front"])
                 begin(loop.create_connection(link, sock=socket.socket(fileno=descriptors[0])))
             case "processes":
-                metrics.watch_processes(line["processes"])
+                metrics.watch_processes(line["processes"], line["died"])
             case "reload":
                 begin(reload())
             case "drain":

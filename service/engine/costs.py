@@ -8,6 +8,7 @@ from service.board import Board
 from service.scheduling.scheduler import Scheduler
 
 REQUESTS = 16  # reading a thread's CPU clock costs a microsecond
+MOST_SHED = 64  # that are told one by one; more say no more
 WINDOW_S = 0.5  # where they take longer to come, scrapes and probes cost as much as they do
 
 
@@ -25,6 +26,7 @@ class Costs:
         self._shares_cores = shares_cores
         self._clock = clock
         self._seen = self._read(0.0)
+        self._shed = [0] * board.fronts
 
     def observe(self, scheduler: Scheduler, run_here_s: float) -> None:
         """Look at the clocks, if enough requests have come since the last look.
@@ -33,19 +35,30 @@ class Costs:
             scheduler: is told.
             run_here_s: what runs have taken the engine's loop.
         """
-        handled = self._board.total(places.HANDLED)
-        if handled - self._seen[1] < REQUESTS:
+        self._count_shed(scheduler)
+        came = self._board.total(places.HANDLED) - self._seen[1]
+        if 0 <= came < REQUESTS:
             return
         seen = self._read(run_here_s)
         window_s, came, shed, spent_s, shed_s = (
             now - before for now, before in zip(seen, self._seen, strict=True)
         )
         self._seen = seen
-        if window_s < WINDOW_S:
+        # What a front had written is gone with it.
+        if came > 0 and shed >= 0 and window_s < WINDOW_S:
             cost_s = max(spent_s - shed_s, 0.0) / came
             arrival_s = max(spent_s, 0.0) / (came + shed)
             replying_s = cost_s / 2 * came / (came + shed)
-            scheduler.observe_overhead(cost_s, arrival_s, arrival_s - replying_s)
+            scheduler.observe_overhead(cost_s, arrival_s - replying_s)
+
+    def _count_shed(self, scheduler: Scheduler) -> None:
+        """Tell the scheduler of requests that fronts have shed: they may come again, and others do."""
+        for front in range(self._board.fronts):
+            shed = int(self._board.get(front, places.SHED))
+            came, self._shed[front] = shed - self._shed[front], shed
+            deadline_s = self._board.get(front, places.SHED_DEADLINE_S)
+            for _ in range(min(came, MOST_SHED)):
+                scheduler.admission.count_shed(self._clock(), deadline_s)
 
     def _read(self, run_here_s: float) -> tuple[float, float, float, float, float]:
         """Return now, requests handled, requests shed, seconds spent outside of runs, and those for requests shed."""

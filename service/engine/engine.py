@@ -36,7 +36,7 @@ from service.settings import Settings
 # Of the device's time, what the warm-up of the next bundle takes from requests: the warm-up lasts ten times
 # ANYTIME_WARM_UP_S, and a request in ten waits for one of its runs.
 RELOAD_SHARE = 0.1
-MOST_RESTARTS, MOST_RELOADS = 256, 256  # before generations, of two bytes, are used again
+MOST_RESTARTS, MOST_RELOADS = 1 << 12, 1 << 20  # before generations, of four bytes, are used again
 PUBLISH_EVERY_S = (
     0.0005  # at most so often; what is published are instants, which stay true for a while
 )
@@ -196,7 +196,8 @@ class Engine:
     def record(self, record: Record) -> None:
         """Account for an answer that was replied."""
         loaded = self._loaded.get(record.generation)
-        if loaded is None:
+        if loaded is None:  # the bundle, or the engine that ran it, has ended meanwhile
+            self._metrics.request_ended(record.outcome)
             return
         subnetwork = loaded.names[record.subnetwork]
         label = loaded.bundle.manifest.labels[record.label]
@@ -231,8 +232,6 @@ class Engine:
             self._metrics.request_ended(outcome, count=count)
         for reason, count in tally.get("connections_ended", {}).items():
             self._metrics.connections_ended.inc(reason, amount=count)
-        for refusal, count in tally.get("keys_refused", {}).items():
-            self._metrics.keys_refused.inc(refusal, amount=count)
 
     async def call(self, name: str, arguments: dict[str, Any]) -> Any:
         """Carry out what a front asks of the engine itself.
@@ -250,8 +249,9 @@ class Engine:
                 self._metrics.feedback.inc("invalid")
                 return None
             case "predicted_run_latency_s":
-                loaded = self._current
-                assert loaded is not None
+                loaded = self._loaded.get(arguments["generation"])
+                if loaded is None:
+                    raise NotReady("the bundle was replaced", headers={"Retry-After": "1"})
                 return {each: loaded.latency.predict_s(each, 1) for each in loaded.names}
             case "load_report":
                 return self._load.report()
@@ -273,8 +273,9 @@ class Engine:
         The labels of an answer of a bundle that was replaced meanwhile say nothing of the one that answers now: they are
         compared, and not counted with its own.
         """
-        bundle = self._current.bundle if self._current is not None else None
-        assert bundle is not None
+        if self._current is None:
+            raise NotReady("the server is warming up", headers={"Retry-After": "1"})
+        bundle = self._current.bundle
         if self._answers.bundle_of(request_id) is None:
             await self._flush()  # another front may have answered just now
         if self._answers.bundle_of(request_id) in (None, bundle.digest) and (
@@ -363,7 +364,8 @@ class Engine:
 
     def _is_released(self) -> bool:
         """Whether every front has come and asks the current bundle alone."""
-        assert self._current is not None
+        if self._current is None:
+            return False
         before = self._current.generation - 1
         there = {link.front for link in self._links if link.released >= before}
         return len(there) == self._board.fronts

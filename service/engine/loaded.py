@@ -11,7 +11,7 @@ import structlog
 
 from model.bundle import Bundle, BundleError, check_unchanged
 from model.images import Pixels
-from service.engine.dispatcher import Dispatcher
+from service.engine.dispatcher import RUN_OVERHEAD_S, Dispatcher
 from service.engine.precision import Profile, Served, choose_precisions
 from service.engine.runtime import (
     Device,
@@ -86,7 +86,6 @@ class LoadedBundle:
             max_queue=settings.max_queue,
             max_batch=settings.max_batch,
             max_lateness=settings.max_lateness,
-            insure=settings.insurance,
         )
         self.dispatcher = Dispatcher(
             [device.run],
@@ -211,6 +210,10 @@ async def _warm_up(
     profile = {name: measured[run_name] for name, run_name in chosen.items()}
     if device.gpu is not None:
         profile = padded(profile)
+    profile = {
+        name: {size: run_s + RUN_OVERHEAD_S for size, run_s in cells.items()}
+        for name, cells in profile.items()
+    }
     return LoadedBundle(generation, bundle, device, served, profile, resources, aside)
 
 

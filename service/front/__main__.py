@@ -33,7 +33,7 @@ SHOW_EVERY_S = 0.25
 
 def main() -> int:
     """Be a front until a signal, or until the supervisor is gone; return the exit code."""
-    control = Control()
+    control = Control.of_stdin()
     first, (board, *listeners) = control.first()
     writer = LineWriter(standard_output())
     try:
@@ -71,16 +71,18 @@ async def _serve(
     server = Server(config, front)
     tasks: set[asyncio.Task[Any]] = set()
 
+    async def join(connection: socket.socket) -> None:
+        await front.engine.lost()  # what an engine that has died had told is read to its end
+        await loop.create_connection(lambda: front.engine, sock=connection)
+
     def told(line: dict[str, Any], descriptors: list[int]) -> None:
         if line["is"] == "engine":
-            connection = socket.socket(fileno=descriptors[0])
-            task = loop.create_task(loop.create_connection(lambda: front.engine, sock=connection))
+            task = loop.create_task(join(socket.socket(fileno=descriptors[0])))
             tasks.add(task)
             task.add_done_callback(tasks.discard)
 
     def show() -> None:
         front.show()
-        front.access.refresh()
         loop.call_later(SHOW_EVERY_S, show)
 
     # uvicorn takes these signals while it serves, and raises them again afterwards: this makes that harmless.

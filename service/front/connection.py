@@ -12,7 +12,7 @@ from typing import Any, cast
 import uvicorn
 from uvicorn.server import ServerState
 
-from service.front.exchange import Exchange, Headers, scope_of
+from service.front.exchange import Exchange, Headers, scope_of, shed_reply
 from service.front.front import Front
 from service.front.request_parser import LargeHeadError, MalformedError, RequestParser
 from service.outcomes import Ending
@@ -27,6 +27,7 @@ from service.problems import (
 )
 
 CLASSIFYING = {"/classify", "/classify/stream"}
+SHEDDABLE = {each.encode() for each in CLASSIFYING}
 BUFFERED_BYTES = (
     65_536  # of a body that the application has not taken yet: more is left in the socket
 )
@@ -66,8 +67,13 @@ class Connection(asyncio.Protocol):
         # The requests that were read and not answered yet, in their order; of the last one the body may be to come.
         self._exchanges: deque[Exchange] = deque()
         self._reading: Exchange | None = None
+        self._unread_bytes = 0  # in the inbox
+        self._data_arrived_at = 0.0
+        self._is_lost = False
+        self._shed: Problem | None = None  # of the request that is read, if it is shed
+        self._shed_id = b""
         self._skipped_bytes = 0  # of the body of a request that is refused
-        self._cpu_s = 0.0  # of this thread, when the work on what is read began
+        self._begun_at = 0.0  # the work on what is read
         self._replied_at = -inf
         self._is_paused = False
         self._writable = asyncio.Event()
@@ -94,11 +100,26 @@ class Connection(asyncio.Protocol):
             self._refuse(Overloaded("too many connections are open", headers={"Retry-After": "1"}))
 
     def data_received(self, data: bytes) -> None:
-        """Read what has come."""
+        """Take what has come: more of a request that is being read at once, a new one in its turn."""
         if self._is_deaf:
             self._linger_on(len(data))
-            return
-        self._cpu_s = time.thread_time()
+        elif self._reading is not None or self._shed is not None or self._parser.is_in_head:
+            self.read(data, time.monotonic(), is_lost=False)
+        else:
+            now = time.monotonic()
+            arrived_at, is_first = self._arrivals.read(now, replied_at=self._replied_at)
+            if is_first:
+                self._loop.call_soon(self._arrivals.looked)  # runs when all sockets were read
+            self._unread_bytes += len(data)
+            self._front.inbox.offer(self, data, arrived_at)
+            self._regulate_reading()
+
+    def read(self, data: bytes, arrived_at: float, *, is_lost: bool) -> None:
+        """Read requests that have come at an instant, or a part of one; see ``Reader``."""
+        self._unread_bytes = 0
+        self._is_lost = is_lost
+        self._data_arrived_at = arrived_at
+        self._begun_at = time.monotonic()
         try:
             self._parser.feed(data)
         except MalformedError:
@@ -114,6 +135,7 @@ class Connection(asyncio.Protocol):
 
     def eof_received(self) -> bool:
         """Answer what was read, though no more comes; return whether the connection stays open for that."""
+        self._front.inbox.handle_now(self)
         self._is_half_closed = True
         return bool(self._exchanges) and self._reading is None and not self._is_lingering
 
@@ -134,6 +156,7 @@ class Connection(asyncio.Protocol):
         """Stop the work for a client that has gone."""
         self._server_state.connections.discard(self)
         self._connections.remove(self)
+        self._front.inbox.forget(self)
         self._is_deaf = True
         self._writable.set()
         while self._exchanges:
@@ -172,12 +195,8 @@ class Connection(asyncio.Protocol):
     # The parser's calls
 
     def head_begun(self) -> None:
-        """Stamp the arrival when the first bytes of a request are read, before anything waits."""
-        self._arrived_at, is_first = self._arrivals.read(
-            time.monotonic(), replied_at=self._replied_at
-        )
-        if is_first:
-            self._loop.call_soon(self._arrivals.looked)  # runs when all sockets were read
+        """Note when the first bytes of a request arrived."""
+        self._arrived_at = self._data_arrived_at
         if not self._exchanges:
             self._watch_clock()
 
@@ -185,28 +204,51 @@ class Connection(asyncio.Protocol):
         """Have a request handled, or see that it is refused: its body is still to come."""
         if self._is_deaf:
             return
+        shed = self._shed_by_head(head)
+        stays = head.http_version == "1.1" and head.keep_alive
+        awaits_continue = (b"expect", b"100-continue") in head.headers
+        is_plain = stays and not awaits_continue and not self._exchanges and not self._ends()
+        if shed is not None and is_plain:
+            self._shed, self._shed_id = shed, dict(head.headers).get(b"x-request-id", b"")
+            self._skipped_bytes = 0
+            self._expires_by = "slow_body"
+            self.expires_at = self._begun_at + self._settings.read_body_s
+            return
         state = {**self._app_state, "arrived_at": self._arrived_at}
         exchange = self._reading = Exchange(
             self,
             scope_of(head, state, self._server),
-            keep_alive=head.http_version == "1.1" and head.keep_alive,
-            awaits_continue=(b"expect", b"100-continue") in head.headers,
+            keep_alive=stays,
+            awaits_continue=awaits_continue,
         )
         self._exchanges.append(exchange)
-        exchange.refusal = self._front.access.check(exchange)
-        if exchange.refusal is None and _is_to_classify(exchange.scope):
-            exchange.refusal = self._front.check_head(self._arrived_at, head.query_string)
-            exchange.is_shed = exchange.refusal is not None
-            if not exchange.is_shed:
-                self._arrivals.waiting += 1
-        if exchange.refusal is not None:
+        if shed is not None:
+            exchange.refusal, exchange.is_shed = shed, True
             self._skipped_bytes = 0
+        elif _is_to_classify(exchange.scope):
+            self._arrivals.waiting += 1
         if len(self._exchanges) == 1:
             self._watch_clock()
             self._answer_next()
 
+    def _ends(self) -> bool:
+        """Whether the connection ends with the last of its requests."""
+        return self._is_half_closed or self._is_stopping or self._front.draining
+
+    def _shed_by_head(self, head: RequestParser) -> Problem | None:
+        """Say why a request to classify is shed, if it is."""
+        if head.raw_path not in SHEDDABLE or head.method != b"POST":
+            return None
+        return self._front.check_head(self._arrived_at, head.query_string, is_lost=self._is_lost)
+
     def body_read(self, body: bytes) -> None:
         """Keep a part of a body, unless its request is refused."""
+        if self._shed is not None:
+            self._skipped_bytes += len(body)
+            if self._skipped_bytes > self._settings.max_body_bytes:
+                self._reply_shed(self._shed)
+                self._linger()
+            return
         if self._reading is None:
             return
         if self._reading.refusal is None:
@@ -218,6 +260,10 @@ class Connection(asyncio.Protocol):
 
     def request_read(self) -> None:
         """Note that a request was read to its end."""
+        if self._shed is not None:
+            self._reply_shed(self._shed)
+            self._watch_clock()
+            return
         if self._reading is not None:
             self._reading.ended()
             self._reading = None
@@ -232,8 +278,7 @@ class Connection(asyncio.Protocol):
 
     def is_last(self) -> bool:
         """Whether the connection ends with the reply that is written now."""
-        ends = self._is_half_closed or self._is_stopping or self._front.draining
-        return ends and len(self._exchanges) == 1
+        return self._ends() and len(self._exchanges) == 1
 
     def write(self, data: bytes) -> None:
         """Send bytes to the client."""
@@ -282,16 +327,27 @@ class Connection(asyncio.Protocol):
                 return  # its body is read first, for nothing
             self._reply_with(exchange, exchange.refusal)
 
+    def _reply_shed(self, problem: Problem) -> None:
+        """Refuse a request for the load, at as little cost as can be: there are thousands of them in a flood."""
+        self._shed = None
+        request_id = self._front.request_id(self._shed_id)
+        self.write(shed_reply(problem, self.common_headers, request_id))
+        self._replied_at = time.monotonic()
+        self._front.count_shed(
+            problem, request_id, self._arrived_at, cost_s=self._replied_at - self._begun_at
+        )
+        self._begun_at = self._replied_at
+
     def _reply_with(self, exchange: Exchange, refusal: Problem) -> None:
         """Refuse a request in the application's place."""
         sent = dict(exchange.scope["headers"]).get(b"x-request-id", b"")
         request_id = self._front.request_id(sent)
         exchange.refuse(refusal, request_id)
         if exchange.is_shed:
-            now_s = time.thread_time()
+            now = time.monotonic()
             arrived_at = exchange.scope["state"]["arrived_at"]
-            self._front.count_shed(refusal, request_id, arrived_at, cost_s=now_s - self._cpu_s)
-            self._cpu_s = now_s
+            self._front.count_shed(refusal, request_id, arrived_at, cost_s=now - self._begun_at)
+            self._begun_at = now
 
     async def _handle(self, exchange: Exchange) -> None:
         """Have the application answer a request."""
@@ -320,7 +376,7 @@ class Connection(asyncio.Protocol):
         if exchange.is_handled:
             assert exchange.task is not None
             exchange.task.cancel()
-        elif exchange.task is None and (exchange.refusal is None or exchange.is_shed):
+        elif exchange.task is None:
             if exchange.refusal is None:
                 self._arrivals.waiting -= 1
             headers, state = dict(exchange.scope["headers"]), exchange.scope["state"]
@@ -390,7 +446,7 @@ class Connection(asyncio.Protocol):
     def _regulate_reading(self) -> None:
         """Leave in the socket what there is no room for."""
         body_bytes = len(self._reading.body) if self._reading is not None else 0
-        is_full = len(self._exchanges) > 1 or body_bytes > BUFFERED_BYTES
+        is_full = len(self._exchanges) > 1 or body_bytes + self._unread_bytes > BUFFERED_BYTES
         pauses = not self._is_lingering and (is_full or not self._writable.is_set())
         if pauses != self._is_paused and not self._transport.is_closing():
             self._is_paused = pauses

@@ -31,12 +31,13 @@ from service.hop import (
     read_shed,
     record_frame,
 )
-from service.outcomes import Ending, KeyRefusal, Outcome
+from service.outcomes import Ending, Outcome
 from service.problems import NotReady, Problem, problem_of, unpacked
 from service.scheduling.published import Published
 from service.schemas import QueryParser
 from service.settings import Settings
 
+LOOK_EVERY_S = 0.0002  # at the board: to read it takes 10 µs
 TELL_WITHIN_S = (
     0.02  # what the engine need not know at once goes with the next request, or after this
 )
@@ -70,8 +71,10 @@ class Served:
         self._board = board
         self._on_empty = on_empty
         self._requests = 0
+        self._is_replaced = False
         self._clock = time.monotonic
-        self._left_at = -inf
+        self._left_at = self._looked_at = -inf
+        self._load: Published | None = None
 
     def __enter__(self) -> None:
         """Let a request in."""
@@ -82,7 +85,18 @@ class Served:
         self._requests -= 1
         self._left_at = self._clock()
         if not self._requests:
-            self._on_empty()
+            self._emptied()
+
+    def replaced(self) -> None:
+        """Let no other request in, and end with the last one."""
+        self._is_replaced = True
+        if self.is_empty:
+            self._emptied()
+
+    def _emptied(self) -> None:
+        if self._is_replaced:
+            self.decoder.close()
+        self._on_empty()
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -113,8 +127,12 @@ class Served:
 
     def load(self) -> Published | None:
         """Return what the engine shows of its load; None while it shows that of another bundle."""
-        row = self._board.published(self.generation)
-        return None if row is None else Published.from_floats(row)
+        now = self._clock()
+        if now - self._looked_at > LOOK_EVERY_S:
+            self._looked_at = now
+            row = self._board.published(self.generation)
+            self._load = None if row is None else Published.from_floats(row)
+        return self._load
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,10 +182,12 @@ class EngineClient(asyncio.Protocol):
         self._asks = 0  # of this engine
         self._asked: dict[int, _Asked] = {}
         self._calls: dict[int, asyncio.Future[Any]] = {}
-        self._replaced: list[Served] = []
+        self._lost = asyncio.Event()
+        self._lost.set()
+        self._replaced: list[Served] = []  # of this engine, with requests in them
         self._released = -1
         self._untold: list[bytes] = []
-        self._tally: Tally = {"requests": {}, "connections_ended": {}, "keys_refused": {}}
+        self._tally: Tally = {"requests": {}, "connections_ended": {}}
         self._telling: asyncio.TimerHandle | None = None
 
     @property
@@ -237,20 +257,16 @@ class EngineClient(asyncio.Protocol):
         ended[reason] = ended.get(reason, 0) + 1
         self._tell_soon()
 
-    def count_key_refused(self, reason: KeyRefusal) -> None:
-        """Count a request that was refused by its key."""
-        refused = self._tally["keys_refused"]
-        refused[reason] = refused.get(reason, 0) + 1
-        self._tell_soon()
-
     # The transport's calls
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Begin to ask an engine."""
         self._transport = cast(asyncio.Transport, transport)
+        self._lost.clear()
         self._reader = FrameReader()
         self._released = -1
         self._asks = 0
+        self._tell_soon()  # what there was to tell while there was no engine
 
     def data_received(self, data: bytes) -> None:
         """Act on each message."""
@@ -273,14 +289,25 @@ class EngineClient(asyncio.Protocol):
                     self._serve(read_document(message))
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Fail what the engine has not answered: it has ended, and another is on its way."""
-        self._transport = self.served = None
+        """End what the engine has not ended, with the best answer so far if there is one: another engine is on its way."""
+        served, self._transport, self.served = self.served, None, None
         self._replaced.clear()
+        if served is not None:
+            served.replaced()
+        now = time.monotonic()
         for asked in tuple(self._asked.values()):
-            self._end(asked, _ended())
+            if asked.answers:
+                self._delivered(asked.number, Delivered(now))
+            else:
+                self._end(asked, _ended())
         for reply in tuple(self._calls.values()):
             if not reply.done():
                 reply.set_exception(_ended())
+        self._lost.set()
+
+    async def lost(self) -> None:
+        """Wait until there is no connection to an engine."""
+        await self._lost.wait()
 
     def close(self) -> None:
         """Tell what is left to tell, and end the connection."""
@@ -355,16 +382,15 @@ class EngineClient(asyncio.Protocol):
 
     def _serve(self, document: ServedBundle) -> None:
         """Have new requests answered by another bundle."""
-        if self.served is not None:
-            self._replaced.append(self.served)
-        self.served = self._open_served(document, self._release)
+        before, self.served = self.served, self._open_served(document, self._release)
+        if before is not None:
+            self._replaced.append(before)
+            before.replaced()
         self._release()
 
     def _release(self) -> None:
         """Tell the engine up to which bundle no request is to come any more."""
-        for served in [each for each in self._replaced if each.is_empty]:
-            self._replaced.remove(served)
-            served.decoder.close()
+        self._replaced = [each for each in self._replaced if not each.is_empty]
         if self.served is None:
             return
         released = (
@@ -383,14 +409,15 @@ class EngineClient(asyncio.Protocol):
 
     def _tell(self) -> None:
         self._telling = None
-        self._write(*self._told())
+        if self._transport is not None:  # else the next engine is told
+            self._write(*self._told())
 
     def _told(self) -> list[bytes]:
         """Return what the engine is to be told, and forget it."""
         untold, self._untold = self._untold, []
         if any(self._tally.values()):
             untold.append(document_frame(Kind.TALLY, 0, self._tally))
-            self._tally = {"requests": {}, "connections_ended": {}, "keys_refused": {}}
+            self._tally = {"requests": {}, "connections_ended": {}}
         return untold
 
     def _write(self, *frames: bytes) -> None:

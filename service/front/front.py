@@ -3,6 +3,7 @@
 import re
 import time
 from collections.abc import Callable
+from math import inf
 from random import Random
 from typing import TYPE_CHECKING
 
@@ -12,16 +13,17 @@ from model.preprocessing import Preprocessing
 from service import __version__
 from service import board as places
 from service.board import Board
-from service.front.access import Access
 from service.front.bodies import Bodies
 from service.front.connections import Connections
 from service.front.engine_client import EngineClient, Served
 from service.front.images import ImageDecoder
+from service.front.inbox import Inbox
 from service.hop import ServedBundle
 from service.observability.log import RequestLog
 from service.outcomes import Outcome
-from service.problems import InvalidParameter, NotReady, Problem, problem_of
+from service.problems import InvalidParameter, NotReady, Overloaded, Problem, problem_of
 from service.scheduling.arrivals import Arrivals
+from service.scheduling.requests import Shed
 from service.schemas import ClassifyQuery
 from service.settings import Settings
 
@@ -32,6 +34,9 @@ SANE_REQUEST_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
 SHOWN_TOGETHER = 8  # requests
 CROWD = 4  # requests that were read and wait: from then on the next may be shed by its head
 WARM_UP = Preprocessing(size=32)
+CROWDED = Overloaded(
+    "more requests wait to be read than can be answered in time", headers={"Retry-After": "1"}
+)
 
 
 class Front:
@@ -68,14 +73,6 @@ class Front:
         self.bodies = Bodies(
             settings.read_body_s, on_slow=lambda: self.connections.ended("slow_body")
         )
-        self.access = Access(
-            settings,
-            board,
-            index,
-            clock=self.clock,
-            log=log,
-            count=self.engine.count_key_refused,
-        )
         self._board = board
         self._index = index
         self._lines_dropped = lines_dropped
@@ -83,6 +80,8 @@ class Front:
             Random()
         )  # the system's own generator lets go of the interpreter for each number
         self._handled = self._shed = 0
+        self._last_query: ClassifyQuery | None = None
+        self.inbox = Inbox(self)
         self._shed_cpu_s = 0.0
 
     @property
@@ -128,16 +127,40 @@ class Front:
             },
         )
 
-    def check_head(self, arrived_at: float, query_string: bytes) -> Problem | None:
-        """Say why a request is shed by its head, if it is: those read before it leave it no time, or no place."""
+    def check_head(
+        self, arrived_at: float, query_string: bytes, *, is_lost: bool
+    ) -> Problem | None:
+        """Say why a request is shed by its head, if it is: those read before it leave it no time, or no place.
+
+        Args:
+            arrived_at: when it did.
+            query_string: its parameters.
+            is_lost: whether it waited so long that one like it would be.
+        """
         served, unread = self.engine.served, self.arrivals.waiting
-        if served is None or unread < CROWD:
+        if served is None or (unread < CROWD and not is_lost):
             return None
         try:
             query = served.parse_query(query_string)
         except InvalidParameter:  # told in its turn
             return None
+        is_alike, self._last_query = query == self._last_query, query
+        if is_lost and is_alike:
+            return CROWDED
         return self.check_load(served, arrived_at, query, unread=unread)
+
+    def is_lost(self, arrived_at: float, now: float) -> bool:
+        """Say whether a request like the one before it can be answered no more, having arrived then."""
+        served, query = self.engine.served, self._last_query
+        if served is None or query is None:
+            return False
+        unread = self.arrivals.waiting
+        return self._shed_by_load(served, arrived_at, query, unread=unread, now=now) is not None
+
+    def half_deadline_s(self) -> float:
+        """Return half of the deadline of the last request."""
+        query = self._last_query
+        return query.deadline_ms / 2e3 if query is not None else inf
 
     def check_load(
         self,
@@ -157,20 +180,34 @@ class Front:
             unread: requests before it that were read and are still to be decoded.
             is_alone: whether no other request took time from it since it arrived.
         """
+        shed = self._shed_by_load(
+            served, arrived_at, query, unread=unread, now=self.clock(), is_alone=is_alone
+        )
+        return problem_of(shed) if shed is not None else None
+
+    def _shed_by_load(
+        self,
+        served: Served,
+        arrived_at: float,
+        query: ClassifyQuery,
+        *,
+        unread: int,
+        now: float,
+        is_alone: bool = False,
+    ) -> Shed | None:
         load = served.load()
         if load is None:
             return None
         on_its_way = self.engine.asks - self._board.get(self._index, places.RECEIVED)
-        shed = load.check_before_decode(
+        return load.check_before_decode(
             arrived_at,
             arrived_at + query.deadline_ms / 1e3,
             query.on_miss,
-            now=self.clock(),
+            now=now,
             subnetwork=served.place_of(query.subnetwork),
             ahead=unread + max(int(on_its_way), 0),
             is_alone=is_alone,
         )
-        return problem_of(shed) if shed is not None else None
 
     def count_shed(
         self, problem: Problem, request_id: str, arrived_at: float, cost_s: float
@@ -179,6 +216,9 @@ class Front:
         self.ended(problem.outcome, request_id, arrived_at, problem)
         self._shed += 1
         self._shed_cpu_s += cost_s
+        if self._last_query is not None:
+            deadline_s = self._last_query.deadline_ms / 1e3
+            self._board.set(self._index, places.SHED_DEADLINE_S, deadline_s)
         self._board.set(self._index, places.SHED, self._shed)
         self._board.set(self._index, places.SHED_CPU_S, self._shed_cpu_s)
 

@@ -13,7 +13,7 @@ from prometheus_client import (
 )
 
 from service.observability.instruments import Counter, CounterReader, Histogram, Processes
-from service.outcomes import Ending, FeedbackOutcome, KeyRefusal, Outcome
+from service.outcomes import Ending, FeedbackOutcome, Outcome
 
 ReloadOutcome = Literal["replaced", "unchanged", "failed"]
 ANSWERED: tuple[Outcome, ...] = ("in_time", "late", "impossible")
@@ -29,15 +29,16 @@ REFINEMENT = {
 NO_SUBNETWORK = "none"  # the label of requests that were not run
 
 # In seconds. Every deadline in common use (2, 5, 10, 25, 50, 100, 250 ms, …) is an edge, so that the share of answers
-# within it is exact, with edges between for the quantiles.
+# within it is exact, with edges between for the quantiles; up to a minute, as late answers come deadlines later.
 LATENCY_BUCKETS = (
     0.0005, 0.001, 0.002, 0.003, 0.004, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.025, 0.035, 0.05, 0.075, 0.1, 0.15, 0.25,
-    0.5, 1.0, 2.5,
+    0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0,
 )  # fmt: skip
 RUN_BUCKETS = (0.0001, 0.0002, *LATENCY_BUCKETS)
 COST_BUCKETS = (0.00005, 0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1)
 SLACK_BUCKETS = (
-    -0.1, -0.05, -0.025, -0.01, -0.005, -0.002, -0.001, 0.0, 0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25,
+    -0.1, -0.05, -0.025, -0.01, -0.005, -0.002, -0.001, 0.0, 0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.025,
+    0.03, 0.04, 0.05, 0.06, 0.075, 0.085, 0.095, 0.1, 0.125, 0.15, 0.2, 0.25, 0.5, 1.0, 2.5,
 )  # fmt: skip
 DEADLINE_BUCKETS = (0.1, 0.25, 0.5, 0.75, 0.9, 1.0, 1.1, 1.5, 2.0, 5.0, 10.0)
 PREDICTION_BUCKETS = (0.25, 0.5, 0.7, 0.8, 0.9, 1.0, 1.1, 1.25, 1.5, 2.0, 4.0)
@@ -169,15 +170,17 @@ class Metrics:
             "Lines of the log that nobody read in time, or that could not be written.",
             registry=registry,
         )
+        self.processes_died = CounterReader(
+            "anytime_processes_died",
+            "Processes of the server that died since its start, and were started again.",
+            registry=registry,
+        )
         self.connections = Gauge("anytime_connections", "Connections open.", registry=registry)
         self.connections_ended = Counter(
             "anytime_connections_ended",
             "Connections that the server ended, by what their clients did or left undone.",
             ["reason"],
             registry=registry,
-        )
-        self.keys_refused = Counter(
-            "anytime_keys_refused", "Requests refused by their key.", ["reason"], registry=registry
         )
         self.queue_depth = Gauge(
             "anytime_queue_depth", "Requests that wait for a run.", registry=registry
@@ -218,8 +221,6 @@ class Metrics:
             self.requests.inc(NO_SUBNETWORK, outcome, amount=0)
         for reason in get_args(Ending):
             self.connections_ended.inc(reason, amount=0)
-        for refusal in get_args(KeyRefusal):
-            self.keys_refused.inc(refusal, amount=0)
         for fate in get_args(FeedbackOutcome):
             self.feedback.inc(fate, amount=0)
 
@@ -272,9 +273,10 @@ class Metrics:
         for label in labels:
             self.predictions.inc(label, amount=0)
 
-    def watch_processes(self, pids: Sequence[int]) -> None:
-        """Say which processes the server consists of."""
+    def watch_processes(self, pids: Sequence[int], died: int) -> None:
+        """Say which processes the server consists of, and how many of them have died so far."""
         self._processes.pids = tuple(pids)
+        self.processes_died.set_function(lambda: died)
 
     def request_ended(
         self, outcome: Outcome, subnetwork: str = NO_SUBNETWORK, count: int = 1

@@ -1,12 +1,8 @@
 """PURE: requests in the order of their deadlines."""
 
-from array import array
-from bisect import bisect_right
-from collections.abc import Callable, Iterator
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable, Iterator, Sequence
 from operator import attrgetter
-
-import numpy as np
-from numpy.typing import NDArray
 
 from service.scheduling.requests import Request
 
@@ -14,15 +10,13 @@ from service.scheduling.requests import Request
 class DeadlineQueue:
     """Requests in deadline order; ties in order of arrival.
 
-    The deadlines lie in an array of their own: to insert is to move bytes, and all are seen as one vector.
-
     Args:
         due_at: when a request is due here.
     """
 
     def __init__(self, due_at: Callable[[Request], float] = attrgetter("deadline_at")) -> None:
         self.due_at = due_at
-        self._deadlines = array("d")
+        self._deadlines: list[float] = []
         self._requests: list[Request] = []
 
     def __len__(self) -> int:
@@ -32,6 +26,11 @@ class DeadlineQueue:
     def __iter__(self) -> Iterator[Request]:
         """Iterate over the requests, the most urgent first."""
         return iter(self._requests)
+
+    @property
+    def deadlines(self) -> Sequence[float]:
+        """When each request is due here, ascending. Not to be changed."""
+        return self._deadlines
 
     @property
     def head(self) -> Request:
@@ -47,14 +46,15 @@ class DeadlineQueue:
         """Return how many requests go before a new one with this deadline."""
         return bisect_right(self._deadlines, deadline_at)
 
-    def due_at_place(self, place: int) -> float:
-        """Return when the request at a place is due here."""
-        return self._deadlines[place]
+    def due_before(self, at: float) -> int:
+        """Return how many requests are due before an instant."""
+        return bisect_left(self._deadlines, at)
 
     def add(self, request: Request) -> None:
         """Put a request in its place."""
-        place = self.place_of(self.due_at(request))
-        self._deadlines.insert(place, self.due_at(request))
+        due_at = self.due_at(request)
+        place = bisect_right(self._deadlines, due_at)
+        self._deadlines.insert(place, due_at)
         self._requests.insert(place, request)
 
     def take(self, count: int) -> tuple[Request, ...]:
@@ -63,15 +63,18 @@ class DeadlineQueue:
         del self._requests[:count], self._deadlines[:count]
         return taken
 
+    def take_last(self) -> tuple[Request]:
+        """Remove and return the least urgent request."""
+        self._deadlines.pop()
+        return (self._requests.pop(),)
+
     def remove(self, request: Request) -> bool:
         """Remove one request; False if it is not here."""
         due_at = self.due_at(request)
-        for place in range(self.place_of(due_at) - 1, -1, -1):
+        for place in range(self.due_before(due_at), self.place_of(due_at)):
             if self._requests[place] is request:
                 del self._requests[place], self._deadlines[place]
                 return True
-            if self._deadlines[place] != due_at:
-                break
         return False
 
     def alike(self, limit: int) -> int:
@@ -83,7 +86,3 @@ class DeadlineQueue:
                 break
             count += 1
         return count
-
-    def slack_s(self, now: float) -> NDArray[np.float64]:
-        """Return (n,) the seconds left to each request, ascending."""
-        return np.frombuffer(self._deadlines) - now

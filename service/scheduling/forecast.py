@@ -1,179 +1,174 @@
-"""PURE: what a queue does not show: the requests yet to arrive, and the work outside the runs.
+"""PURE: what a queue does not show: requests yet to arrive, work outside the runs, and the runs under way.
 
-On one core a request costs more outside its run than in the shallowest subnetwork, and while a run is under way
-arrivals wait unseen in sockets. Each expected arrival therefore takes time from those that wait.
+- The rate is what the latest arrivals prove: 16 of them in so short a time, or 64, less one standard deviation. It rises
+  within 16 arrivals of a burst, and falls as time passes without one. One request alone proves nothing.
+- The deadlines of the latest arrivals stand for those of the coming ones.
+- Reading and decoding an arrival may take time from the device (on a shared core), and goes before the runs.
 """
 
+from bisect import bisect_left, insort
 from collections import deque
+from collections.abc import Sequence
 from math import exp
 
-import numpy as np
-from numpy.typing import NDArray
+from service.scheduling.latency import LatencyModel
 
-RECENT_S = 0.025  # time constant of the current rate; over 5 ms it was no better
-PROOFS = (16, 64)  # so many arrivals prove a rate before the recent one has risen to it
-LASTING_S = (
-    0.25  # time constant of the lasting rate: that a late answer waits for, some deadlines long
-)
-CLOSED_LOOP_ARRIVALS = 24  # after so many arrivals that each found an idle machine, callers wait for their answers: none comes before
+PROOFS = (16, 64)  # so many of the latest arrivals prove a rate
 SHORTEST_PROOF_S = 0.004  # what comes in less comes at one instant, and proves no rate
-HERALD_GAIN = 1 / 256  # an arrival: what follows an arrival is learned over several bursts
-HERALD_MEMORY_S = 0.5  # a burst that long ago says little; a load that has ended is forgotten
-GAPS_IN_A_BURST = 10.0  # after so many expected gaps without an arrival a burst is over
-DEADLINES_KEPT = 64  # the latest deadlines stand for the coming ones
+LASTING_S = 0.25  # time constant of the lasting rate, some deadlines long
+DEADLINES_KEPT = 32  # the latest deadlines stand for the coming ones
 OVERHEAD_GAIN = 0.05  # an observation: a mean over some twenty
-HARM = 0.02  # arrivals that a run may cost their deadline, expected
-ANSWER_GAIN = 0.02  # a request: a mean over some fifty
+MORE_ARRIVALS = 2.0  # standard deviations over the mean, where each arrival takes time
+LEAST_FREE = 0.05  # arrivals that cost more time than there is still leave a little to decide with
+LEAST_IDLE = 0.03  # callers that wait for their answers take all the time there is, and leave it to a short backlog
 
 
 class Forecast:
     """The rate and deadlines of the requests to come, and what a request costs outside its run."""
 
     def __init__(self) -> None:
-        self._recent = 0.0  # arrivals a second at the last arrival; decays from there
-        self._burst_rate = 0.0  # the recent rate as arrivals found it: what one arrival lets expect
+        self._arrivals: deque[float] = deque(maxlen=PROOFS[-1])
         self._lasting = 0.0  # arrivals a second at the last one, over a longer time
-        self._last_at = 0.0
-        self._closed_loop_arrivals = 0  # the latest arrivals that found an idle machine
-        self._rate_lower_bound = (
-            0.0  # the rate that the latest arrivals prove, by a standard deviation
-        )
-        self._latest: deque[float] = deque(maxlen=PROOFS[-1])
-        self._deadlines_s: deque[float] = deque(maxlen=DEADLINES_KEPT)
-        self._seen = 0
-        self._sorted_s: NDArray[np.float64] = np.zeros(0)
-        self._sums_s: NDArray[np.float64] = np.zeros(1)
-        self._overhead_s = 0.0
-        self._arrival_s = 0.0
-        self._deciding_s = 0.0
-        self._staged = 0.0
-        self._going_on = 1.0
+        self._lasting_at = 0.0
+        self._deadlines_s: deque[float] = deque()
+        self._ascending_s: list[float] = []
+        self.overhead_s = 0.0
+        self.deciding_s = 0.0
 
-    @property
-    def staged(self) -> float:
-        """The share of arrivals that want a first answer at once."""
-        return self._staged
+    def arrived(self, now: float, deadline_s: float) -> None:
+        """Count an arrival, due in so many seconds."""
+        self._arrivals.append(now)
+        self._lasting = self.lasting_rate(now) + 1 / LASTING_S
+        self._lasting_at = now
+        if len(self._deadlines_s) == DEADLINES_KEPT:
+            oldest_s = self._deadlines_s.popleft()
+            del self._ascending_s[bisect_left(self._ascending_s, oldest_s)]
+        deadline_s = max(deadline_s, 0.0)
+        self._deadlines_s.append(deadline_s)
+        insort(self._ascending_s, deadline_s)
 
-    @property
-    def going_on(self) -> float:
-        """The share of those whose first answer is not enough."""
-        return self._going_on
-
-    @property
-    def overhead_s(self) -> float:
-        """The mean cost outside its run, on the machine that runs it, of a request that is decided on."""
-        return self._overhead_s
-
-    @property
-    def arrival_s(self) -> float:
-        """The mean cost of any arrival there; one that is shed unread costs little."""
-        return self._arrival_s
-
-    @property
-    def deciding_s(self) -> float:
-        """The part of it until the arrival waits for its run, or is shed: that is spent before any run."""
-        return self._deciding_s
-
-    def arrived(
-        self,
-        now: float,
-        deadline_s: float,
-        *,
-        found_idle: bool = False,
-        is_staged: bool | None = None,
-    ) -> None:
-        """Count an arrival.
+    def observe_overhead(self, cost_s: float, deciding_s: float) -> None:
+        """Learn what requests cost the device outside their runs.
 
         Args:
-            now: when it came.
-            deadline_s: how long until it is due.
-            found_idle: whether it found nothing to wait for.
-            is_staged: whether it wants a first answer at once; None: it was refused before that was known.
+            cost_s: one that waits for a run, by the mean.
+            deciding_s: any arrival until it waits or is shed, by the mean.
         """
-        if is_staged is not None:
-            self._staged += ANSWER_GAIN * (is_staged - self._staged)
-        self._closed_loop_arrivals = self._closed_loop_arrivals + 1 if found_idle else 0
-        silence_s = max(now - self._last_at, 0.0)
-        self._last_at = now
-        self._latest.append(now)
-        spans_s = [(n, now - self._latest[-n]) for n in PROOFS if len(self._latest) >= n]
-        self._rate_lower_bound = max(
-            ((n - n**0.5) / max(s, SHORTEST_PROOF_S) for n, s in spans_s), default=0.0
-        )
-        self._recent *= exp(-silence_s / RECENT_S)
-        self._burst_rate *= exp(-silence_s / HERALD_MEMORY_S)
-        self._burst_rate += HERALD_GAIN * (self._recent - self._burst_rate)
-        self._recent += 1 / RECENT_S
-        self._lasting = self._lasting * exp(-silence_s / LASTING_S) + 1 / LASTING_S
-        self._deadlines_s.append(max(deadline_s, 0.0))
-        self._seen += 1
-        if self._seen < DEADLINES_KEPT or self._seen % (DEADLINES_KEPT // 4) == 0:
-            self._sorted_s = np.sort(np.array(self._deadlines_s))
-            self._sums_s = np.concatenate(([0.0], np.cumsum(self._sorted_s)))
+        self.overhead_s += OVERHEAD_GAIN * (cost_s - self.overhead_s)
+        self.deciding_s += OVERHEAD_GAIN * (deciding_s - self.deciding_s)
 
-    def observe_overhead(self, cost_s: float, arrival_s: float, deciding_s: float) -> None:
-        """Learn what a request that was decided on cost outside its run, any arrival, and that until it was decided on."""
-        self._overhead_s += OVERHEAD_GAIN * (cost_s - self._overhead_s)
-        self._arrival_s += OVERHEAD_GAIN * (arrival_s - self._arrival_s)
-        self._deciding_s += OVERHEAD_GAIN * (deciding_s - self._deciding_s)
-
-    def observe_first_answer(self, *, is_enough: bool) -> None:
-        """Learn whether a first answer was enough."""
-        self._going_on += ANSWER_GAIN * ((not is_enough) - self._going_on)
-
-    def rate(self, now: float, *, beside: float | None = None) -> float:
-        """Return the arrivals to expect, per second, soon after ``now``.
-
-        Args:
-            now: the present.
-            beside: when a request arrived whose own arrival is no sign of others.
-        """
-        if self._closed_loop_arrivals >= CLOSED_LOOP_ARRIVALS:
-            return 0.0
-        silence_s = max(now - self._last_at, 0.0)
-        recent = max(self._recent, self._rate_lower_bound) * exp(-silence_s / RECENT_S)
-        if beside is not None:
-            recent = max(recent - exp((beside - now) / RECENT_S) / RECENT_S, 0.0)
-        if self._burst_rate <= recent:
-            return recent
-        goes_on = exp(-silence_s * self._burst_rate / GAPS_IN_A_BURST)
-        return recent + (self._burst_rate - recent) * goes_on
+    def rate(self, now: float) -> float:
+        """Return the arrivals to expect, per second."""
+        arrivals, rate = self._arrivals, 0.0
+        for count in PROOFS:
+            if len(arrivals) >= count:
+                span_s = max(now - arrivals[-count], SHORTEST_PROOF_S)
+                rate = max(rate, (count - count**0.5) / span_s)
+        return rate
 
     def lasting_rate(self, now: float) -> float:
-        """Return the mean rate of arrivals, per second, over a quarter of a second."""
-        return self._lasting * exp(-max(now - self._last_at, 0.0) / LASTING_S)
+        """Return the mean rate of arrivals, per second, over a quarter of a second: what a late answer waits for."""
+        return self._lasting * exp(-max(now - self._lasting_at, 0.0) / LASTING_S)
 
-    def lull_rate(self, now: float) -> float:
-        """Return the part of the rate that does not come from the latest arrivals alone: what is left in a lull."""
-        return min(self._burst_rate, self.rate(now))
-
-    def max_blocking_s(self, answer_s: float, rate: float) -> float:
-        """Return for how long a device may be kept from arrivals: but one in 50 such runs costs none its deadline.
-
-        Args:
-            answer_s: what an arrival's answer takes at least; what is due sooner is lost anyhow.
-            rate: of arrivals, per second, over 0.
-        """
-        # How long each of the latest arrivals could have waited.
-        waits_s = self._sorted_s - answer_s
-        waits_s = waits_s[waits_s.searchsorted(0.0) :]
-        if not len(waits_s):
-            return float("inf")
-        # Deadlines lost by a second of waiting.
-        lost = rate * np.arange(1.0, len(waits_s) + 1.0) / len(self._sorted_s)
-        longest_s = np.minimum(np.append(waits_s[1:], np.inf), HARM / lost)
-        return float(max(waits_s[0], longest_s.max()))
-
-    def overtaking_s(self, slack_s: NDArray[np.float64]) -> NDArray[np.float64] | float:
+    def overtaking_s(self, slacks_s: Sequence[float]) -> list[float]:
         """Return for how long arrivals go before each waiting request: E[max(slack - deadline, 0)].
 
         Times the rate, it is how many requests will come to be due before it.
 
         Args:
-            slack_s: (n,) ascending.
+            slacks_s: seconds until each waiting request is due, ascending.
         """
-        if not len(self._sorted_s) or slack_s[-1] <= self._sorted_s[0]:
-            return 0.0  # as long as all deadlines are alike
-        sooner = np.searchsorted(self._sorted_s, slack_s)
-        means_s: NDArray[np.float64] = sooner * slack_s - self._sums_s[sooner]
-        return means_s / len(self._sorted_s)
+        deadlines_s = self._ascending_s
+        if not deadlines_s or slacks_s[-1] <= deadlines_s[0]:
+            return [0.0] * len(slacks_s)  # as long as all deadlines are alike
+        found, sooner, sum_s, count = [], 0, 0.0, len(deadlines_s)
+        for slack_s in slacks_s:
+            while sooner < count and deadlines_s[sooner] < slack_s:
+                sum_s += deadlines_s[sooner]
+                sooner += 1
+            found.append((sooner * slack_s - sum_s) / count)
+        return found
+
+
+class Capacity:
+    """The devices, and what the runs under way and the arrivals leave of their time.
+
+    Args:
+        latency: predicted run latencies; it also says how many devices there are.
+        forecast: the requests to come, and what each costs outside its run.
+        fastest_s: the least time per request in a run, on an idle machine.
+    """
+
+    def __init__(self, latency: LatencyModel, forecast: Forecast, fastest_s: float) -> None:
+        self._latency = latency
+        self._forecast = forecast
+        self._fastest_s = fastest_s
+        self._in_flight: dict[int, float] = {}  # device -> when it should be free
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether no run is under way."""
+        return not self._in_flight
+
+    def begin(self, device: int, end_at: float) -> None:
+        """Note that a run starts on a device, and when it should end."""
+        self._in_flight[device] = end_at
+
+    def end(self, device: int) -> None:
+        """Note that a device's run ended."""
+        del self._in_flight[device]
+
+    def free_device(self) -> int | None:
+        """Return the fastest device without a run."""
+        free = [each for each in range(self._latency.devices) if each not in self._in_flight]
+        return min(free, key=self._latency.slowdown, default=None)
+
+    def next_device(self) -> int:
+        """Return the device that is free, or will be first."""
+        free = self.free_device()
+        return min(self._in_flight, key=self._in_flight.__getitem__) if free is None else free
+
+    def until_free_s(self, now: float) -> float:
+        """Return how long until the next device is free."""
+        if len(self._in_flight) < self._latency.devices:
+            return 0.0
+        return max(min(self._in_flight.values()) - now, 0.0)
+
+    def busy_s(self, now: float) -> float:
+        """Return the seconds of work that the runs under way still have before them."""
+        return sum(max(end_at - now, 0.0) for end_at in self._in_flight.values())
+
+    def pace_s(self, now: float) -> float:
+        """Return the least time that a waiting request takes, run and reply, beside the arrivals that are read meanwhile."""
+        each_s = self._fastest_s * self._latency.slowdown() + self._forecast.overhead_s / 2
+        return each_s / self._free(now)
+
+    def unread_pace_s(self, now: float) -> float:
+        """Return the same of a request that is still to be read."""
+        each_s = self._fastest_s * self._latency.slowdown() + self._forecast.overhead_s
+        return each_s / self._free(now)
+
+    def left_s(self, slacks_s: Sequence[float], now: float) -> list[float]:
+        """Return the seconds of all devices in each span from now, less what arrivals and the runs under way take."""
+        devices, busy_s = self._latency.devices, self.busy_s(now)
+        rate, each_s = self._forecast.rate(now), self._forecast.deciding_s
+        if not rate or not each_s:
+            return [slack_s * devices - busy_s for slack_s in slacks_s]
+        comings = [rate * max(slack_s, 0.0) for slack_s in slacks_s]
+        return [
+            slack_s * devices - busy_s - each_s * (coming + MORE_ARRIVALS * coming**0.5)
+            for slack_s, coming in zip(slacks_s, comings, strict=True)
+        ]
+
+    def _free(self, now: float) -> float:
+        """Return the seconds of device time in a second, of all devices, that reading arrivals leaves."""
+        devices = self._latency.devices
+        busy = self._forecast.rate(now) * self._forecast.deciding_s
+        return max(devices - busy, LEAST_FREE * devices)
+
+    def idle_fraction(self, now: float) -> float:
+        """Return the fraction of time that is left if all arrivals are answered."""
+        each_s = self._fastest_s * self._latency.slowdown() + self._forecast.overhead_s
+        return max(
+            1.0 - self._forecast.lasting_rate(now) * each_s / self._latency.devices, LEAST_IDLE
+        )

@@ -1,4 +1,4 @@
-"""Predicted run latency: a profile from warm-up, kept current by what is observed.
+"""PURE: predicted run latency: a profile from warm-up, kept current by what is observed.
 
 Predicted = profile(subnetwork, batch size) × slowdown(device) × spread(subnetwork, batch size).
 
@@ -51,10 +51,15 @@ class LatencyModel:
             for size, latency_s in cells.items():
                 if size < 1 or not latency_s > 0:
                     raise ValueError(f"profile of {subnetwork}: {latency_s} s at batch size {size}")
-        self._cells = {name: sorted(cells) for name, cells in profile.items()}
-        self._largest = max(max(cells) for cells in profile.values())
-        self._profile = {name: self._interpolate(cells) for name, cells in profile.items()}
-        self._spread = {name: [INITIAL_SPREAD] * len(cells) for name, cells in self._cells.items()}
+        largest = max(max(cells) for cells in profile.values())
+        self._profile = {name: _curve(cells, largest) for name, cells in profile.items()}
+        # The spread of a batch is kept with the next larger size that was profiled.
+        sizes = {name: sorted(cells) for name, cells in profile.items()}
+        self._cells = {
+            name: [min(bisect_left(own, size), len(own) - 1) for size in range(largest + 1)]
+            for name, own in sizes.items()
+        }
+        self._spread = {name: [INITIAL_SPREAD] * len(own) for name, own in sizes.items()}
         self._slowdown = [1.0] * devices
         self._reply_s = reserve_s
         self._network_margin_s = network_margin_s
@@ -97,12 +102,19 @@ class LatencyModel:
 
     def typical_s(self, subnetwork: str, batch_size: int, device: int = 0) -> float:
         """Return the run latency to expect now."""
-        return self.profile_s(subnetwork, batch_size) * self.slowdown(device)
+        return self.profile_s(subnetwork, batch_size) * self._slowdown[device]
 
     def predict_s(self, subnetwork: str, batch_size: int, device: int = 0) -> float:
         """Return the run latency to plan with: a high quantile."""
         spread = self._spread[subnetwork][self._cell(subnetwork, batch_size)]
-        return self.typical_s(subnetwork, batch_size, device) * spread
+        return self.profile_s(subnetwork, batch_size) * self._slowdown[device] * spread
+
+    def largest_batch(self, subnetwork: str, most: int, limit_s: float, device: int = 0) -> int:
+        """Return the largest batch size, at most ``most``, whose run is predicted to end within a limit; 0 if none is."""
+        size = most
+        while size and self.predict_s(subnetwork, size, device) > limit_s:
+            size -= 1
+        return size
 
     def observe(
         self, subnetwork: str, batch_size: int, run_latency_s: float, device: int = 0
@@ -126,25 +138,25 @@ class LatencyModel:
         self._reply_s = min(self._reply_s, (self._reply_s + INITIAL_RESERVE_S) / 2)
 
     def _cell(self, subnetwork: str, batch_size: int) -> int:
-        """Return the index of the profiled size that stands for a batch: the next larger."""
-        sizes = self._cells[subnetwork]
-        return min(bisect_left(sizes, batch_size), len(sizes) - 1)
+        cells = self._cells[subnetwork]
+        return cells[batch_size] if batch_size < len(cells) else cells[-1]
 
-    def _interpolate(self, cells: Mapping[int, float]) -> list[float]:
-        """Return latencies by batch size, index 0 unused; below and past the sizes given, in proportion."""
-        sizes = sorted(cells)
-        curve = [0.0]
-        for size in range(1, self._largest + 1):
-            above = bisect_left(sizes, size)
-            if above == len(sizes):
-                curve.append(cells[sizes[-1]] * size / sizes[-1])
-            elif above == 0:
-                curve.append(cells[sizes[0]])
-            else:
-                low, high = sizes[above - 1], sizes[above]
-                part = (size - low) / (high - low)
-                curve.append(cells[low] * (1 - part) + cells[high] * part)
-        return curve
+
+def _curve(cells: Mapping[int, float], largest: int) -> list[float]:
+    """Return latencies by batch size, index 0 unused; below and past the sizes given, in proportion."""
+    sizes = sorted(cells)
+    curve = [0.0]
+    for size in range(1, largest + 1):
+        above = bisect_left(sizes, size)
+        if above == len(sizes):
+            curve.append(cells[sizes[-1]] * size / sizes[-1])
+        elif above == 0:
+            curve.append(cells[sizes[0]])
+        else:
+            low, high = sizes[above - 1], sizes[above]
+            part = (size - low) / (high - low)
+            curve.append(cells[low] * (1 - part) + cells[high] * part)
+    return curve
 
 
 def _track(quantile: float, value: float, gain: float, *, least: float = 0.0) -> float:

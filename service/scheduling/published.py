@@ -1,22 +1,71 @@
-"""PURE: what the engine tells every front about its load, as floats alone, and what a front decides from that.
+"""PURE: whether a new request may still be answered: the rule, and the numbers by which fronts apply it.
 
-A front sheds a request before its image is decoded, and without asking the engine, where the published numbers show that
-it could not be answered. What they leave open they take for possible: admission in the engine decides on it.
+The engine publishes what the rule needs as floats alone. A front so sheds a request before its image is decoded, and
+without asking the engine, where it could not be answered any more. Where fronts know too little they let a request
+pass: admission in the engine applies the same rule to it.
 
-The least answer time of a new request depends on its deadline, because requests run in the order of their deadlines. The
-engine therefore publishes a step function: some deadlines of requests that wait, in ascending order, and the earliest
-instant at which a new request could be answered that is due before the first of them, between two, or after the last.
+When a new request could start depends on its deadline, because requests run in the order of their deadlines. Published is
+a step function: some deadlines of those that wait, and the earliest start of a request due before the first of them,
+between two, or after the last.
 """
 
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import inf, isfinite
+from typing import Literal
 
 from service.scheduling.requests import OnMiss, Shed
 
-STEPS = 16  # deadlines published; the place of a new request among those that wait is known to a sixteenth of them
+STEPS = 16  # deadlines published: the place of a request among those that wait is known to a sixteenth of them
 LEAST_LATE_S = 0.1  # for a deadline that no machine meets: it asks for the fastest answer there is
+
+
+@dataclass(frozen=True, slots=True)
+class Chance:
+    """What a new request can expect.
+
+    Args:
+        start_at: when its run could start, in time.
+        late_start_at: when its run could start if its answer may be late.
+        run_s: seconds from the start of its run until its reply is written.
+        idle_s: the shortest deadline in seconds that an idle machine meets.
+        drain_s: seconds until all that wait should be done.
+    """
+
+    start_at: float
+    late_start_at: float
+    run_s: float
+    idle_s: float
+    drain_s: float
+
+    def verdict(
+        self,
+        arrived_at: float,
+        deadline_at: float,
+        late_until: float,
+        now: float,
+        *,
+        is_alone: bool,
+    ) -> Literal["timely", "late"] | Shed:
+        """Return how a request can be answered, or why not.
+
+        Args:
+            arrived_at: when it arrived.
+            deadline_at: when its answer is due.
+            late_until: until when a late answer is of use; ``deadline_at`` if it is of none.
+            now: the present.
+            is_alone: whether no other request took time from it since it arrived.
+        """
+        if self.start_at + self.run_s <= deadline_at:
+            return "timely"
+        if late_until > deadline_at and self.late_start_at + self.run_s <= late_until:
+            return "late"
+        allowed_s, spent_s = deadline_at - arrived_at, now - arrived_at
+        alone_s = self.idle_s + (spent_s if is_alone else 0.0)
+        if alone_s > allowed_s:
+            return Shed("impossible", alone_s, allowed_s, 0.0)
+        needed_s = self.start_at + self.run_s - arrived_at
+        return Shed("overloaded", needed_s, allowed_s, self.drain_s)
 
 
 def late_until(
@@ -33,10 +82,8 @@ def late_until(
     """
     if on_miss == "refuse":
         return arrived_at + deadline_s
-    late_s = max_lateness * deadline_s
-    if deadline_s < idle_s:
-        late_s = max(late_s, LEAST_LATE_S)
-    return arrived_at + deadline_s + late_s
+    least_s = LEAST_LATE_S if deadline_s < idle_s else 0.0
+    return arrived_at + deadline_s + max(max_lateness * deadline_s, least_s)
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,9 +92,8 @@ class Published:
 
     Args:
         due_at: (STEPS,) deadlines of requests that wait, ascending; infinity where fewer wait.
-        start_at: (STEPS + 1,) the earliest start of a new request that is due before each of these, or after the last;
-            infinity where it could only be met in the place of a request accepted before.
-        pace_s: seconds that each request takes from those behind it.
+        start_at: (STEPS + 1,) the earliest start of a new request that is due before each of these, or after the last.
+        pace_s: seconds that each request which the engine does not know yet takes from those behind it.
         late_start_at: the earliest start of a run for a late answer.
         drained_at: when all requests that wait should be done.
         places: how many more requests may wait.
@@ -134,43 +180,28 @@ class Published:
             ahead: requests of this front that the engine does not know yet.
             is_alone: whether no other request took time from it since it arrived.
         """
-        allowed_s, ready_at = deadline_at - arrived_at, now + decode_s
-        run_s, idle_s = self.run_s[subnetwork], self.idle_s[subnetwork]
-        ahead_s = ahead * self.pace_s
-        start_at = max(self.start_at[bisect_right(self.due_at, deadline_at)] + ahead_s, ready_at)
-        if start_at + run_s <= deadline_at:
-            has_place = ahead < self.places or (
-                ahead < self.max_queue and deadline_at < self.last_due_at
-            )
-            return None if has_place else self._queue_full(now)
-        if on_miss == "answer":
-            late_at = max(self.late_start_at + ahead_s, ready_at) + run_s
-            useful_until = late_until(
-                arrived_at, allowed_s, on_miss, idle_s=idle_s, max_lateness=self.max_lateness
-            )
-            if late_at <= useful_until:
-                return None if ahead < self.places else self._queue_full(now)
-        spent_s = now - arrived_at
-        alone_s = idle_s + (spent_s if is_alone else 0.0)
-        if alone_s > allowed_s:
-            return Shed("impossible", alone_s, allowed_s, 0.0)
-        begins_at = start_at if isfinite(start_at) else max(self.drained_at + ahead_s, now)
-        return Shed("overloaded", begins_at + run_s - arrived_at, allowed_s, self._drain_s(now))
-
-    def _queue_full(self, now: float) -> Shed:
-        return Shed("queue_full", 0.0, self.max_queue, self._drain_s(now))
-
-    def _drain_s(self, now: float) -> float:
-        return max(self.drained_at - now, 0.0)
-
-
-def spread(count: int) -> list[int]:
-    """Return the places, ascending and at most STEPS, of the requests whose deadlines stand for those of ``count``."""
-    if count <= STEPS:
-        return list(range(count))
-    return [step * (count - 1) // (STEPS - 1) for step in range(STEPS)]
-
-
-def padded(values: Sequence[float], length: int) -> tuple[float, ...]:
-    """Return the values, followed by infinities up to a length."""
-    return (*values, *([inf] * (length - len(values))))
+        ahead_s, ready_at = ahead * self.pace_s, now + decode_s
+        start_at = self.start_at[bisect_right(self.due_at, deadline_at)]
+        drain_s = max(self.drained_at - now, 0.0)
+        idle_s = self.idle_s[subnetwork]
+        chance = Chance(
+            start_at=max(start_at + ahead_s, ready_at),
+            late_start_at=max(self.late_start_at + ahead_s, ready_at),
+            run_s=self.run_s[subnetwork],
+            idle_s=idle_s,
+            drain_s=drain_s,
+        )
+        useful_until = late_until(
+            arrived_at,
+            deadline_at - arrived_at,
+            on_miss,
+            idle_s=idle_s,
+            max_lateness=self.max_lateness,
+        )
+        verdict = chance.verdict(arrived_at, deadline_at, useful_until, now, is_alone=is_alone)
+        if isinstance(verdict, Shed):
+            return verdict
+        may_displace = verdict == "timely" and deadline_at < self.last_due_at
+        if ahead < self.places or (may_displace and ahead < self.max_queue):
+            return None
+        return Shed("queue_full", 0.0, self.max_queue, drain_s)

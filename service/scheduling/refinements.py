@@ -1,52 +1,25 @@
 """PURE: requests that have an answer, and time left for a better one.
 
-Nothing here delays a request without an answer: a refinement starts only where none waits, within an equal share of the
-time that those expected to come budget, and for no longer than those could wait that may come meanwhile.
+Nothing here delays a request without an answer, beyond the run that is under way: a better answer is looked for only
+when none waits, within an equal share of the time that those expected to come leave.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from math import inf
+from collections.abc import Mapping, Sequence
 
-import numpy as np
-
-from service.scheduling.capacity import Capacity
 from service.scheduling.deadline_queue import DeadlineQueue
-from service.scheduling.forecast import Forecast
+from service.scheduling.forecast import Capacity, Forecast
 from service.scheduling.latency import LatencyModel
 from service.scheduling.policies import Option
-from service.scheduling.requests import STAGED, Request
+from service.scheduling.requests import Request
 
-TIMER_MARGIN_S = 0.0003  # before the reply must begin: the timer is late by less
-HORIZON_S = 0.25  # ten times what the rate is known from: what comes later is not expected
-
-
-@dataclass(frozen=True, slots=True)
-class RefinementBudget:
-    """What the load leaves to refinements.
-
-    Args:
-        device: the device that is free, or will be first.
-        start_s: seconds until it is free.
-        machine_s: seconds of all devices until the most urgent one's answer must be delivered, less what others need.
-        due_before: how many share that time, those refined included.
-        max_blocking_s: the longest run that is unlikely to cost an arrival its deadline.
-    """
-
-    device: int
-    start_s: float
-    machine_s: float
-    due_before: float
-    max_blocking_s: float
-
-    @property
-    def share_s(self) -> float:
-        """The time that each may take."""
-        return self.machine_s / self.due_before
+TIMER_MARGIN_S = (
+    0.0003  # an answer is delivered so long before its reply must begin: the timer is late by less
+)
+HORIZON_S = 0.25  # the rate is known from the latest arrivals; what comes later is not expected
 
 
 class Refinements:
-    """The requests with an answer, in the order of their deadlines.
+    """The requests that have an answer, in the order of their deadlines.
 
     Args:
         options: what the policy chooses from, fastest first.
@@ -60,7 +33,7 @@ class Refinements:
     def __init__(
         self,
         options: Sequence[Option],
-        accuracy: dict[str, float],
+        accuracy: Mapping[str, float],
         latency: LatencyModel,
         capacity: Capacity,
         forecast: Forecast,
@@ -85,14 +58,10 @@ class Refinements:
         """The most urgent request that waits."""
         return self._waiting.head
 
-    def deliver_at(self, request: Request) -> float:
-        """Return when the best answer so far must be delivered."""
-        return request.deadline_at - self._latency.reserve_s - TIMER_MARGIN_S
-
     @property
-    def next_deliver_at(self) -> float | None:
+    def next_delivery_at(self) -> float | None:
         """When the first answer must be delivered; None if there is none."""
-        return self.deliver_at(self._answered.head) if self._answered else None
+        return self._deliver_at(self._answered.head) if self._answered else None
 
     def hold(self, request: Request) -> None:
         """Keep a request, to be refined."""
@@ -107,12 +76,9 @@ class Refinements:
 
     def due(self, now: float) -> tuple[Request, ...]:
         """Take out those whose answers must be delivered now."""
-        count = 0
-        for request in self._answered:
-            if self.deliver_at(request) > now:
-                break
-            count += 1
-        taken = self._answered.take(count) if count else ()
+        taken = self._answered.take(
+            self._answered.place_of(now + self._latency.reserve_s + TIMER_MARGIN_S)
+        )
         for request in taken:
             self._waiting.remove(request)
         return taken
@@ -124,42 +90,23 @@ class Refinements:
             self._answered.remove(request)
         return waiting
 
-    def budget(self, request: Request, now: float, *, others: int) -> RefinementBudget:
-        """Return what the load leaves to the refinement of a request, beside others that wait."""
-        device = self._capacity.next_device()
-        # What insures is chosen beside all arrivals: bolder, it lost as much in mixed bursts as it won.
-        own_at = request.arrived_at if request.refine in STAGED else None
-        rate = self._forecast.rate(now, beside=own_at)
-        span_s = max(self.deliver_at(request) - now, 0.0)
-        coming = rate * min(span_s, HORIZON_S)
-        # Of those to come, some want a deep answer, and go first; the others a first answer, and then wait behind the
-        # deadlines before theirs, if they go on at all.
-        staged = self._forecast.staged
-        overtaking_s = float(np.sum(self._forecast.overtaking_s(np.array([span_s]))))
-        deep = coming * (1 - staged) + rate * overtaking_s * staged * self._forecast.going_on
-        due_before = 1 + others + deep
-        machine_s = span_s * self._latency.devices - self._capacity.arrivals_s(coming)
-        machine_s -= self._capacity.busy_s(now)
-        machine_s -= coming * staged * self._capacity.run_s(device)
-        return RefinementBudget(
-            device=device,
-            start_s=self._capacity.until_free_s(now),
-            machine_s=machine_s - due_before * self._forecast.overhead_s / 2,
-            due_before=due_before,
-            max_blocking_s=self.max_blocking_s(rate),
-        )
+    def share_s(self, request: Request, now: float, *, others: int) -> float:
+        """Return the run time that the refinement of a request may take, beside others that wait."""
+        span_s = max(self._deliver_at(request) - now, 0.0)
+        due_before = 1 + others + self._forecast.rate(now) * min(span_s, HORIZON_S)
+        (machine_s,) = self._capacity.left_s((span_s,), now)
+        return machine_s / due_before - self._forecast.overhead_s / 2
 
-    def step(
-        self, request: Request, answered_by: str, budget: RefinementBudget, now: float
-    ) -> Option | None:
+    def step(self, request: Request, answered_by: str, now: float, *, others: int) -> Option | None:
         """Return the subnetwork that should answer a request next, after one that has; None if there is no time."""
-        slack_s = self.deliver_at(request) - now - budget.start_s
-        limit_s = min(slack_s, budget.share_s, budget.max_blocking_s)
-        deeper = [each for each in self._options if each.accuracy > self._accuracy[answered_by]]
+        slack_s = self._deliver_at(request) - now - self._capacity.until_free_s(now)
+        limit_s = min(slack_s, self.share_s(request, now, others=others))
+        device = self._capacity.next_device()
         fitting = [
             (each, cost_s)
-            for each in deeper
-            if (cost_s := self._latency.typical_s(each.name, 1, budget.device)) <= limit_s
+            for each in self._options
+            if each.accuracy > self._accuracy[answered_by]
+            and (cost_s := self._latency.typical_s(each.name, 1, device)) <= limit_s
         ]
         if not fitting:
             return None
@@ -170,36 +117,17 @@ class Refinements:
             )
         return deepest
 
-    def should_defer(
-        self, request: Request, answered_by: str, budget: RefinementBudget, now: float
-    ) -> bool:
-        """Whether a request that asked for better answers could have one, but for the latest arrivals."""
-        if request.refine not in STAGED:
-            return False
-        in_lull = replace(budget, max_blocking_s=self.max_blocking_s(self._forecast.lull_rate(now)))
-        return self.step(request, answered_by, in_lull, now) is not None
-
-    def take(self, option: Option, budget: RefinementBudget, now: float) -> tuple[Request, ...]:
-        """Take out the most urgent requests that a subnetwork can answer better together."""
-        slack_s = self.deliver_at(self.head) - now
+    def take(self, option: Option, device: int, now: float) -> tuple[Request, ...]:
+        """Take out the most urgent requests that a subnetwork can answer better together; at least one."""
         size = 0
         for request in self._waiting:
-            answered_by = request.answered_by
-            assert answered_by is not None
-            if size == self._max_batch or self._accuracy[answered_by] >= option.accuracy:
+            assert request.answered_by is not None
+            if size == self._max_batch or self._accuracy[request.answered_by] >= option.accuracy:
                 break
             size += 1
-        size = option.efficient_size(size)
-        while size > 1:
-            cost_s = self._latency.typical_s(option.name, size, budget.device)
-            if cost_s <= min(slack_s, size * budget.share_s, budget.max_blocking_s):
-                break
-            size -= 1
-        return self._waiting.take(size)
+        limit_s = self._deliver_at(self.head) - now
+        return self._waiting.take(max(option.efficient_size(size, limit_s, device), 1))
 
-    def max_blocking_s(self, rate: float) -> float:
-        """Return the longest run that is unlikely to cost one of the arrivals at a rate its deadline."""
-        if not rate:
-            return inf
-        answer_s = self._latency.predict_s(self._options[0].name, 1) + self._latency.reserve_s
-        return self._forecast.max_blocking_s(answer_s, rate)
+    def _deliver_at(self, request: Request) -> float:
+        """Return when the best answer so far must be delivered."""
+        return request.deadline_at - self._latency.reserve_s - TIMER_MARGIN_S

@@ -4,8 +4,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 OnMiss = Literal["answer", "refuse"]
-Refine = Literal["none", "deepest", "steps", "insured"]
-STAGED: tuple[Refine, ...] = ("deepest", "steps")  # what wants a first answer at once
+Refine = Literal["none", "deepest", "steps"]
 
 
 @dataclass(eq=False, slots=True)
@@ -19,7 +18,7 @@ class Request:
         late_until: when a late answer is of no use any more; set by admission, ``deadline_at`` where none is wanted.
         subnetwork: the only subnetwork that may answer it; None leaves the choice to the policy.
         refine: what follows its first answer, which then comes from the fastest subnetwork: nothing, the deepest answer
-            that there is time for, or every step to it. ``insured`` is set by the scheduler.
+            that there is time for, or every step to it.
         payload: whatever the caller attaches; never looked at.
         answered_by: the subnetwork of the best answer that it has.
     """

@@ -3,8 +3,8 @@
 The server drives the same ``Scheduler`` object by the same calls, so that what is measured here is what runs there.
 """
 
-from collections import Counter, deque
-from collections.abc import Callable, Iterable, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from heapq import heappop, heappush
 from itertools import count
@@ -14,45 +14,44 @@ from service.scheduling.latency import LatencyModel
 from service.scheduling.requests import Deliver, Displace, Expire, Request, Run, Wait
 from service.scheduling.scheduler import Scheduler
 
-Noise = Callable[[], float]
-
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """How long runs take.
+    """How long work takes.
 
     Args:
         latency_s: run latency in seconds by subnetwork and batch size.
         noise: draws the factor by which a run takes longer; of mean 1.
-        slow_from, slow_until: the instants between which everything takes ``slowdown`` times as long.
+        slow: the spans of time, in order, in which everything takes ``slowdown`` times as long.
         overhead_s: what a request costs outside its run, on the core that runs it: half to read and decode it,
             before the scheduler knows of it, and half to reply. While a run is under way nothing else happens.
     """
 
     latency_s: LatencyModel
-    noise: Noise = lambda: 1.0
-    slow_from: float = 0.0
-    slow_until: float = 0.0
+    noise: Callable[[], float] = lambda: 1.0
+    slow: Sequence[tuple[float, float]] = ()
     slowdown: float = 1.0
     overhead_s: float = 0.0
 
     def ends_at(self, start_at: float, work_s: float) -> float:
         """Return when work begun at an instant is done."""
-        if start_at < self.slow_from:
-            done_at = start_at + work_s
-            if done_at <= self.slow_from:
-                return done_at
-            start_at, work_s = self.slow_from, done_at - self.slow_from
-        if start_at < self.slow_until:
-            done_at = start_at + work_s * self.slowdown
-            if done_at <= self.slow_until:
-                return done_at
-            start_at, work_s = self.slow_until, (done_at - self.slow_until) / self.slowdown
+        for slow_from, slow_until in self.slow:
+            if start_at < slow_from:
+                if start_at + work_s <= slow_from:
+                    break
+                work_s -= slow_from - start_at
+                start_at = slow_from
+            if start_at < slow_until:
+                done_at = start_at + work_s * self.slowdown
+                if done_at <= slow_until:
+                    return done_at
+                work_s -= (slow_until - start_at) / self.slowdown
+                start_at = slow_until
         return start_at + work_s
 
     def work_by(self, at: float) -> float:
         """Return the work that can have been done by an instant, in seconds at full speed."""
-        slow_s = min(max(at, self.slow_from), self.slow_until) - self.slow_from
+        slow_s = sum(min(max(at, begin), end) - begin for begin, end in self.slow)
         return at - slow_s * (1 - 1 / self.slowdown)
 
 
@@ -63,8 +62,8 @@ class Tally:
     Args:
         in_time: answers in time, by subnetwork.
         late: answers after their deadline.
-        refused: shed on arrival or for a more urgent one, by reason.
-        expired: given up in the queue.
+        shed: on arrival or for a more urgent one, by reason.
+        expired: those whose time went by in the queue.
     """
 
     in_time: Counter[str] = field(default_factory=Counter)
@@ -94,29 +93,37 @@ class Simulation:
         scheduler: decides; fresh.
         believed: the latency model the scheduler predicts with; it is told what runs took.
         machine: what runs take in truth.
+        on_end: is given each request that ended, and when; it may offer another.
 
     Attributes:
         tally: how the requests ended so far.
         unanswered: requests that were offered and have not ended.
     """
 
-    def __init__(self, scheduler: Scheduler, believed: LatencyModel, machine: Machine) -> None:
+    def __init__(
+        self,
+        scheduler: Scheduler,
+        believed: LatencyModel,
+        machine: Machine,
+        on_end: Callable[[Request, float], None] = lambda request, at: None,
+    ) -> None:
         self.tally = Tally()
         self.unanswered = 0
         self._scheduler = scheduler
         self._believed = believed
         self._machine = machine
+        self._on_end = on_end
         self._half_s = machine.overhead_s / 2
-        self._arrivals: deque[Request] = deque()
+        self._arrivals: list[tuple[float, int, Request]] = []  # (arrival, tie-break, request)
         self._ends: list[tuple[float, int, float, Run]] = []  # (end, tie-break, start, run)
-        self._answered: set[Request] = set()
+        self._refined: set[Request] = set()
         self._ties = count()
         self._now = 0.0
         self._wake_at: float | None = None
 
     def offer(self, request: Request) -> None:
-        """Let a request come at its arrival, which is no earlier than that of those before it."""
-        self._arrivals.append(request)
+        """Let a request come at its arrival."""
+        heappush(self._arrivals, (request.arrived_at, next(self._ties), request))
         self.unanswered += 1
 
     def run_until(self, at: float) -> None:
@@ -132,9 +139,14 @@ class Simulation:
     def _next_event_at(self) -> float:
         """Return when something happens next; never is infinity."""
         event_at = self._ends[0][0] if self._ends else inf
-        if self._arrivals and not (self._half_s and self._ends):
-            event_at = min(event_at, self._arrivals[0].arrived_at)
+        if self._arrivals and self._is_reading:
+            event_at = min(event_at, self._arrivals[0][0])
         return event_at if self._wake_at is None else min(event_at, self._wake_at)
+
+    @property
+    def _is_reading(self) -> bool:
+        """Whether arrivals are read: not while a run takes the core."""
+        return not (self._half_s and self._ends)
 
     def _end_runs(self) -> None:
         while self._ends and self._ends[0][0] <= self._now:
@@ -142,18 +154,17 @@ class Simulation:
             self._believed.observe(run.subnetwork, len(run.batch), end_at - start_at, run.device)
             self._scheduler.finished(run, self._now)
             for place, request in enumerate(run.batch):
-                if request.answered_by is not None and request not in self._answered:
+                if request.answered_by is not None and request not in self._refined:
                     continue  # its answer was delivered meanwhile
                 if self._scheduler.refine(request, run.subnetwork, self._now):
-                    self._answered.add(request)
+                    self._refined.add(request)
                 else:
                     self._reply(request, run.subnetwork, end_at, is_first=place == 0)
 
     def _reply(
         self, request: Request, answered_by: str, given_at: float, *, is_first: bool
     ) -> None:
-        self._answered.discard(request)
-        self.unanswered -= 1
+        self._refined.discard(request)
         if self._half_s:
             self._now = self._machine.ends_at(self._now, self._half_s)
             if is_first:
@@ -162,21 +173,23 @@ class Simulation:
             self.tally.in_time[answered_by] += 1
         else:
             self.tally.late += 1
+        self._end((request,))
+
+    def _end(self, requests: Sequence[Request]) -> None:
+        self.unanswered -= len(requests)
+        for request in requests:
+            self._on_end(request, self._now)
 
     def _take_arrivals(self) -> None:
-        while (
-            self._arrivals
-            and self._arrivals[0].arrived_at <= self._now
-            and not (self._half_s and self._ends)
-        ):
+        while self._arrivals and self._arrivals[0][0] <= self._now and self._is_reading:
             if self._half_s:
                 self._now = self._machine.ends_at(self._now, self._half_s)
-                overhead_s = self._machine.overhead_s
-                self._scheduler.observe_overhead(overhead_s, overhead_s, deciding_s=self._half_s)
-            shed = self._scheduler.admit(self._arrivals.popleft(), self._now)
+                self._scheduler.observe_overhead(self._machine.overhead_s, self._half_s)
+            _, _, request = heappop(self._arrivals)
+            shed = self._scheduler.admit(request, self._now)
             if shed is not None:
                 self.tally.shed[shed.reason] += 1
-                self.unanswered -= 1
+                self._end((request,))
 
     def _act(self) -> None:
         machine = self._machine
@@ -184,10 +197,10 @@ class Simulation:
             match action:
                 case Expire(expired):
                     self.tally.expired += len(expired)
-                    self.unanswered -= len(expired)
+                    self._end(expired)
                 case Displace(requests, shed):
                     self.tally.shed[shed.reason] += len(requests)
-                    self.unanswered -= len(requests)
+                    self._end(requests)
                 case Deliver(requests):
                     given_at = self._now
                     for place, request in enumerate(requests):

@@ -115,11 +115,11 @@ def test_everything_that_is_locked_has_a_hash() -> None:
         assert all("--hash=sha256:" in block for block in blocks), path
 
 
-def test_image_and_chart_are_of_the_package_s_version() -> None:
+def test_chart_is_of_the_package_s_version() -> None:
     chart = yaml.safe_load((ROOT / "deploy/kubernetes/anytime/Chart.yaml").read_text())
 
-    assert f"ARG VERSION={__version__}\n" in (ROOT / "Dockerfile").read_text()
-    assert chart["appVersion"] == chart["version"] == __version__
+    assert chart["appVersion"] == __version__
+    assert chart["version"].replace("-", "").replace("rc.", "rc") == __version__
 
 
 def test_only_one_onnx_runtime_and_no_torch_is_locked() -> None:

@@ -61,8 +61,11 @@ def test_a_bundle_in_the_process_answers_as_a_server_does(
     _, (here,) = anytime(*question, stdin=image)
     _, (there,) = anytime(*question, "--url", url_of(server), stdin=image)
 
-    same = ("image", "label", "confidence", "top", "subnetwork", "bundle")
-    assert [json.loads(here)[each] for each in same] == [json.loads(there)[each] for each in same]
+    one, other = json.loads(here), json.loads(there)
+    for same in ("image", "label", "subnetwork", "bundle"):
+        assert one[same] == other[same]
+    # Each has chosen the precision that was faster when it started.
+    assert one["confidence"] == pytest.approx(other["confidence"], abs=0.05)
 
 
 def test_watching_shows_each_better_answer(server: ServerProcess, photos: Path) -> None:

@@ -180,6 +180,16 @@ def test_head_says_what_get_says_without_the_body(server: ServerProcess, path: s
     assert head.content == b""
 
 
+def test_metrics_are_packed_for_who_takes_that(server: ServerProcess) -> None:
+    packed = server.client.get("/metrics", headers={"Accept-Encoding": "gzip"})
+    plain = server.client.get("/metrics", headers={"Accept-Encoding": "identity"})
+
+    assert packed.headers["content-encoding"] == "gzip"
+    assert "content-encoding" not in plain.headers
+    assert "anytime_ready 1.0" in packed.text.splitlines()
+    assert 4 * int(packed.headers["content-length"]) < int(plain.headers["content-length"])
+
+
 @pytest.mark.parametrize("path", ["/classify/", "/classify/stream/", "/feedback/", "/metrics/"])
 def test_a_slash_too_many_is_a_problem_and_no_redirect(server: ServerProcess, path: str) -> None:
     response = server.client.post(path, content=b"x", headers={"Host": "evil.example"})

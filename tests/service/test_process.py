@@ -1,6 +1,7 @@
 """The server as a process: how it starts, refuses to start, and ends."""
 
 import json
+import os
 import re
 import shutil
 import signal
@@ -296,3 +297,18 @@ def test_one_log_line_a_request_if_all_are_sampled(start_server: StartServer, jp
     assert line["outcome"] == "in_time"
     for field in ("request_id", "subnetwork", "deadline_ms", "latency_ms", "queue_ms", "run_ms"):
         assert line[field] == answer[field]
+
+
+def test_a_front_that_died_is_counted_and_started_again(start_server: StartServer) -> None:
+    server = start_server(fronts=2)
+    server.wait_for("ready")
+    supervisor = server.process.pid
+    children = Path(f"/proc/{supervisor}/task/{supervisor}/children").read_text().split()
+    *_, front = [each for each in children if "front" in Path(f"/proc/{each}/cmdline").read_text()]
+
+    os.kill(int(front), signal.SIGKILL)
+
+    assert server.wait_for("process_died")["exit_code"] == -signal.SIGKILL
+    while server.metrics()["anytime_processes_died_total"] < 1:
+        pass
+    assert server.client.get("/health/ready").status_code == 200

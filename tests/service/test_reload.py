@@ -71,7 +71,7 @@ def constant_requests(server: ServerProcess, jpeg: bytes) -> Iterator[list[httpx
 
     def ask() -> None:
         while not ended.is_set():
-            responses.append(server.classify(jpeg, top_k=3))
+            responses.append(server.classify(jpeg, top_k=3, deadline_ms=60_000))
 
     clients = [threading.Thread(target=ask) for _ in range(4)]
     for client in clients:

@@ -22,7 +22,7 @@ def test_white_space_around_a_value_does_not_count(monkeypatch: pytest.MonkeyPat
         "PORT": "0",
         "BUNDLE_DIR": "/a b",
         "DEVICE": "cpu",
-        "INSURANCE": "false",
+        "PAGE": "false",
     }
     for name, value in (given | {"ADMIN_KEY": "a key", "DEFAULT_DEADLINE_MS": "2.5"}).items():
         monkeypatch.setenv(f"ANYTIME_{name}", f" {value}\n")
@@ -30,7 +30,7 @@ def test_white_space_around_a_value_does_not_count(monkeypatch: pytest.MonkeyPat
     settings = read_settings()
 
     assert (settings.host, settings.port, settings.bundle_dir) == ("::1", 0, Path("/a b"))
-    assert (settings.device, settings.insurance) == ("cpu", False)
+    assert (settings.device, settings.page) == ("cpu", False)
     assert settings.admin_key.get_secret_value() == "a key"
     assert settings.default_deadline_ms == 2.5
 

@@ -87,7 +87,7 @@ def test_no_fixed_choice_is_better_by_more_than_two_per_cent(rate: float) -> Non
 
 def test_a_machine_that_slows_down_is_followed() -> None:
     requests = offered(rate=1000, count=2000, deadline_s=0.01)
-    tally = serve(requests, machine=Machine(TRUTH, slow_from=0.5, slow_until=1.5, slowdown=3.0))
+    tally = serve(requests, machine=Machine(TRUTH, slow=[(0.5, 1.5)], slowdown=3.0))
 
     assert tally.attainment > 0.99
 
@@ -110,7 +110,7 @@ def test_two_devices_do_twice_the_work() -> None:
 
 
 def test_refused_expired_and_late_are_counted_apart() -> None:
-    slow = Machine(TRUTH, slow_from=0.01, slow_until=9.0, slowdown=20.0)
+    slow = Machine(TRUTH, slow=[(0.01, 9.0)], slowdown=20.0)
     refusing = serve(offered(20_000, 2000, 0.02, on_miss="refuse"), machine=slow)
     answering = serve(offered(20_000, 400, 0.02), machine=slow)
 
@@ -135,7 +135,7 @@ def test_refused_expired_and_late_are_counted_apart() -> None:
 def test_work_takes_longer_while_the_machine_is_slow(
     start_at: float, work_s: float, end_at: float
 ) -> None:
-    machine = Machine(TRUTH, slow_from=1.0, slow_until=3.0, slowdown=2.0)
+    machine = Machine(TRUTH, slow=[(1.0, 3.0)], slowdown=2.0)
 
     assert machine.ends_at(start_at, work_s) == pytest.approx(end_at)
     assert machine.work_by(end_at) - machine.work_by(start_at) == pytest.approx(work_s)

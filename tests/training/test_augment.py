@@ -1,10 +1,10 @@
-"""Images are normalised over the training set; "+" and "++" mirror and shift them."""
+"""Images are normalised over the training set; "+" and "++" mirror and shift them, "crop" shows parts of them."""
 
 import pytest
 import torch
 from torch.testing import assert_close
 
-from training.augment import DRAWS, augment, channel_statistics
+from training.augment import DRAWS, LEAST_AREA, LIGHT, augment, channel_statistics
 from training.data import TensorSplit
 
 GENERATOR = torch.Generator().manual_seed(0)
@@ -12,7 +12,7 @@ IMAGES = torch.randn(6, 3, 8, 8, generator=GENERATOR)
 
 
 def draws(mirrored: float, down: float, right: float) -> torch.Tensor:
-    return torch.tensor([[mirrored, down, right]]).expand(len(IMAGES), DRAWS)
+    return torch.tensor([[mirrored, down, right]]).expand(len(IMAGES), DRAWS["+"])
 
 
 CENTRE = 0.5  # of [0, 1): a shift by 0 of -4..4
@@ -60,7 +60,7 @@ def test_plus_plus_pads_with_the_reflected_image() -> None:
 def test_each_image_is_shifted_by_its_own_draw_within_4_pixels() -> None:
     marked = torch.zeros(2000, 1, 16, 16)
     marked[:, :, 8, 8] = 1
-    u = torch.rand(2000, DRAWS, generator=torch.Generator().manual_seed(1))
+    u = torch.rand(2000, DRAWS["+"], generator=torch.Generator().manual_seed(1))
     u[:, 0] = 0.9
 
     positions = augment(marked, "+", u).nonzero()[:, 2:]
@@ -72,3 +72,38 @@ def test_each_image_is_shifted_by_its_own_draw_within_4_pixels() -> None:
     for direction in (0, 1):
         counts = torch.bincount(positions[:, direction] - 4, minlength=9)
         assert (counts - 2000 / 9).abs().max() < 4.5 * (2000 / 9 * 8 / 9) ** 0.5
+
+
+def crops(**changed: float) -> torch.Tensor:
+    """Draws of a crop that shows the whole image as it is, but for what is changed."""
+    names = ("mirrored", "area", "shape", "x", "y", "brightness", "contrast", "saturation")
+    whole = dict.fromkeys(names, 0.5) | {"mirrored": 0.9, "area": 1.0} | changed
+    return torch.tensor([[whole[name] for name in names]]).expand(len(IMAGES), DRAWS["crop"])
+
+
+def test_a_crop_of_everything_in_the_same_light_is_the_image() -> None:
+    assert_close(augment(IMAGES, "crop", crops()), IMAGES, atol=1e-5, rtol=1e-5)
+    assert_close(augment(IMAGES, "crop", crops(mirrored=0.1)), IMAGES.flip(3), atol=1e-5, rtol=1e-5)
+
+
+def test_a_crop_shows_a_part_of_the_image() -> None:
+    """Of an image whose left half is marked, crops of the least area at its edges show different shares."""
+    marked = torch.zeros_like(IMAGES)
+    marked[..., :4] = 1
+
+    left, right = (
+        augment(marked, "crop", crops(area=0.0, x=x)).mean().item() for x in (0.0, 0.999)
+    )
+
+    side = LEAST_AREA**0.5
+    assert left == pytest.approx(0.5 / side, abs=0.02)
+    assert right == pytest.approx((side - 0.5) / side, abs=0.02)
+
+
+def test_light_changes_each_image_as_it_is_drawn() -> None:
+    brighter = augment(IMAGES, "crop", crops(brightness=1.0))
+    grey = IMAGES.mean(1, keepdim=True)
+
+    assert_close(brighter - IMAGES, torch.full_like(IMAGES, LIGHT), atol=1e-4, rtol=0)
+    paler = augment(IMAGES, "crop", crops(saturation=0.0))
+    assert_close(paler - grey, (1 - LIGHT) * (IMAGES - grey), atol=1e-4, rtol=0)

@@ -83,6 +83,7 @@ def test_graphs_pass_the_checker_and_share_one_weights_file(bundle: Bundle) -> N
     assert {p.name for p in bundle.folder.iterdir()} == {
         "manifest.json",
         "manifest.json.sha256",
+        "report.html",
         "weights.bin",
         *(f"{name}.onnx" for name in NAMES),
     }

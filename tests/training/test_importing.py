@@ -135,6 +135,19 @@ def test_a_network_of_any_form_answers_as_it_did(form: str, tmp_path: Path) -> N
     assert (logits.argmax(1) == expected.argmax(1)).mean() > 0.95
 
 
+def test_bytes_are_handed_to_a_network_that_takes_them(tmp_path: Path, run: Run) -> None:
+    model = network(4, input_shape=("batch", 8, 8, 3))
+    cast = helper.make_node("Cast", ["input"], ["float"], to=TensorProto.FLOAT)
+    model.graph.node[0].input[0] = "float"
+    model.graph.node.insert(0, cast)
+    model.graph.input[0].type.tensor_type.elem_type = TensorProto.UINT8
+
+    code, out, _ = run(saved(model, tmp_path / "net.onnx"))
+
+    assert code == 0
+    assert "uint8 (N, 8, 8, 3), bytes as they are whatever --mean and --std, gives logits" in out
+
+
 def test_grey_networks_see_red_green_and_blue_as_people_do(tmp_path: Path) -> None:
     shape = numpy_helper.from_array(np.array([0, -1]), "shape")
     mean_and_spread = helper.make_graph(

@@ -244,10 +244,14 @@ def _in_integers(
 ) -> onnx.ModelProto | None:
     """Return a network in 8-bit integers, or say why there is none."""
     try:
-        return quantise(model, images)
+        quantised = quantise(model, images)
     except TrainingError as error:
-        report(f"{name}: stays in float: {error}")
+        report(f"{name} stays in float: {error}")
         return None
+    if any(node.op_type == "QuantizeLinear" for node in quantised.graph.node):
+        return quantised
+    report(f"{name} stays in float: nothing in it would be in 8-bit integers")
+    return None
 
 
 def _scored(written: Sequence[Written], data: Data) -> list[Subnetwork]:

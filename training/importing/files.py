@@ -71,7 +71,13 @@ class Network:
         side, batch = self.side or "?", self.batch or "N"
         dims = (self.channels, side, side) if self.layout == "nchw" else (side, side, self.channels)
         shape = ", ".join(map(str, (batch, *dims)))
-        return f"{self.input!r}, {INPUT_TYPES[self.type]} ({shape})"
+        raw = ", bytes as they are whatever --mean and --std" if self.takes_bytes else ""
+        return f"{self.input!r}, {INPUT_TYPES[self.type]} ({shape}){raw}"
+
+    @property
+    def takes_bytes(self) -> bool:
+        """Whether its images are bytes, which it normalises itself."""
+        return self.type == TensorProto.UINT8
 
 
 def read_network(path: Path, layout: Layout | None) -> Network:

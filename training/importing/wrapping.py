@@ -122,7 +122,7 @@ def _add_input(graph: onnx.GraphProto, network: Network, normalisation: Normalis
         chain.then("MatMul", ("luma", np.array(LUMA, np.float32)[:, np.newaxis]))
     if is_first:  # bytes are moved, not floats
         chain.then("Transpose", perm=[0, 3, 1, 2])
-    if network.type != TensorProto.UINT8:
+    if not network.takes_bytes:
         if network.channels == 3:
             chain.then("Cast", to=TensorProto.FLOAT)
         shape = (-1, 1, 1) if is_first else (-1,)

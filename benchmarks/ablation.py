@@ -1,0 +1,129 @@
+"""What each rule of the scheduler is worth: it is taken away, and the same requests are served again in virtual time.
+
+python -m benchmarks.ablation [--docs docs] [--requests 2000] [--seeds 2]
+"""
+
+import argparse
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from statistics import mean
+from typing import Any
+from unittest.mock import patch
+
+from benchmarks.cases import BASIC, EXTRA, TABLES, Case, Play, correct_per_request
+from benchmarks.documents import table, write_section
+from service.scheduling import forecast, latency, policies
+from service.scheduling.admission import Admission
+from service.scheduling.forecast import Forecast
+from service.scheduling.policies import Anytime, Choice, Outlook
+
+LOADS = (0.1, 0.5, 0.9, 1.5)
+SPECIAL = (
+    *(Case(name, "callers", mix) for name in TABLES for mix in ("25 ms", "5-100 ms")),
+    *(Case(name, "poisson", mix, stalls=True) for name in TABLES for mix in ("25 ms", "5-100 ms")),
+    *(Case(name, "gamma", "5-100 ms", streams=0.3) for name in TABLES),
+)
+GROUPS = ("CPU core", "GPU", "callers", "stalls", "outside", "streams")
+
+Points = Mapping[tuple[Case, float], float]
+
+
+def _keep_the_head(self: Anytime, outlook: Outlook) -> Choice:
+    fastest = self.options[0]
+    most = min(outlook.runnable, fastest.best_size)
+    size = self._latency.largest_batch(fastest.name, most, outlook.head_s, outlook.device)
+    return Choice(fastest.name, max(size, 1))
+
+
+def _count_the_hopeless(self: Admission, place: int, now: float) -> float:
+    return now + self._capacity.until_free_s(now) + place * self._capacity.pace_s(now)
+
+
+RULES: Mapping[str, Sequence[tuple[Any, str, Any]]] = {
+    "arrivals that overtake count": [
+        (Forecast, "overtaking_s", lambda self, slacks_s: [0.0] * len(slacks_s))
+    ],
+    "only the fastest runs where arrivals cannot all be met": [
+        (Anytime, "_can_all_be_met", lambda self, outlook: True)
+    ],
+    "a head that forces small batches is given up": [
+        (Anytime, "_choose_overloaded", _keep_the_head)
+    ],
+    "a batch stops growing at 5 % of gain": [(policies, "EFFICIENT", 1.0)],
+    "64 arrivals prove a rate, and not only 16": [(forecast, "PROOFS", (16,))],
+    "two standard deviations of the arrivals are kept free": [(forecast, "MORE_ARRIVALS", 0.0)],
+    "deadlines that have gone by are no work": [(Admission, "_start_at", _count_the_hopeless)],
+    "the slowdown follows the machine": [
+        (latency, "NOISE_GAIN", 0.0),
+        (latency, "SURPRISE_GAIN", 0.0),
+    ],
+    "a high quantile of a run's length is planned with": [
+        (latency, "INITIAL_SPREAD", 1.0),
+        (latency, "LARGEST_SPREAD", 1.0),
+    ],
+}
+
+
+def group_of(case: Case) -> str:
+    """Return the column that a case belongs to."""
+    if case.arrivals == "callers":
+        return "callers"
+    if case.stalls:
+        return "stalls"
+    if case.streams:
+        return "streams"
+    return "outside" if case.overhead_s else case.table
+
+
+def measure(rule: str | None, *, requests: int, seeds: int) -> Points:
+    """Return the correct answers in time of each case and load, in points of all requests, without a rule."""
+    with ExitStack() as undo:
+        for owner, name, other in RULES[rule] if rule else ():
+            undo.enter_context(patch.object(owner, name, other))
+        return {
+            (case, load): mean(
+                100 * correct_per_request(Play(case, load, requests, seed))
+                for seed in range(1, seeds + 1)
+            )
+            for case in (*BASIC, *EXTRA, *SPECIAL)
+            for load in LOADS
+        }
+
+
+def row_of(rule: str, without: Points, complete: Points) -> list[str]:
+    """Return what a rule is worth in each group: in the mean, and at worst and best."""
+    worth = defaultdict[str, list[float]](list)
+    for (case, load), points in complete.items():
+        worth[group_of(case)].append(points - without[case, load])
+    return [
+        rule,
+        *(
+            f"{mean(worth[group]):+.2f} ({min(worth[group]):+.1f} to {max(worth[group]):+.1f})"
+            for group in GROUPS
+        ),
+    ]
+
+
+def main() -> None:
+    """Measure every rule; print the table, or put it in its place in the documents."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--docs", type=Path, help="the folder whose scheduling.md is to be updated")
+    parser.add_argument("--requests", type=int, default=2000, help="in each run")
+    parser.add_argument("--seeds", type=int, default=2)
+    options = parser.parse_args()
+    complete = measure(None, requests=options.requests, seeds=options.seeds)
+    rows = []
+    for rule in RULES:
+        without = measure(rule, requests=options.requests, seeds=options.seeds)
+        rows.append(row_of(rule, without, complete))
+        print(" | ".join(rows[-1]), flush=True)
+    if options.docs:
+        write_section(options.docs / "scheduling.md", "ablation", table(["rule", *GROUPS], rows))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,104 @@
+"""What was read from connections and waits for its turn, so that a flood costs no timely request its answer.
+
+A loop that handles whatever it reads writes no reply meanwhile. Here each look at the sockets handles a few requests, and
+replies go out between looks. Requests are taken in their order and those whose time is over are shed; where so many wait
+that the last would be late, the newest goes first, which has most of its deadline before it. What waits is bounded by the
+connections, whose clients send nothing more.
+"""
+
+import asyncio
+import time
+from collections import OrderedDict
+from typing import Protocol
+
+A_LOOK = 4  # requests handled before replies are written: a millisecond
+SHEDS_A_LOOK = 16  # beside them, which take as long
+COST_GAIN = 0.05  # of the way to what handling the last request took
+
+
+class Reader(Protocol):
+    """A connection."""
+
+    def read(self, data: bytes, arrived_at: float, *, is_lost: bool) -> None:
+        """Handle what has come over it, at that instant; shed what would be classified if that is lost."""
+
+
+class Outlook(Protocol):
+    """What a front expects of a request like the one before it."""
+
+    def is_lost(self, arrived_at: float, now: float) -> bool:
+        """Say whether it can be answered no more, having arrived then."""
+
+    def half_deadline_s(self) -> float:
+        """Return half of its deadline."""
+
+
+class Inbox:
+    """What has been read and is not handled yet. To be made and used on one event loop.
+
+    Args:
+        outlook: says what is worth its time.
+    """
+
+    def __init__(self, outlook: Outlook) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._outlook = outlook
+        self._waiting: OrderedDict[Reader, tuple[bytes, float]] = OrderedDict()
+        self._looked = 0  # handled in this look
+        self._is_scheduled = False
+        self._looked_at = 0.0
+        self._was_left = False  # whether the look before has left some waiting
+        self._cost_s = 0.0  # of a request, while others wait
+
+    def __len__(self) -> int:
+        """Return how many connections have something here."""
+        return len(self._waiting)
+
+    def offer(self, reader: Reader, data: bytes, arrived_at: float) -> None:
+        """Handle what has come over a connection, now or in its turn."""
+        if reader in self._waiting:
+            before, arrived_at = self._waiting[reader]
+            self._waiting[reader] = before + data, arrived_at
+        elif self._waiting or self._looked >= A_LOOK:
+            self._waiting[reader] = data, arrived_at
+        else:
+            self._handle(reader, data, arrived_at, is_lost=False)
+        if not self._is_scheduled:
+            self._is_scheduled = True
+            self._loop.call_soon(self._look)
+
+    def handle_now(self, reader: Reader) -> None:
+        """Handle what waits of a connection from which nothing more comes."""
+        waiting = self._waiting.pop(reader, None)
+        if waiting is not None:
+            reader.read(*waiting, is_lost=False)
+
+    def forget(self, reader: Reader) -> None:
+        """Drop what waits of a connection that is gone."""
+        self._waiting.pop(reader, None)
+
+    def _look(self) -> None:
+        """Handle some of what waits."""
+        self._is_scheduled = False
+        begun_at = time.monotonic()
+        if self._was_left:  # since the look before, nothing but its requests took time
+            took_s = (begun_at - self._looked_at) / self._looked
+            self._cost_s += COST_GAIN * (took_s - self._cost_s)
+        self._looked, self._looked_at = 0, begun_at
+        is_crowded = len(self._waiting) * self._cost_s > self._outlook.half_deadline_s()
+        sheds = 0
+        while self._waiting and self._looked - sheds < A_LOOK and sheds < SHEDS_A_LOOK:
+            _, oldest_at = next(iter(self._waiting.values()))
+            is_lost = self._outlook.is_lost(oldest_at, time.monotonic())
+            takes_newest = is_crowded and not is_lost
+            reader, (data, arrived_at) = self._waiting.popitem(last=takes_newest)
+            self._handle(reader, data, arrived_at, is_lost=is_lost)
+            sheds += is_lost
+        self._was_left = bool(self._waiting)
+        if self._was_left:
+            self._is_scheduled = True
+            self._loop.call_soon(self._look)
+
+    def _handle(self, reader: Reader, data: bytes, arrived_at: float, *, is_lost: bool) -> None:
+        self._looked += 1
+        reader.read(data, arrived_at, is_lost=is_lost)

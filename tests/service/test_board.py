@@ -1,0 +1,55 @@
+"""The page of memory that the server's processes share."""
+
+import resource
+
+import pytest
+
+from service import board as places
+from service.board import Board
+
+
+def test_every_process_sees_what_one_of_them_writes() -> None:
+    engine = Board.create(2)
+    front = Board(engine.descriptor)  # the same memory, mapped once more
+
+    engine.publish(3, [1.5, 2.5])
+    front.set(1, places.CONNECTIONS, 7)
+
+    assert front.fronts == 2
+    assert front.published(3) == [1.5, 2.5]
+    assert engine.get(1, places.CONNECTIONS) == engine.total(places.CONNECTIONS) == 7
+
+
+def test_the_load_of_another_bundle_is_none() -> None:
+    board = Board.create(1)
+    assert not board.has_engine
+
+    board.publish(3, [1.0, 2.0, 3.0])
+    board.publish(4, [5.0])
+
+    assert board.has_engine
+    assert board.published(3) is None
+    assert board.published(4) == [5.0]
+
+
+def test_what_a_front_wrote_goes_with_it_and_no_others() -> None:
+    board = Board.create(3)
+    for front in range(3):
+        board.set(front, places.HANDLED, 10 + front)
+        board.set(front, places.BEAT_AT, 1.0)
+
+    board.clear(1)
+
+    assert [board.get(front, places.HANDLED) for front in range(3)] == [10, 0, 12]
+    assert board.total(places.HANDLED) == 22
+    assert board.beat_at(1) == 0
+
+
+def test_memory_that_cannot_be_had_is_told_at_the_start() -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, hard))
+    try:
+        with pytest.raises(OSError, match="too large"):
+            Board.create(1)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))

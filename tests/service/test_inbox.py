@@ -1,0 +1,114 @@
+import asyncio
+from collections.abc import Callable
+
+import pytest
+
+from service.front.inbox import A_LOOK, SHEDS_A_LOOK, Inbox
+
+pytestmark = pytest.mark.anyio
+
+
+class Flood:
+    """Connections whose requests are lost if they arrived before an instant, in an inbox that says what became of each."""
+
+    def __init__(self, lost_before: float = 0.0, half_deadline_s: float = 1e9) -> None:
+        self.lost_before = lost_before
+        self._half_deadline_s = half_deadline_s
+        self.inbox = Inbox(self)
+        self.handled: list[tuple[bytes, bool]] = []
+
+    def is_lost(self, arrived_at: float, now: float) -> bool:
+        return arrived_at < self.lost_before
+
+    def half_deadline_s(self) -> float:
+        return self._half_deadline_s
+
+    def connection(self, then: Callable[[], None] = lambda: None) -> "Client":
+        return Client(self, then)
+
+    def names(self) -> list[int]:
+        return [int(data) for data, _ in self.handled]
+
+
+class Client:
+    def __init__(self, flood: Flood, then: Callable[[], None]) -> None:
+        self._flood = flood
+        self._then = then
+
+    def read(self, data: bytes, arrived_at: float, *, is_lost: bool) -> None:
+        self._flood.handled.append((data, is_lost))
+        self._then()
+
+
+async def look() -> None:
+    await asyncio.sleep(0)
+
+
+async def test_a_request_alone_is_handled_at_once() -> None:
+    flood = Flood()
+
+    flood.inbox.offer(flood.connection(), b"0", 1.0)
+
+    assert flood.handled == [(b"0", False)]
+
+
+async def test_a_look_handles_a_few_and_replies_go_out_before_the_next() -> None:
+    flood = Flood()
+    for n in range(3 * A_LOOK):
+        flood.inbox.offer(flood.connection(), b"%d" % n, 1.0)
+
+    assert len(flood.handled) == A_LOOK
+    await look()
+    assert len(flood.handled) == 2 * A_LOOK
+    await look()
+    assert flood.names() == list(range(3 * A_LOOK))
+    assert len(flood.inbox) == 0
+
+
+async def test_what_is_lost_is_shed_beside_what_is_handled() -> None:
+    flood = Flood(lost_before=2.0)
+    for n in range(A_LOOK):
+        flood.inbox.offer(flood.connection(), b"%d" % n, 3.0)
+    for n in range(SHEDS_A_LOOK):
+        flood.inbox.offer(flood.connection(), b"%d" % n, 1.0)
+    flood.inbox.offer(flood.connection(), b"99", 3.0)
+    await look()
+    await look()
+
+    assert [is_lost for _, is_lost in flood.handled[A_LOOK:]] == [True] * SHEDS_A_LOOK + [False]
+
+
+async def test_where_the_last_would_be_late_the_newest_goes_first() -> None:
+    flood = Flood(half_deadline_s=0.0)
+    for n in range(4 * A_LOOK):
+        flood.inbox.offer(flood.connection(), b"%d" % n, 1.0)
+    await look()  # what a request costs is known from here on
+    await look()
+
+    assert flood.names()[2 * A_LOOK] == 4 * A_LOOK - 1
+
+
+async def test_more_of_what_waits_is_put_to_it() -> None:
+    flood = Flood()
+    for n in range(A_LOOK):
+        flood.inbox.offer(flood.connection(), b"%d" % n, 1.0)
+    slow = flood.connection()
+    flood.inbox.offer(slow, b"1", 1.0)
+    flood.inbox.offer(slow, b"2", 2.0)
+    await look()
+
+    assert flood.handled[-1] == (b"12", False)
+
+
+async def test_a_connection_that_has_gone_is_forgotten_and_one_that_ends_is_handled() -> None:
+    flood = Flood()
+    for n in range(A_LOOK):
+        flood.inbox.offer(flood.connection(), b"%d" % n, 1.0)
+    gone, ended = flood.connection(), flood.connection()
+    flood.inbox.offer(gone, b"77", 1.0)
+    flood.inbox.offer(ended, b"88", 1.0)
+    flood.inbox.forget(gone)
+    flood.inbox.handle_now(ended)
+    await look()
+
+    assert flood.names()[A_LOOK:] == [88]
