@@ -106,10 +106,15 @@ class ServerProcess:
         _, stderr = self.process.communicate(timeout=60)
         return self.process.returncode, stderr
 
-    def close(self) -> None:
-        """Make sure that nothing is left."""
+    def close_clients(self) -> None:
+        """Have the next requests make connections of their own."""
         for client in self._clients.values():
             client.close()
+        self._clients.clear()
+
+    def close(self) -> None:
+        """Make sure that nothing is left."""
+        self.close_clients()
         self.process.kill()
         self.process.communicate()
 

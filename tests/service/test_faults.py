@@ -1,0 +1,152 @@
+"""Processes of the server that die: what its clients see of it, and what it counts afterwards.
+
+One server of two fronts serves all tests, in their order: after each it is whole again, after the last it is gone.
+"""
+
+import os
+import signal
+import socket
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from select import select
+
+import httpx
+import pytest
+
+from tests.server import ServerProcess, started
+
+CLIENTS = 4
+BROKEN = 0  # the connection was
+
+
+@pytest.fixture(scope="module")
+def pair() -> Iterator[ServerProcess]:
+    """A server of two fronts."""
+    with started({"fronts": 2, "max_batch": 2}) as server:
+        server.wait_for("ready")
+        yield server
+
+
+def fresh(server: ServerProcess) -> httpx.Client:
+    """Return a client with a connection of its own, at whichever front takes it."""
+    return httpx.Client(base_url=server.client.base_url, timeout=60)
+
+
+@contextmanager
+def load(server: ServerProcess, jpeg: bytes) -> Iterator[Counter[int]]:
+    """Ask without a pause, from several clients, and keep a ledger of how each request ended."""
+    ledger: Counter[int] = Counter()
+    over, begun, lock = threading.Event(), threading.Event(), threading.Lock()
+
+    def ask() -> None:
+        client = fresh(server)
+        while not over.is_set():
+            try:
+                fate = client.post("/classify?deadline_ms=60000", content=jpeg).status_code
+            except httpx.TransportError:
+                fate = BROKEN
+                client.close()
+                client = fresh(server)
+            with lock:
+                ledger[fate] += 1
+                if ledger[200] > 4 * CLIENTS:
+                    begun.set()
+        client.close()
+
+    clients = [threading.Thread(target=ask) for _ in range(CLIENTS)]
+    for each in clients:
+        each.start()
+    try:
+        assert begun.wait(60)
+        yield ledger
+    finally:
+        over.set()
+        for each in clients:
+            each.join()
+
+
+def wait_until_ready(server: ServerProcess) -> None:
+    """Return once new connections are told that the server is ready."""
+    ready = False
+    while not ready:
+        with fresh(server) as client:
+            try:
+                ready = client.get("/health/ready").status_code == 200
+            except httpx.TransportError:
+                continue
+
+
+def test_a_label_is_taken_by_whichever_front_it_comes_to(pair: ServerProcess, jpeg: bytes) -> None:
+    for n in range(8):
+        with fresh(pair) as one, fresh(pair) as other:
+            answer = one.post("/classify?deadline_ms=60000", content=jpeg).json()
+            label = {"request_id": answer["request_id"], "label": answer["label"]}
+            assert other.post("/feedback", json=label).json()["is_right"], n
+
+
+def test_a_front_that_is_killed_breaks_its_own_connections_alone_and_is_started_again(
+    pair: ServerProcess, jpeg: bytes
+) -> None:
+    before = pair.requests_by_outcome()
+    pair.close_clients()  # of which the victim may have one
+    victim, other = pair.parts("front")
+
+    with load(pair, jpeg) as ledger:
+        os.kill(victim, signal.SIGKILL)
+        assert pair.wait_for("process_died")["exit_code"] == -signal.SIGKILL
+        while len(pair.parts("front")) < 2:
+            pass
+
+    assert other in pair.parts("front")
+    assert set(ledger) <= {200, BROKEN}
+    assert ledger[BROKEN] <= CLIENTS
+    wait_until_ready(pair)
+    after = pair.requests_by_outcome()
+    counted = sum(after.values()) - sum(before.values())
+    assert ledger[200] - 20 <= counted <= ledger.total()  # a front tells at least every 20 ms
+
+
+def test_an_engine_that_is_killed_is_started_again_and_every_request_has_one_fate(
+    pair: ServerProcess, jpeg: bytes
+) -> None:
+    wait_until_ready(pair)
+    (victim,) = pair.parts("engine")
+    fronts = pair.parts("front")
+    descriptors = Path(f"/proc/{pair.process.pid}/fd")
+    held = len(list(descriptors.iterdir()))
+
+    with load(pair, jpeg) as ledger:
+        os.kill(victim, signal.SIGKILL)
+        assert pair.wait_for("process_died")["process"] == "engine"
+        for path in ("/health/ready", "/metrics", "/subnetworks"):
+            reply = pair.client.get(path)
+            assert reply.status_code == 503
+            assert reply.json()["type"] == "/problems/not-ready"
+        assert pair.client.get("/health/live").status_code == 200
+        pair.wait_for("ready")
+
+    assert pair.parts("front") == fronts
+    assert set(ledger) == {200, 503}
+    counts = pair.requests_by_outcome()
+    assert counts["refused"] == ledger[503]
+    assert (
+        0 < counts["in_time"] < ledger[200]
+    )  # those that the engine before has answered went with it
+    assert pair.client.get("/health/ready").status_code == 200
+    assert len(list(descriptors.iterdir())) == held
+
+
+def test_the_processes_end_by_themselves_when_the_supervisor_is_killed(pair: ServerProcess) -> None:
+    address = pair.address
+    parts = [os.pidfd_open(pid) for pid in (*pair.parts("engine"), *pair.parts("front"))]
+
+    pair.process.kill()
+
+    for each in parts:
+        assert select([each], [], [], 60)[0]  # it has ended
+        os.close(each)
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(address, timeout=60)
