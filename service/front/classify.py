@@ -17,9 +17,10 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from model.images import Pixels
-from service.front.engine_client import Answered, Served
+from service.front.engine_client import Answered
 from service.front.front import Front
 from service.front.problem_replies import render
+from service.front.served import Served
 from service.front.traces import trace_answer, trace_problem
 from service.front.uploads import Upload, read_upload
 from service.hop import Ask, Record

@@ -154,9 +154,9 @@ class Connection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Stop the work for a client that has gone."""
+        self._front.inbox.handle_now(self)  # what it sent is accounted for
         self._server_state.connections.discard(self)
         self._connections.remove(self)
-        self._front.inbox.forget(self)
         self._is_deaf = True
         self._writable.set()
         while self._exchanges:

@@ -15,9 +15,10 @@ from service import board as places
 from service.board import Board
 from service.front.bodies import Bodies
 from service.front.connections import Connections
-from service.front.engine_client import EngineClient, Served
+from service.front.engine_client import EngineClient
 from service.front.images import ImageDecoder
 from service.front.inbox import Inbox
+from service.front.served import Served
 from service.hop import ServedBundle
 from service.observability.log import RequestLog
 from service.outcomes import Outcome

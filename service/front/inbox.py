@@ -68,14 +68,10 @@ class Inbox:
             self._loop.call_soon(self._look)
 
     def handle_now(self, reader: Reader) -> None:
-        """Handle what waits of a connection from which nothing more comes."""
+        """Handle what waits of a connection from which nothing more comes, or that has gone."""
         waiting = self._waiting.pop(reader, None)
         if waiting is not None:
             reader.read(*waiting, is_lost=False)
-
-    def forget(self, reader: Reader) -> None:
-        """Drop what waits of a connection that is gone."""
-        self._waiting.pop(reader, None)
 
     def _look(self) -> None:
         """Handle some of what waits."""

@@ -100,14 +100,12 @@ async def test_more_of_what_waits_is_put_to_it() -> None:
     assert flood.handled[-1] == (b"12", False)
 
 
-async def test_a_connection_that_has_gone_is_forgotten_and_one_that_ends_is_handled() -> None:
+async def test_what_waits_of_a_connection_that_ends_is_handled() -> None:
     flood = Flood()
     for n in range(A_LOOK):
         flood.inbox.offer(flood.connection(), b"%d" % n, 1.0)
-    gone, ended = flood.connection(), flood.connection()
-    flood.inbox.offer(gone, b"77", 1.0)
+    ended = flood.connection()
     flood.inbox.offer(ended, b"88", 1.0)
-    flood.inbox.forget(gone)
     flood.inbox.handle_now(ended)
     await look()
 

@@ -1,0 +1,108 @@
+"""The bundle that the engine serves, as a front needs it."""
+
+import time
+from collections.abc import Callable
+from math import inf
+
+from model.bundle import Manifest
+from model.preprocessing import Preprocessing
+from service.board import Board
+from service.front.images import ImageDecoder
+from service.hop import ServedBundle, ServedSubnetwork
+from service.scheduling.published import Published
+from service.schemas import QueryParser
+from service.settings import Settings
+
+LOOK_EVERY_S = 0.0002  # at the board: to read it takes 10 µs
+
+
+class Served:
+    """The bundle that the engine serves, as a front needs it.
+
+    A request enters it (``with served:``) before its image is decoded and leaves it with its answer: one bundle decodes
+    it, runs it and names its labels, and the engine ends one that was replaced after its last request.
+    """
+
+    def __init__(
+        self,
+        document: ServedBundle,
+        settings: Settings,
+        board: Board,
+        open_decoder: Callable[[Preprocessing], ImageDecoder],
+        on_empty: Callable[[], None],
+    ) -> None:
+        self.generation = document["generation"]
+        self.device = document["device"]
+        self.manifest: Manifest = Manifest.model_validate_json(document["manifest"])
+        self.bundle_name = {"name": self.manifest.name, "digest": document["digest"]}
+        self.subnetworks: list[ServedSubnetwork] = document["subnetworks"]
+        self._places = {each["name"]: place for place, each in enumerate(self.subnetworks)}
+        self.parse_query = QueryParser(
+            settings, subnetworks=list(self._places), classes=len(self.manifest.labels)
+        )
+        self.decoder = open_decoder(self.manifest.preprocessing)
+        self._board = board
+        self._on_empty = on_empty
+        self._requests = 0
+        self._is_replaced = False
+        self._clock = time.monotonic
+        self._left_at = self._looked_at = -inf
+        self._load: Published | None = None
+
+    def __enter__(self) -> None:
+        """Let a request in."""
+        self._requests += 1
+
+    def __exit__(self, *raised: object) -> None:
+        """Let it out."""
+        self._requests -= 1
+        self._left_at = self._clock()
+        if not self._requests:
+            self._emptied()
+
+    def replaced(self) -> None:
+        """Let no other request in, and end with the last one."""
+        self._is_replaced = True
+        if self.is_empty:
+            self._emptied()
+
+    def _emptied(self) -> None:
+        if self._is_replaced:
+            self.decoder.close()
+        self._on_empty()
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The subnetworks, in the bundle's order."""
+        return tuple(self._places)
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether no request is in it."""
+        return not self._requests
+
+    def is_alone_since(self, arrived_at: float, unread: int) -> bool:
+        """Say whether the one request that is in it has shared this front with no other since it arrived.
+
+        Args:
+            arrived_at: when it did.
+            unread: requests that were read and whose handling has not begun.
+        """
+        return self._requests == 1 and not unread and self._left_at <= arrived_at
+
+    def place_of(self, subnetwork: str | None) -> int:
+        """Return the place of a subnetwork in what the engine publishes; 0 is any."""
+        return 0 if subnetwork is None else 1 + self._places[subnetwork]
+
+    def place_in_list(self, subnetwork: str | None) -> int | None:
+        """Return the place of a subnetwork in the bundle's list."""
+        return None if subnetwork is None else self._places[subnetwork]
+
+    def load(self) -> Published | None:
+        """Return what the engine shows of its load; None while it shows that of another bundle."""
+        now = self._clock()
+        if now - self._looked_at > LOOK_EVERY_S:
+            self._looked_at = now
+            row = self._board.published(self.generation)
+            self._load = None if row is None else Published.from_floats(row)
+        return self._load
