@@ -37,8 +37,8 @@ def _keep_the_head(self: Anytime, outlook: Outlook) -> Choice:
     return Choice(fastest.name, max(size, 1))
 
 
-def _count_the_hopeless(self: Admission, place: int, now: float) -> float:
-    return now + self._capacity.until_free_s(now) + place * self._capacity.pace_s(now)
+def _count_the_hopeless(self: Admission, place: int, free_at: float, pace_s: float) -> float:
+    return free_at + place * pace_s
 
 
 RULES: Mapping[str, Sequence[tuple[Any, str, Any]]] = {

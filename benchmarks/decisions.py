@@ -1,46 +1,55 @@
-"""The cost of a decision with many requests waiting: `python -m benchmarks.decisions`."""
+"""The cost of a decision, and of what fronts are told: `python -m benchmarks.decisions`."""
 
 from random import Random
 from statistics import median
 from time import perf_counter
 
-from benchmarks.cases import TABLES
+from benchmarks.cases import TABLES, Table
 from benchmarks.workloads import MIXES_S
 from service.scheduling.latency import LatencyModel
 from service.scheduling.requests import Request, Run
 from service.scheduling.scheduler import Scheduler
 
-WAITING = 1000
+WAITING = (1, 1000)
 DECISIONS = 2000
 STRETCH = 40  # deadlines are so much longer than the mix that 1,000 waiting can be met
 
 
 def main() -> None:
-    """Print the median cost of admitting a request and of choosing a run."""
-    print(
-        f"median of {DECISIONS} with {WAITING} waiting: table, deadlines, admit µs, next_action µs"
-    )
+    """Print the median costs with one request waiting and with many."""
+    print(f"median of {DECISIONS}, in µs: table, deadlines, waiting; admit, next_action, publish")
     for name, table in TABLES.items():
         for mix, deadlines_s in MIXES_S.items():
-            latency = LatencyModel(table.profile())
-            scheduler = Scheduler(table.candidates(), latency, max_batch=table.max_batch)
-            rng, now = Random(1), 0.0
-            admit_s: list[float] = []
-            choose_s: list[float] = []
-            while len(choose_s) < DECISIONS:
-                while len(scheduler) < WAITING:
-                    request = Request(now, now + STRETCH * rng.choice(deadlines_s))
-                    begun_at = perf_counter()
-                    scheduler.admit(request, now)
-                    admit_s.append(perf_counter() - begun_at)
-                begun_at = perf_counter()
-                action = scheduler.next_action(now)
-                choose_s.append(perf_counter() - begun_at)
-                assert isinstance(action, Run)  # nobody asks to be refused
-                now += latency.typical_s(action.subnetwork, len(action.batch))
-                scheduler.finished(action, now)
-            costs = (median(admit_s[WAITING:]), median(choose_s))
-            print(f"{name:12s} {mix:9s} {costs[0] * 1e6:5.1f} {costs[1] * 1e6:5.1f}")
+            for waiting in WAITING:
+                costs_us = measure(table, deadlines_s, waiting)
+                cells = " ".join(f"{cost_us:6.1f}" for cost_us in costs_us)
+                print(f"{name:9s} {mix:9s} {waiting:5d} {cells}", flush=True)
+
+
+def measure(table: Table, deadlines_s: tuple[float, ...], waiting: int) -> tuple[float, ...]:
+    """Return what it costs to admit a request, to choose a run, and to publish, so many waiting."""
+    latency = LatencyModel(table.profile())
+    scheduler = Scheduler(table.candidates(), latency, max_batch=table.max_batch)
+    rng, now = Random(1), 0.0
+    admit_s: list[float] = []
+    choose_s: list[float] = []
+    publish_s: list[float] = []
+    while len(choose_s) < DECISIONS:
+        while len(scheduler) < waiting:
+            request = Request(now, now + STRETCH * rng.choice(deadlines_s))
+            begun_at = perf_counter()
+            scheduler.admit(request, now)
+            admit_s.append(perf_counter() - begun_at)
+        begun_at = perf_counter()
+        scheduler.admission.publish(now).to_floats()
+        published_at = perf_counter()
+        action = scheduler.next_action(now)
+        choose_s.append(perf_counter() - published_at)
+        publish_s.append(published_at - begun_at)
+        assert isinstance(action, Run)  # nobody asks to be shed
+        now += latency.typical_s(action.subnetwork, len(action.batch))
+        scheduler.finished(action, now)
+    return tuple(1e6 * median(each) for each in (admit_s[waiting:], choose_s, publish_s))
 
 
 if __name__ == "__main__":

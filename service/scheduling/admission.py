@@ -103,9 +103,11 @@ class Admission:
 
     def chance(self, deadline_at: float, subnetwork: str | None, now: float) -> Chance:
         """Return what a request can expect that comes now."""
-        drain_s = self._drain_s(now)
+        free_at = now + self._capacity.until_free_s(now)
+        pace_s = self._capacity.pace_s(now)
+        drain_s = self.waiting * pace_s + free_at - now
         return Chance(
-            start_at=self._start_at(self._queue.place_of(deadline_at), now),
+            start_at=self._start_at(self._queue.place_of(deadline_at), free_at, pace_s),
             late_start_at=now + drain_s / self._capacity.idle_fraction(now),
             run_s=self.least_s(subnetwork),
             idle_s=self.idle_s(subnetwork),
@@ -146,13 +148,14 @@ class Admission:
         places = _spread(len(self._queue))
         names = (None, *self._latency.subnetworks)
         padding = (inf,) * (STEPS - len(places))
-        drain_s = self._drain_s(now)
+        free_at = now + self._capacity.until_free_s(now)
+        pace_s, drain_s = self._capacity.pace_s(now), self._drain_s(now)
         return Published(
             due_at=(*(self._queue.deadlines[place] for place in places), *padding),
             # Of the requests between two deadlines all are taken to be due after a new one.
             start_at=(
-                self._start_at(0, now),
-                *(self._start_at(place + 1, now) for place in places),
+                free_at,
+                *(self._start_at(place + 1, free_at, pace_s) for place in places),
                 *padding,
             ),
             pace_s=self._capacity.unread_pace_s(now),
@@ -173,13 +176,12 @@ class Admission:
             return inf
         return self._queue.last.deadline_at if self._queue else -inf
 
-    def _start_at(self, place: int, now: float) -> float:
+    def _start_at(self, place: int, free_at: float, pace_s: float) -> float:
         """Return when a request could start behind so many that wait: once they are done, or no longer can be."""
-        free_at = now + self._capacity.until_free_s(now)
         if not place:
             return free_at
         hopeless_at = self._queue.deadlines[place - 1] - self._latency.reserve_s
-        return max(free_at, min(free_at + place * self._capacity.pace_s(now), hopeless_at))
+        return max(free_at, min(free_at + place * pace_s, hopeless_at))
 
     def _drain_s(self, now: float) -> float:
         """Return when the requests that wait should be done, in seconds from now."""

@@ -136,6 +136,8 @@ class Capacity:
 
     def busy_s(self, now: float) -> float:
         """Return the seconds of work that the runs under way still have before them."""
+        if not self._in_flight:
+            return 0.0
         return sum(max(end_at - now, 0.0) for end_at in self._in_flight.values())
 
     def pace_s(self, now: float) -> float:

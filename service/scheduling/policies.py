@@ -29,7 +29,7 @@ class Candidate:
     accuracy: float
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen: to make one costs a third
 class Outlook:
     """What a policy knows of the load.
 
