@@ -213,7 +213,7 @@ class Load:
         try:
             answer = self._ask(self._rng.choice(self._images), deadline_ms=25, top_k=2)
         except httpx.HTTPStatusError as error:
-            if error.response.status_code not in (503, 504):
+            if error.response.status_code not in (422, 503, 504):
                 raise
         else:
             self._label(answer, answer["top"][1]["label"])
