@@ -1,9 +1,8 @@
 """What was read from connections and waits for its turn, so that a flood costs no timely request its answer.
 
-A loop that handles whatever it reads writes no reply meanwhile. Here each look at the sockets handles a few requests, and
-replies go out between looks. Requests are taken in their order and those whose time is over are shed; where so many wait
-that the last would be late, the newest goes first, which has most of its deadline before it. What waits is bounded by the
-connections, whose clients send nothing more.
+A loop that handles whatever it reads writes no reply meanwhile. Here each look at the sockets handles a few requests, in
+their order, and replies go out between looks. Where so many wait that one more would be late, that one is shed at once, so
+that its client may ask elsewhere, and so are those whose time is over; both a few a look.
 """
 
 import asyncio
@@ -44,7 +43,7 @@ class Inbox:
         self._loop = asyncio.get_running_loop()
         self._outlook = outlook
         self._waiting: OrderedDict[Reader, tuple[bytes, float]] = OrderedDict()
-        self._looked = 0  # handled in this look
+        self._looked = self._sheds = 0  # handled, and shed, in this look
         self._is_scheduled = False
         self._looked_at = 0.0
         self._was_left = False  # whether the look before has left some waiting
@@ -59,6 +58,8 @@ class Inbox:
         if reader in self._waiting:
             before, arrived_at = self._waiting[reader]
             self._waiting[reader] = before + data, arrived_at
+        elif self._is_crowded() and self._sheds < SHEDS_A_LOOK:
+            self._handle(reader, data, arrived_at, is_lost=True)
         elif self._waiting or self._looked >= A_LOOK:
             self._waiting[reader] = data, arrived_at
         else:
@@ -78,23 +79,29 @@ class Inbox:
         self._is_scheduled = False
         begun_at = time.monotonic()
         if self._was_left:  # since the look before, nothing but its requests took time
-            took_s = (begun_at - self._looked_at) / self._looked
+            took_s = (begun_at - self._looked_at) / max(self._looked, 1)
             self._cost_s += COST_GAIN * (took_s - self._cost_s)
-        self._looked, self._looked_at = 0, begun_at
-        is_crowded = len(self._waiting) * self._cost_s > self._outlook.half_deadline_s()
-        sheds = 0
-        while self._waiting and self._looked - sheds < A_LOOK and sheds < SHEDS_A_LOOK:
+        self._looked, self._looked_at, self._sheds = 0, begun_at, 0
+        while self._waiting and self._looked < A_LOOK and self._sheds < SHEDS_A_LOOK:
             _, oldest_at = next(iter(self._waiting.values()))
             is_lost = self._outlook.is_lost(oldest_at, time.monotonic())
-            takes_newest = is_crowded and not is_lost
-            reader, (data, arrived_at) = self._waiting.popitem(last=takes_newest)
+            reader, (data, arrived_at) = self._waiting.popitem(last=False)
             self._handle(reader, data, arrived_at, is_lost=is_lost)
-            sheds += is_lost
+        while self._is_crowded() and self._sheds < SHEDS_A_LOOK:
+            reader, (data, arrived_at) = self._waiting.popitem(last=True)
+            self._handle(reader, data, arrived_at, is_lost=True)
         self._was_left = bool(self._waiting)
         if self._was_left:
             self._is_scheduled = True
             self._loop.call_soon(self._look)
 
+    def _is_crowded(self) -> bool:
+        """Say whether one more would be late behind those that wait."""
+        return len(self._waiting) * self._cost_s > self._outlook.half_deadline_s() / 2
+
     def _handle(self, reader: Reader, data: bytes, arrived_at: float, *, is_lost: bool) -> None:
-        self._looked += 1
+        if is_lost:
+            self._sheds += 1
+        else:
+            self._looked += 1
         reader.read(data, arrived_at, is_lost=is_lost)

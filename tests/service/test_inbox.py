@@ -78,14 +78,18 @@ async def test_what_is_lost_is_shed_beside_what_is_handled() -> None:
     assert [is_lost for _, is_lost in flood.handled[A_LOOK:]] == [True] * SHEDS_A_LOOK + [False]
 
 
-async def test_where_the_last_would_be_late_the_newest_goes_first() -> None:
+async def test_where_one_more_would_be_late_it_is_shed_at_once() -> None:
     flood = Flood(half_deadline_s=0.0)
-    for n in range(4 * A_LOOK):
+    for n in range(3 * A_LOOK):
         flood.inbox.offer(flood.connection(), b"%d" % n, 1.0)
     await look()  # what a request costs is known from here on
     await look()
+    flood.handled.clear()
+    for n in range(A_LOOK + 1):
+        flood.inbox.offer(flood.connection(), b"%d" % n, 1.0)
+    flood.inbox.offer(flood.connection(), b"99", 1.0)
 
-    assert flood.names()[2 * A_LOOK] == 4 * A_LOOK - 1
+    assert flood.handled[-1] == (b"99", True)
 
 
 async def test_more_of_what_waits_is_put_to_it() -> None:
