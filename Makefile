@@ -80,7 +80,7 @@ $(VENV)/.serve: pyproject.toml $(LOCKS)/build.txt $(LOCKS)/$(RUNTIME).txt
 # torch alone is not in the lock: which build of it fits is the machine's to choose, so that pyproject.toml pins its version.
 $(VENV)/.dev: $(VENV)/.serve $(LOCKS)/dev.txt
 	$(BIN)/pip install --quiet --require-hashes --requirement $(LOCKS)/dev.txt
-	$(BIN)/pip install --quiet --no-build-isolation --editable '.[$(RUNTIME),traces,train,dev]'
+	$(BIN)/pip install --quiet --no-build-isolation --editable '.[$(RUNTIME),traces,grpc,train,dev]'
 	@touch $@
 
 $(VENV)/.audit: $(VENV)/.serve $(LOCKS)/audit.txt

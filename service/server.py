@@ -262,6 +262,8 @@ def serve(settings: Settings) -> int:
         log.info("start", version=__version__, settings=told)
         try:
             _check_traces(settings)
+
+            _check_grpc(settings)
             listeners = listen(settings.host, settings.port)
         except SettingsError as error:
             return _fail(str(error), 2)
@@ -291,6 +293,24 @@ async def _run(
 def default_fronts() -> int:
     """Return how many fronts the cores at hand are worth."""
     return max(cores() // 2, 1)
+
+
+def _check_grpc(settings: Settings) -> None:
+    """See to it that gRPC can be served if it is wanted; each front listens on its port by itself.
+
+    Raises:
+        SettingsError: gRPC is not installed.
+        OSError: its port cannot be listened on.
+    """
+    if not settings.grpc_port:
+        return
+    if find_spec("grpc") is None:
+        raise SettingsError(
+            f"ANYTIME_GRPC_PORT is {settings.grpc_port}, but gRPC is not installed: "
+            "pip install 'anytime-inference[grpc]', or set it to 0"
+        )
+    for listener in listen(settings.host, settings.grpc_port):
+        listener.close()
 
 
 def _check_traces(settings: Settings) -> None:

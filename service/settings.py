@@ -64,6 +64,12 @@ class Settings(BaseSettings):
         le=64,
         description="Processes that read, decode and reply; 0 chooses by the cores at hand.",
     )
+    grpc_port: int = Field(
+        default=0,
+        ge=0,
+        le=65535,
+        description="Port for the Open Inference Protocol over gRPC, on the same address; 0 is off.",
+    )
     bundle_dir: ExpandedPath = Field(
         default=PRETRAINED_DIR / "cifar10",
         description="Folder with manifest.json and the ONNX files.",

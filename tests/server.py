@@ -26,6 +26,7 @@ class ServerProcess:
     def __init__(
         self, *, command: Sequence[str | Path] = MODULE, folder: Path = ROOT, **settings: object
     ) -> None:
+        self.settings = settings
         variables = {f"ANYTIME_{name.upper()}": str(value) for name, value in settings.items()}
         self.process = subprocess.Popen(
             command,

@@ -8,7 +8,7 @@ from contextlib import suppress
 from math import ceil
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
@@ -22,6 +22,9 @@ from service.front.connection import Connection
 from service.front.front import Front
 from service.observability.log import LineWriter, open_log, standard_output, take_in_libraries
 from service.settings import Settings
+
+if TYPE_CHECKING:
+    from grpc import aio
 
 # From the signal on, in which clients that ask again are told that their connection ends.
 GRACE_S = 1.0
@@ -68,7 +71,12 @@ async def _serve(
         server_header=False,
         timeout_graceful_shutdown=ceil(settings.drain_s),
     )
-    server = Server(config, front)
+    grpc = None
+    if settings.grpc_port:  # imported for those who want it: it takes 20 MiB
+        from service.front.open_inference.grpc_service import open_grpc
+
+        grpc = await open_grpc(front, settings.host, settings.grpc_port)
+    server = Server(config, front, grpc)
     tasks: set[asyncio.Task[Any]] = set()
 
     async def join(connection: socket.socket) -> None:
@@ -99,18 +107,23 @@ async def _serve(
 class Server(uvicorn.Server):
     """uvicorn's server; it stops being ready at the first signal, before it stops listening."""
 
-    def __init__(self, config: uvicorn.Config, front: Front) -> None:
+    def __init__(self, config: uvicorn.Config, front: Front, grpc: "aio.Server | None") -> None:
         super().__init__(config)
         self._front = front
+        self._grpc = grpc
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Answer what comes for a while, each reply the last of its connection; then stop listening, and close what is idle."""
+        if self._grpc is not None:
+            calls = asyncio.create_task(self._grpc.stop(self._front.settings.drain_s))
         for _ in range(LAST_LOOKS):
             await asyncio.sleep(0)
         with suppress(TimeoutError):
             async with asyncio.timeout(min(GRACE_S, self._front.settings.drain_s)):
                 await self._front.connections.all_closed()
         await super().shutdown(sockets)
+        if self._grpc is not None:
+            await calls
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Begin to drain."""

@@ -10,6 +10,9 @@ from starlette.types import Receive, Scope, Send
 
 from service import __version__
 from service.front.front import Front
+from service.front.open_inference.messages import is_infer
+from service.front.open_inference.routes import infer
+from service.front.open_inference.routes import router as open_inference
 from service.front.page import add_page
 from service.front.problem_replies import from_status, render
 from service.front.routes import classify, classify_stream, router
@@ -34,7 +37,8 @@ class App:
         """Answer one request."""
         if scope["method"] == "HEAD":
             scope = {**scope, "method": "GET"}  # the connection leaves the body away
-        endpoint = self._direct.get(scope["path"])
+        path = scope["path"]
+        endpoint = infer if is_infer(path) else self._direct.get(path)
         if endpoint is None or scope["method"] != "POST":
             await self._api(scope, receive, send)
             return
@@ -55,6 +59,7 @@ def create_api(front: Front) -> FastAPI:
     )
     api.state.front = front
     api.include_router(router)
+    api.include_router(open_inference)
     add_page(api, front.settings)
     api.add_exception_handler(Problem, _render_problem)
     api.add_exception_handler(HTTPException, _render_http_error)
@@ -64,7 +69,7 @@ def create_api(front: Front) -> FastAPI:
 
 async def _render_problem(request: Request, error: Exception) -> Response:
     assert isinstance(error, Problem)
-    return render(error)
+    return render(error, request.url.path)
 
 
 async def _render_http_error(request: Request, error: Exception) -> Response:
@@ -73,15 +78,17 @@ async def _render_http_error(request: Request, error: Exception) -> Response:
     path = request.url.path
     match error.status_code:
         case HTTPStatus.NOT_FOUND:
-            return render(NotFound(f"nothing is served at {path}; see /docs", path=path))
+            return render(NotFound(f"nothing is served at {path}; see /docs", path=path), path)
         case HTTPStatus.METHOD_NOT_ALLOWED:
             allowed = (error.headers or {}).get("Allow", "")
             detail = f"{path} does not take {request.method}; it takes {allowed}"
-            return render(MethodNotAllowed(detail, headers=error.headers, method=request.method))
+            return render(
+                MethodNotAllowed(detail, headers=error.headers, method=request.method), path
+            )
         case status:
-            return from_status(status, error.detail, error.headers)
+            return from_status(status, error.detail, path, error.headers)
 
 
 async def _render_bug(request: Request, error: Exception) -> Response:
     """Tell the client nothing of an unforeseen exception; the framework logs its trace."""
-    return render(InternalError("the server failed to handle the request"))
+    return render(InternalError("the server failed to handle the request"), request.url.path)

@@ -1,11 +1,7 @@
-"""A request to classify, from its body to its reply: read, decode, ask the engine, write, record.
-
-Every request ends in one way that is accounted for: an answer is recorded once its reply is made, and what else it ends
-in is a problem.
-"""
+"""A request to classify, from its body to its reply: read, decode, ask the engine, write, record."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from math import inf
@@ -13,83 +9,37 @@ from typing import Any
 
 import numpy as np
 from pydantic_core import to_json
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 from starlette.responses import Response
 
 from model.images import Pixels
 from service.front.engine_client import Answered
 from service.front.front import Front
 from service.front.problem_replies import render
+from service.front.received import ENDED, Decoded, Received, accounted, receive, record
 from service.front.served import Served
-from service.front.traces import trace_answer, trace_problem
 from service.front.uploads import Upload, read_upload
-from service.hop import Ask, Record
-from service.outcomes import Outcome
-from service.problems import InternalError, NotReady, Problem
+from service.hop import Ask
+from service.problems import NotReady, Problem
 from service.scheduling.published import late_until
 from service.scheduling.requests import Refine
 from service.schemas import ClassifyQuery
 
-ENDED = "the server, or its bundle, ended before the answer was found"
-LOGGED = (
-    "request_id",
-    "label",
-    "confidence",
-    "subnetwork",
-    "deadline_ms",
-    "latency_ms",
-    "queue_ms",
-    "run_ms",
-)  # of the reply
-
 
 @dataclass(frozen=True, slots=True)
-class Received:
-    """A request to classify one image, before the image is looked at; of a form with several files, one of them.
+class Found:
+    """The best answer to an image, and the document of it."""
 
-    Attributes:
-        state: of its HTTP request; it has ``left`` once the client has gone.
-    """
-
-    path: str
-    request_id: str
-    arrived_at: float
-    headers: Mapping[bytes, bytes]
-    state: Mapping[str, Any]
-
-
-@dataclass(frozen=True, slots=True)
-class Decoded:
-    """An image that is ready to be run.
-
-    Attributes:
-        pixels: uint8 (H, W, 3).
-        decoding_at, decode_s: when its request was read, and how long decoding took from there.
-    """
-
-    pixels: Pixels
-    decoding_at: float
-    decode_s: float
-
-
-def receive(front: Front, request: Request) -> Received:
-    """Return what the head of a request says."""
-    state: dict[str, Any] = request.scope["state"]
-    headers: dict[bytes, bytes] = dict(request.scope["headers"])
-    return Received(
-        request.scope["path"],
-        front.request_id(headers.get(b"x-request-id", b"")),
-        state.get("arrived_at") or front.clock(),
-        headers,
-        state,
-    )
+    answered: Answered
+    reply: dict[str, Any]
 
 
 async def classify(front: Front, request: Request) -> Response:
     """Return the reply to a request: the answer to its image, or to each of several, or a problem."""
     received = receive(front, request)
     response = await accounted(front, received, _classify(front, received, request))
-    assert response is not None
+    if isinstance(response, Problem):
+        return rendered(response, received)
     return response
 
 
@@ -105,45 +55,82 @@ async def steps(
     with (served := front.served):
         read_at = front.clock()
         upload, query = _parse(served, received, request, body)
-        decoded = await _decode(front, served, received, query, read_at, upload.only_file())
-        ask = _ask(served, received, query, "steps", is_alone=False)
-        first_answer_s: float | None = None
-        async with aclosing(front.engine.answers(ask, decoded.pixels)) as answers:
-            async for answered, is_last in answers:
-                reply = _reply(front, served, received, query, answered)
-                if first_answer_s is None:
-                    first_answer_s = reply["latency_ms"] / 1e3
-                if is_last:
-                    _record(
-                        front, served, received, query, decoded, answered, reply, first_answer_s
-                    )
-                yield {**reply, "final": is_last}
+        finding = find_steps(front, served, received, query, read_at, upload.only_file())
+        async with aclosing(finding):
+            async for found, is_last in finding:
+                yield {**found.reply, "final": is_last}
 
 
-async def accounted(
-    front: Front, received: Received, work: Awaitable[Response | None]
-) -> Response | None:
-    """Return what a request's work returns, or the problem that it ends in, which is accounted for."""
-    request_id, arrived_at = received.request_id, received.arrived_at
+async def find_steps(
+    front: Front,
+    served: Served,
+    received: Received,
+    query: ClassifyQuery,
+    read_at: float,
+    image: bytes | Pixels,
+) -> AsyncGenerator[tuple[Found, bool]]:
+    """Give each answer to an image when it comes, and whether it is the last, which is recorded; see ``find``."""
+    decoded = await _decode(front, served, received, query, read_at, image)
+    ask = _ask(served, received, query, "steps", is_alone=False)
+    first_answer_s: float | None = None
+    async with aclosing(front.engine.answers(ask, decoded.pixels)) as answers:
+        async for answered, is_last in answers:
+            reply = _reply(front, served, received, query, answered)
+            if first_answer_s is None:
+                first_answer_s = reply["latency_ms"] / 1e3
+            if is_last:
+                record(front, served, received, query, decoded, answered, reply, first_answer_s)
+            yield Found(answered, reply), is_last
+
+
+async def find(
+    front: Front,
+    served: Served,
+    received: Received,
+    query: ClassifyQuery,
+    read_at: float,
+    image: bytes | Pixels,
+) -> Found:
+    """Return the best answer to an image, recorded.
+
+    Args:
+        served: what is to answer; the request has entered it.
+        query: its parameters.
+        read_at: when its request was read to the end.
+        image: its file, or its pixels as the network takes them.
+
+    Raises:
+        Problem: there is none.
+    """
+    is_alone = served.is_alone_since(received.arrived_at, front.arrivals.waiting)
+    decoded = await _decode(front, served, received, query, read_at, image, is_alone=is_alone)
+    refine: Refine = "none" if query.stop_at_confidence is None else "deepest"
+    ask = _ask(served, received, query, refine, is_alone=is_alone)
+    answered = await front.engine.answer(ask, decoded.pixels)
+    reply = _reply(front, served, received, query, answered)
+    record(front, served, received, query, decoded, answered, reply)
+    return Found(answered, reply)
+
+
+async def find_each(
+    front: Front,
+    served: Served,
+    received: Received,
+    query: ClassifyQuery,
+    read_at: float,
+    images: Sequence[bytes | Pixels],
+) -> list[Found | Problem]:
+    """Return what becomes of each of several images, in their order: each is a request of its own, and accounted for."""
+
+    async def outcome(n: int, image: bytes | Pixels) -> Found | Problem:
+        own = replace(received, request_id=f"{received.request_id}-{n}")
+        with served:
+            return await accounted(front, own, find(front, served, own, query, read_at, image))
+
     try:
-        return await work
-    except Problem as problem:
-        trace_id = trace_problem(front, received, problem)
-        front.ended(problem.outcome, request_id, arrived_at, problem, trace_id)
-        return _rendered(problem, request_id)
-    except (asyncio.CancelledError, ClientDisconnect, TimeoutError) as error:
-        stopped = NotReady(ENDED)
-        if isinstance(error, asyncio.CancelledError) and not received.state.get(
-            "left"
-        ):  # a drain is over
-            front.ended(stopped.outcome, request_id, arrived_at, stopped)
-        else:
-            front.ended("abandoned", request_id, arrived_at)
-        return _rendered(stopped, request_id)
-    except Exception as error:
-        front.log.error("request_crashed", request_id=request_id, exc_info=error)
-        front.ended("failed", request_id, arrived_at)
-        return _rendered(InternalError("the server failed to handle the request"), request_id)
+        return await asyncio.gather(*(outcome(n, image) for n, image in enumerate(images, 1)))
+    except asyncio.CancelledError:  # each has ended then
+        return [NotReady(ENDED)] * len(images)
 
 
 async def _classify(front: Front, received: Received, request: Request) -> Response:
@@ -154,58 +141,19 @@ async def _classify(front: Front, received: Received, request: Request) -> Respo
         read_at = front.clock()
         upload, query = _parse(served, received, request, body)
         if len(upload.files) > 1:
-            return await _answer_each(front, served, received, query, read_at, upload.files)
-        return await _answer(front, served, received, query, read_at, upload.only_file())
+            outcomes = await find_each(front, served, received, query, read_at, upload.files)
+            documents = [
+                to_json(each.body() if isinstance(each, Problem) else each.reply)
+                for each in outcomes
+            ]
+            return _json(b"[" + b",".join(documents) + b"]", received)
+        found = await find(front, served, received, query, read_at, upload.only_file())
+        return _json(to_json(found.reply), received)
 
 
-async def _answer_each(
-    front: Front,
-    served: Served,
-    received: Received,
-    query: ClassifyQuery,
-    read_at: float,
-    files: Sequence[bytes],
-) -> Response:
-    """Reply with the documents of what becomes of each file, in their order: each is a request of its own."""
-
-    async def outcome(n: int, file: bytes) -> bytes:
-        own = replace(received, request_id=f"{received.request_id}-{n}")
-        with served:
-            answer = _answer(front, served, own, query, read_at, file)
-            response = await accounted(front, own, answer)
-        assert response is not None
-        return bytes(response.body)
-
-    try:
-        documents = await asyncio.gather(*(outcome(n, file) for n, file in enumerate(files, 1)))
-    except asyncio.CancelledError:  # each has ended then, and is accounted for
-        return _rendered(NotReady(ENDED), received.request_id)
-    return Response(
-        b"[" + b",".join(documents) + b"]",
-        headers={"X-Request-ID": received.request_id},
-        media_type="application/json",
-    )
-
-
-async def _answer(
-    front: Front,
-    served: Served,
-    received: Received,
-    query: ClassifyQuery,
-    read_at: float,
-    file: bytes,
-) -> Response:
-    """Reply with the best answer to an image."""
-    is_alone = served.is_alone_since(received.arrived_at, front.arrivals.waiting)
-    decoded = await _decode(front, served, received, query, read_at, file, is_alone=is_alone)
-    refine: Refine = "none" if query.stop_at_confidence is None else "deepest"
-    ask = _ask(served, received, query, refine, is_alone=is_alone)
-    answered = await front.engine.answer(ask, decoded.pixels)
-    reply = _reply(front, served, received, query, answered)
-    _record(front, served, received, query, decoded, answered, reply)
-    return Response(
-        to_json(reply), headers={"X-Request-ID": received.request_id}, media_type="application/json"
-    )
+def _json(body: bytes, received: Received) -> Response:
+    headers = {"X-Request-ID": received.request_id}
+    return Response(body, headers=headers, media_type="application/json")
 
 
 def _parse(
@@ -225,7 +173,7 @@ async def _decode(
     received: Received,
     query: ClassifyQuery,
     read_at: float,
-    file: bytes,
+    image: bytes | Pixels,
     *,
     is_alone: bool = False,
 ) -> Decoded:
@@ -233,6 +181,8 @@ async def _decode(
     problem = front.check_load(served, received.arrived_at, query, is_alone=is_alone)
     if problem is not None:
         raise problem
+    if not isinstance(image, bytes):
+        return Decoded(image, read_at, front.clock() - read_at)
     give_up_at = late_until(
         received.arrived_at,
         query.deadline_ms / 1e3,
@@ -240,8 +190,8 @@ async def _decode(
         idle_s=0.0,
         max_lateness=front.settings.max_lateness,
     )
-    with front.bodies.kept(file):
-        pixels = await served.decoder.decode(file, give_up_at=give_up_at)
+    with front.bodies.kept(image):
+        pixels = await served.decoder.decode(image, give_up_at=give_up_at)
     return Decoded(pixels, read_at, front.clock() - read_at)
 
 
@@ -289,64 +239,8 @@ def _reply(
     }
 
 
-def _record(
-    front: Front,
-    served: Served,
-    received: Received,
-    query: ClassifyQuery,
-    decoded: Decoded,
-    answered: Answered,
-    reply: Mapping[str, Any],
-    first_answer_s: float = -1.0,
-) -> None:
-    """Account for the last answer to a request."""
-    answer, now = answered.answer, front.clock()
-    deadline_s = query.deadline_ms / 1e3
-    slack_s = deadline_s - (answer.started_at - received.arrived_at) - answer.predicted_s
-    outcome = _outcome(served, query, reply)
-    front.engine.record(
-        Record(
-            received.request_id,
-            served.generation,
-            outcome,
-            answer.subnetwork,
-            reply["class_id"],
-            answer.is_first_reply,
-            reply["confidence"],
-            now - received.arrived_at,
-            deadline_s,
-            answered.runs[0].started_at - received.arrived_at,
-            decoded.decode_s,
-            now - answered.given_at,
-            slack_s,
-            first_answer_s,
-        )
-    )
-    trace_id = trace_answer(front, served, received, query, decoded, answered, outcome)
-    front.log_request(
-        outcome,
-        lambda: {
-            **{key: reply[key] for key in LOGGED},
-            **({"trace_id": trace_id} if trace_id else {}),
-            "decode_ms": round(1e3 * decoded.decode_s, 3),
-            "predicted_ms": round(1e3 * answer.predicted_s, 3),
-            "slack_ms": round(1e3 * slack_s, 3),
-            "batch_size": answer.batch_size,
-        },
-    )
-
-
-def _outcome(served: Served, query: ClassifyQuery, reply: Mapping[str, Any]) -> Outcome:
-    """Return how a request ended that got an answer; late is only what could have been in time."""
-    if reply["in_time"]:
-        return "in_time"
-    load = served.load()
-    least_s = load.idle_s[served.place_of(query.subnetwork)] if load is not None else 0.0
-    return "impossible" if least_s > query.deadline_ms / 1e3 else "late"
-
-
-def _rendered(problem: Problem, request_id: str) -> Response:
+def rendered(problem: Problem, received: Received) -> Response:
     """Return the response that tells a client of a problem with its request."""
-    response = render(problem)
-    response.headers["X-Request-ID"] = request_id
+    response = render(problem, received.path)
+    response.headers["X-Request-ID"] = received.request_id
     return response

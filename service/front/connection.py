@@ -14,6 +14,7 @@ from uvicorn.server import ServerState
 
 from service.front.exchange import Exchange, Headers, scope_of, shed_reply
 from service.front.front import Front
+from service.front.open_inference.messages import is_infer
 from service.front.request_parser import LargeHeadError, MalformedError, RequestParser
 from service.outcomes import Ending
 from service.problems import (
@@ -28,9 +29,7 @@ from service.problems import (
 
 CLASSIFYING = {"/classify", "/classify/stream"}
 SHEDDABLE = {each.encode() for each in CLASSIFYING}
-BUFFERED_BYTES = (
-    65_536  # of a body that the application has not taken yet: more is left in the socket
-)
+BUFFERED_BYTES = 65_536  # of a body that the application has not taken: more is left in the socket
 UNREAD_S = 30.0  # for a client to read what the sockets' buffers do not hold of a reply
 # After the last reply what the client still sends is read, for nothing: to close at once would reset the connection,
 # and take the reply from a client that sends first and reads then.
@@ -454,4 +453,4 @@ class Connection(asyncio.Protocol):
 
 
 def _is_to_classify(scope: dict[str, Any]) -> bool:
-    return scope["path"] in CLASSIFYING and scope["method"] == "POST"
+    return scope["method"] == "POST" and (scope["path"] in CLASSIFYING or is_infer(scope["path"]))

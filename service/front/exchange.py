@@ -135,7 +135,7 @@ class Exchange:
 
     def refuse(self, problem: Problem, request_id: str) -> None:
         """Reply with a problem in the application's place."""
-        headers, body = _rendered(problem)
+        headers, body = _rendered(problem, self.scope["path"])
         self._begin(problem.status, [*headers, (b"x-request-id", request_id.encode())])
         self._wire.write(self._head + body if self._has_body else self._head)
         self._end()
@@ -198,15 +198,15 @@ def shed_reply(problem: Problem, common_headers: Headers, request_id: str) -> by
 def _shed_parts(
     problem: Problem, common_headers: tuple[tuple[bytes, bytes], ...]
 ) -> tuple[bytes, bytes]:
-    headers, body = _rendered(problem)
+    headers, body = _rendered(problem, "")
     lines = [_status_line(problem.status)]
     lines += [b"%b: %b\r\n" % header for header in (*common_headers, *headers)]
     return b"".join(lines) + b"x-request-id: ", body
 
 
 @lru_cache(maxsize=1)
-def _rendered(problem: Problem) -> tuple[list[tuple[bytes, bytes]], bytes]:
-    response = render(problem)
+def _rendered(problem: Problem, path: str) -> tuple[list[tuple[bytes, bytes]], bytes]:
+    response = render(problem, path)
     return response.raw_headers, bytes(response.body)
 
 

@@ -49,12 +49,41 @@ MAX_FEEDBACK_BYTES = 4096
 CONTENT_TYPE_PLAIN_0_0_4 = "text/plain; version=0.0.4; charset=utf-8"  # Prometheus'
 
 router = APIRouter()
+AdminKey = Annotated[HTTPAuthorizationCredentials | None, Depends(HTTPBearer(auto_error=False))]
 
 
 def front_of(request: Request) -> Front:
     """Return what the endpoints share."""
     front: Front = request.app.state.front
     return front
+
+
+def check_ready(front: Front) -> None:
+    """See to it that requests should be sent here.
+
+    Raises:
+        NotReady: the server starts or stops.
+    """
+    if front.draining:
+        raise NotReady("the server is stopping", headers={"Retry-After": "1"})
+    assert front.served
+
+
+def check_admin_key(front: Front, sent: HTTPAuthorizationCredentials | None, path: str) -> None:
+    """See to it that a request bears the admin key.
+
+    Raises:
+        NotFound: the server has none.
+        Unauthorized: it does not.
+    """
+    key = front.settings.admin_key.get_secret_value()
+    if not key:
+        raise NotFound("ANYTIME_ADMIN_KEY is not set", path=path)
+    if sent is None or not compare_digest(sent.credentials.encode("latin-1"), key.encode()):
+        raise Unauthorized(
+            "the Authorization header must be 'Bearer' and the value of ANYTIME_ADMIN_KEY",
+            headers={"WWW-Authenticate": "Bearer"},
+        )
 
 
 @router.post(
@@ -126,20 +155,10 @@ async def subnetworks(request: Request) -> SubnetworkList:
 
 
 @router.post("/admin/reload", responses=RELOAD_RESPONSES)
-async def reload(
-    request: Request,
-    sent: Annotated[HTTPAuthorizationCredentials | None, Depends(HTTPBearer(auto_error=False))],
-) -> Reloaded:
+async def reload(request: Request, sent: AdminKey) -> Reloaded:
     """Answer from the bundle that is in the bundle folder now; reply once the one before has ended."""
     front = front_of(request)
-    key = front.settings.admin_key.get_secret_value()
-    if not key:
-        raise NotFound("ANYTIME_ADMIN_KEY is not set", path=request.url.path)
-    if sent is None or not compare_digest(sent.credentials.encode("latin-1"), key.encode()):
-        raise Unauthorized(
-            "the Authorization header must be 'Bearer' and the value of ANYTIME_ADMIN_KEY",
-            headers={"WWW-Authenticate": "Bearer"},
-        )
+    check_admin_key(front, sent, request.url.path)
     return Reloaded(**await front.engine.call("reload"))
 
 
@@ -152,10 +171,7 @@ async def live() -> Health:
 @router.get("/health/ready", responses=READY_RESPONSES)
 async def ready(request: Request) -> Health:
     """Answer 200 while requests should be sent here, 503 while the server starts or stops."""
-    front = front_of(request)
-    if front.draining:
-        raise NotReady("the server is stopping", headers={"Retry-After": "1"})
-    assert front.served
+    check_ready(front_of(request))
     return Health(status="ready")
 
 

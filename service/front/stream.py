@@ -12,8 +12,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from service.front.classify import Received, accounted, receive, steps
+from service.front.classify import rendered, steps
 from service.front.front import Front
+from service.front.received import Received, accounted, receive
 
 EVENT_STREAM, NDJSON = b"text/event-stream", b"application/x-ndjson"
 STREAM_PATIENCE_S = 1.0  # after the deadline, with a client that does not read
@@ -33,7 +34,7 @@ class AnswerStream(Response):
         events = steps(self._front, received, self._request)
         problem = await accounted(self._front, received, self._send(received, events, send))
         if problem is not None and not self._has_begun:
-            await problem(scope, receive_, send)
+            await rendered(problem, received)(scope, receive_, send)
 
     async def _send(
         self, received: Received, events: AsyncGenerator[dict[str, Any]], send: Send

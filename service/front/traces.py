@@ -9,9 +9,9 @@ from service.problems import Problem
 from service.schemas import ClassifyQuery
 
 if TYPE_CHECKING:
-    from service.front.classify import Decoded, Received
     from service.front.engine_client import Answered
     from service.front.front import Front
+    from service.front.received import Decoded, Received
     from service.front.served import Served
     from service.observability.tracing import Described, Stretch
 

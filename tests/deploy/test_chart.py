@@ -617,3 +617,4 @@ def test_kserve_replaces_the_deployment_and_its_scaler_alone() -> None:
     assert kserve.keys() - plain.keys() == {"InferenceService"}
     (container,) = pod_of(kserve)["containers"]
     assert container["name"] == "kserve-container"
+    assert {"name": "PROTOCOL", "value": "v2"} in container["env"]

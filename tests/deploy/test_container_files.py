@@ -80,9 +80,9 @@ def test_pip_of_the_base_is_removed_before_the_server_s_user_takes_over(tmp_path
 
 
 LOCKS = {
-    "cpu": ("cpu", "traces"),
-    "gpu": ("gpu", "traces"),
-    "dev": ("serve", "traces", "train", "dev"),
+    "cpu": ("cpu", "traces", "grpc"),
+    "gpu": ("gpu", "traces", "grpc"),
+    "dev": ("serve", "traces", "grpc", "train", "dev"),
     "audit": ("audit",),
 }
 

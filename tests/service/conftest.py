@@ -1,5 +1,6 @@
 """A server for many tests, the real bundle, and images to send."""
 
+import socket
 from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path
@@ -23,9 +24,16 @@ def anyio_backend() -> str:
 @pytest.fixture(scope="session")
 def server() -> Iterator[ServerProcess]:
     """A server for all tests that leave it as it was."""
-    with started({"max_body_bytes": 200_000, "max_pixels": 1_000_000}) as server:
+    settings = {"max_body_bytes": 200_000, "max_pixels": 1_000_000, "grpc_port": free_port()}
+    with started(settings) as server:
         server.wait_for("ready")
         yield server
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as found:
+        port: int = found.getsockname()[1]
+    return port
 
 
 @pytest.fixture(scope="session")

@@ -1,11 +1,12 @@
 """What the protocol says of the server and of its model, the bundle: metadata, configuration, statistics, index. Pure."""
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from prometheus_client.metrics_core import Metric
 
+from model.bundle import Manifest
 from service.front.open_inference.messages import CLASS_ID, LABEL, PROBABILITIES
 from service.front.open_inference.tensors import FILES, MAX_IMAGES, PIXELS
 from service.observability.telemetry import NO_SUBNETWORK
@@ -28,16 +29,11 @@ def server_metadata(version: str) -> Document:
     return {"name": "anytime", "version": version, "extensions": EXTENSIONS}
 
 
-def model_metadata(name: str, version: str, side: int, classes: int) -> Document:
-    """Return the inputs and outputs of a bundle; -1 is the number of images.
-
-    Args:
-        name, version: of the bundle.
-        side: height and width that the network takes.
-        classes: K.
-    """
+def model_metadata(manifest: Manifest, version: str) -> Document:
+    """Return the inputs and outputs of a bundle; -1 is the number of images."""
+    side, classes = manifest.preprocessing.size, len(manifest.labels)
     return {
-        "name": name,
+        "name": manifest.name,
         "versions": [version],
         "platform": PLATFORM,
         "inputs": [
@@ -52,10 +48,11 @@ def model_metadata(name: str, version: str, side: int, classes: int) -> Document
     }
 
 
-def model_config(name: str, side: int, classes: int) -> Document:
+def model_config(manifest: Manifest) -> Document:
     """Return a bundle's configuration in Triton's words: dimensions are without that of the images."""
+    side, classes = manifest.preprocessing.size, len(manifest.labels)
     return {
-        "name": name,
+        "name": manifest.name,
         "platform": PLATFORM,
         "backend": "onnxruntime",
         "max_batch_size": MAX_IMAGES,
@@ -71,12 +68,12 @@ def model_config(name: str, side: int, classes: int) -> Document:
     }  # fmt: skip
 
 
-def repository_index(name: str, version: str, is_ready: bool) -> list[Document]:
-    """Return the list of models: the bundle."""
+def repository_index(bundle: Mapping[str, str], *, is_ready: bool) -> list[Document]:
+    """Return the list of models: the bundle, by its name and digest."""
     return [
         {
-            "name": name,
-            "version": version,
+            "name": bundle["name"],
+            "version": bundle["digest"],
             "state": "READY" if is_ready else "UNAVAILABLE",
             "reason": "" if is_ready else "the server is stopping",
         }

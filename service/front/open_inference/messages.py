@@ -35,10 +35,23 @@ WITHOUT_EFFECT = {
 PROBABILITIES, LABEL, CLASS_ID = "probabilities", "label", "class_id"
 OUTPUTS = (PROBABILITIES, LABEL, CLASS_ID)
 
+INFER_PATH = re.compile(r"/v2/models/(?P<model>[^/]+)(/versions/(?P<version>[^/]+))?/infer")
 GRPC_TIMEOUT = re.compile(r"([0-9]{1,8})([HMSmun])")
 UNIT_MS = {"H": 3_600_000.0, "M": 60_000.0, "S": 1000.0, "m": 1.0, "u": 1e-3, "n": 1e-6}
 
 Parameters = Mapping[str, Any]
+
+
+def is_infer(path: str) -> bool:
+    """Return whether requests to a path are to be answered with an image's class."""
+    return INFER_PATH.fullmatch(path) is not None
+
+
+def model_of(path: str) -> tuple[str, str]:
+    """Return the model and the version, empty if there is none, of an ``is_infer`` path."""
+    found = INFER_PATH.fullmatch(path)
+    assert found is not None
+    return found["model"], found["version"] or ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -251,7 +264,7 @@ def _wanted(
     return tuple(wanted_output(name, own, is_binary) for name, own in outputs)
 
 
-def wanted_output(name: str, parameters: Parameters, is_binary: bool) -> WantedOutput:
+def wanted_output(name: str, parameters: Parameters, is_binary: bool = False) -> WantedOutput:
     """Return an output that is wanted.
 
     Args:

@@ -137,6 +137,9 @@ containers:
     ports:
       - {name: http, containerPort: 8000, protocol: TCP}
     env:
+      {{- if .Values.kserve.enabled }}
+      - {name: PROTOCOL, value: v2} # by which KServe knows what a container of one's own speaks
+      {{- end }}
       {{- range $name, $value := .Values.settings }}
       - name: ANYTIME_{{ upper $name }}
         value: {{ ternary $value (toJson $value) (kindIs "string" $value) | quote }}

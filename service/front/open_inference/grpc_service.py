@@ -1,0 +1,299 @@
+"""The protocol over gRPC: ``GRPCInferenceService`` on the event loop of a front. A call's deadline is the request's."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import aclosing
+from functools import partial
+from typing import Any
+
+import grpc
+from fastapi.security import HTTPAuthorizationCredentials
+from google.protobuf.json_format import ParseDict
+from grpc import aio
+
+from service import __version__
+from service.front.classify import find_steps
+from service.front.front import Front
+from service.front.open_inference import documents
+from service.front.open_inference.documents import Document
+from service.front.open_inference.grpc_messages import (
+    SERVICE,
+    Message,
+    message_class,
+    methods,
+    read_message,
+    reply_message,
+)
+from service.front.open_inference.inference import (
+    Inferred,
+    check_model,
+    infer,
+    inferred,
+    model_statistics,
+)
+from service.front.open_inference.tensors import InvalidInference
+from service.front.received import Received, accounted
+from service.front.routes import check_admin_key, check_ready
+from service.problems import (
+    DeadlineImpossible,
+    Expired,
+    InternalError,
+    NotReady,
+    Overloaded,
+    Problem,
+)
+
+STREAM_REQUESTS = 64  # of one stream that are answered at the same time; the next waits to be read
+BACK_S = (
+    0.001  # from the reply to the client's code, which has to have it before the call's deadline
+)
+CODES = {
+    400: grpc.StatusCode.INVALID_ARGUMENT,
+    401: grpc.StatusCode.UNAUTHENTICATED,
+    404: grpc.StatusCode.NOT_FOUND,
+    408: grpc.StatusCode.DEADLINE_EXCEEDED,
+    409: grpc.StatusCode.ABORTED,
+    413: grpc.StatusCode.INVALID_ARGUMENT,
+    415: grpc.StatusCode.INVALID_ARGUMENT,
+    422: grpc.StatusCode.INVALID_ARGUMENT,
+    503: grpc.StatusCode.UNAVAILABLE,
+}
+
+Context = aio.ServicerContext[Any, Any]
+
+
+async def open_grpc(front: Front, host: str, port: int) -> aio.Server:
+    """Listen for calls, on a port that other fronts listen on too."""
+    most = front.settings.max_body_bytes
+    server = aio.server(
+        options=[("grpc.so_reuseport", 1), ("grpc.max_receive_message_length", most)]
+    )
+    server.add_generic_rpc_handlers((GrpcService(front).handler(),))
+    server.add_insecure_port(f"[{host}]:{port}" if ":" in host else f"{host}:{port}")
+    await server.start()
+    return server
+
+
+class GrpcService:
+    """The methods of the service.
+
+    Args:
+        front: what they share.
+    """
+
+    def __init__(self, front: Front) -> None:
+        self._front = front
+
+    def handler(self) -> grpc.GenericRpcHandler:
+        """Return what gRPC calls for each method."""
+        documented: dict[str, Callable[[Message, Context], Awaitable[Document]]] = {
+            "ServerLive": self._live,
+            "ServerReady": self._ready,
+            "ServerMetadata": self._metadata,
+            "ModelReady": self._model_ready,
+            "ModelMetadata": self._model_metadata,
+            "ModelConfig": self._model_config,
+            "ModelStatistics": self._model_statistics,
+            "RepositoryIndex": self._index,
+            "RepositoryModelLoad": self._reload,
+            "RepositoryModelUnload": self._reload,
+        }
+        handlers = {}
+        for method in methods():
+            reads = message_class(method.input_type.name).FromString
+            reply = message_class(method.output_type.name)
+            writes = reply.SerializeToString
+            if method.name == "ModelInfer":
+                handlers[method.name] = grpc.unary_unary_rpc_method_handler(
+                    self._infer, reads, writes
+                )
+            elif method.name == "ModelStreamInfer":
+                handlers[method.name] = grpc.stream_stream_rpc_method_handler(
+                    self._stream, reads, writes
+                )
+            else:
+                call = partial(self._say, documented[method.name], reply)
+                handlers[method.name] = grpc.unary_unary_rpc_method_handler(call, reads, writes)
+        return grpc.method_handlers_generic_handler(SERVICE, handlers)
+
+    # What is said of the server and the bundle
+
+    async def _say(
+        self,
+        document: Callable[[Message, Context], Awaitable[Document]],
+        reply: Message,
+        request: Message,
+        context: Context,
+    ) -> Message:
+        """Reply with a document as a message."""
+        try:
+            return ParseDict(await document(request, context), reply())
+        except Problem as problem:
+            return await _abort(context, problem)
+
+    async def _live(self, request: Message, context: Context) -> Document:
+        return {"live": True}
+
+    async def _ready(self, request: Message, context: Context) -> Document:
+        try:
+            check_ready(self._front)
+        except NotReady:
+            return {"ready": False}
+        return {"ready": True}
+
+    async def _metadata(self, request: Message, context: Context) -> Document:
+        return documents.server_metadata(__version__)
+
+    async def _model_ready(self, request: Message, context: Context) -> Document:
+        is_ready = (await self._ready(request, context))["ready"]
+        if is_ready:
+            check_model(self._front.served, request.name, request.version)
+        return {"ready": is_ready}
+
+    async def _model_metadata(self, request: Message, context: Context) -> Document:
+        served = self._front.served
+        check_model(served, request.name, request.version)
+        return documents.model_metadata(served.manifest, served.bundle_name["digest"])
+
+    async def _model_config(self, request: Message, context: Context) -> Document:
+        served = self._front.served
+        check_model(served, request.name, request.version)
+        return {"config": documents.model_config(served.manifest)}
+
+    async def _model_statistics(self, request: Message, context: Context) -> Document:
+        if request.name:
+            check_model(self._front.served, request.name, request.version)
+        return await model_statistics(self._front)
+
+    async def _index(self, request: Message, context: Context) -> Document:
+        front = self._front
+        return {
+            "models": documents.repository_index(
+                front.served.bundle_name, is_ready=not front.draining
+            )
+        }
+
+    async def _reload(self, request: Message, context: Context) -> Document:
+        scheme, _, key = str(
+            dict(context.invocation_metadata() or ()).get("authorization", "")
+        ).partition(" ")
+        sent = (
+            HTTPAuthorizationCredentials(scheme=scheme, credentials=key)
+            if scheme.lower() == "bearer"
+            else None
+        )
+        check_admin_key(self._front, sent, SERVICE)
+        check_model(self._front.served, request.model_name, "")
+        await self._front.engine.call("reload")
+        return {}
+
+    # What is inferred
+
+    async def _infer(self, request: Message, context: Context) -> Message:
+        """Answer the images in a request."""
+        received = self._receive("ModelInfer", context)
+        remaining_ms = _remaining_ms(context)
+        outcome = await accounted(
+            self._front, received, self._answer(received, request, remaining_ms)
+        )
+        context.set_trailing_metadata((("x-request-id", received.request_id),))
+        if isinstance(outcome, Problem):
+            return await _abort(context, outcome)
+        return reply_message(outcome)
+
+    async def _answer(
+        self, received: Received, request: Message, remaining_ms: float | None
+    ) -> Inferred | Problem:
+        with (served := self._front.served):
+            read_at = self._front.clock()
+            check_model(served, request.model_name, request.model_version)
+            side = served.manifest.preprocessing.size
+            asked = read_message(request, received.headers, remaining_ms, side)
+            return await infer(self._front, served, received, asked, b"", read_at)
+
+    async def _stream(self, requests: AsyncIterator[Message], context: Context) -> None:
+        """Answer each request of a stream with better and better answers; several at the same time."""
+        slots, writing = asyncio.Semaphore(STREAM_REQUESTS), asyncio.Lock()
+
+        async def write(**fields: Any) -> None:
+            async with writing:
+                await context.write(message_class("ModelStreamInferResponse")(**fields))
+
+        async def answer(request: Message, received: Received, remaining_ms: float | None) -> None:
+            try:
+                steps = self._steps(request, received, remaining_ms, write)
+                problem = await accounted(self._front, received, steps)
+                if problem is not None:
+                    response = message_class("ModelInferResponse")(id=request.id)
+                    await write(error_message=problem.detail, infer_response=response)
+            finally:
+                slots.release()
+
+        async with asyncio.TaskGroup() as group:
+            async for request in requests:
+                await slots.acquire()
+                received = self._receive("ModelStreamInfer", context)
+                group.create_task(answer(request, received, _remaining_ms(context)))
+
+    async def _steps(
+        self,
+        request: Message,
+        received: Received,
+        remaining_ms: float | None,
+        write: Callable[..., Awaitable[None]],
+    ) -> None:
+        """Write each answer to the image of a request when it comes."""
+        with (served := self._front.served):
+            read_at = self._front.clock()
+            check_model(served, request.model_name, request.model_version)
+            side = served.manifest.preprocessing.size
+            asked = read_message(request, received.headers, remaining_ms, side)
+            if len(asked.images) > 1:
+                raise InvalidInference(
+                    f"a request of a stream brings 1 image, not {len(asked.images)}"
+                )
+            query = served.parse_query(b"", asked.choices)
+            (image,) = asked.images
+            steps = find_steps(self._front, served, received, query, read_at, image)
+            async with aclosing(steps):
+                async for found, is_last in steps:
+                    message = reply_message(
+                        inferred(served, asked, [found]), triton_final_response=is_last
+                    )
+                    await write(infer_response=message)
+
+    def _receive(self, method: str, context: Context) -> Received:
+        """Return what the head of a call says; who cancels one has left."""
+        metadata = context.invocation_metadata() or ()
+        headers = {
+            name.encode(): value.encode() if isinstance(value, str) else value
+            for name, value in metadata
+        }
+        return Received(
+            f"/{SERVICE}/{method}",
+            self._front.request_id(headers.get(b"x-request-id", b"")),
+            self._front.clock(),
+            headers,
+            {"left": True},
+        )
+
+
+def _remaining_ms(context: Context) -> float | None:
+    """Return the deadline of a call, counted from now, if it has one."""
+    remaining_s = context.time_remaining()
+    if remaining_s is None:
+        return None
+    return 1e3 * max(remaining_s - BACK_S, 1e-6)
+
+
+async def _abort(context: Context, problem: Problem) -> Any:
+    """End a call with a problem."""
+    if isinstance(problem, DeadlineImpossible | Expired):
+        code = grpc.StatusCode.DEADLINE_EXCEEDED
+    elif isinstance(problem, Overloaded):
+        code = grpc.StatusCode.RESOURCE_EXHAUSTED
+    elif isinstance(problem, InternalError):
+        code = grpc.StatusCode.INTERNAL
+    else:
+        code = CODES.get(problem.status, grpc.StatusCode.UNKNOWN)
+    await context.abort(code, problem.detail)

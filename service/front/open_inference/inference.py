@@ -1,0 +1,106 @@
+"""A request of the protocol, answered: over HTTP and gRPC alike."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from prometheus_client.parser import text_string_to_metric_families
+
+from service.front.classify import Found, find, find_each
+from service.front.front import Front
+from service.front.open_inference import documents
+from service.front.open_inference.documents import Document
+from service.front.open_inference.messages import InferRequest
+from service.front.received import Received
+from service.front.served import Served
+from service.problems import NotFound, Problem
+
+
+@dataclass(frozen=True, slots=True)
+class Inferred:
+    """The answers to a request.
+
+    Attributes:
+        request: what was asked.
+        probabilities: (N, classes).
+        parameters: of the reply.
+    """
+
+    served: Served
+    request: InferRequest
+    probabilities: NDArray[np.float32]
+    parameters: dict[str, Any]
+
+
+def check_model(served: Served, model: str, version: str) -> None:
+    """See to it that a request is for the bundle that answers.
+
+    Args:
+        model: its name.
+        version: its digest; empty for any.
+
+    Raises:
+        NotFound: it is for another.
+    """
+    name, digest = served.bundle_name["name"], served.bundle_name["digest"]
+    if model != name:
+        raise NotFound(f"there is no model {model!r:.80}; there is {name!r}")
+    if version not in ("", digest):
+        raise NotFound(f"there is no version {version!r:.80} of {name!r}; there is {digest!r}")
+
+
+async def infer(
+    front: Front,
+    served: Served,
+    received: Received,
+    request: InferRequest,
+    query_string: bytes,
+    read_at: float,
+) -> Inferred | Problem:
+    """Return the answers to a request's images, each scheduled for itself; or what became of the first without one.
+
+    Args:
+        served: what is to answer; the request has entered it.
+        query_string: of the request; may hold parameters too.
+        read_at: when the request was read to the end.
+
+    Raises:
+        Problem: a parameter has a value that it cannot take, or the only image has no answer.
+    """
+    query = served.parse_query(query_string, request.choices)
+    if len(request.images) == 1:
+        (image,) = request.images
+        return inferred(
+            served, request, [await find(front, served, received, query, read_at, image)]
+        )
+    found = []
+    for each in await find_each(front, served, received, query, read_at, request.images):
+        if isinstance(each, Problem):
+            return each
+        found.append(each)
+    return inferred(served, request, found)
+
+
+def inferred(served: Served, request: InferRequest, found: Sequence[Found]) -> Inferred:
+    """Return the answers that were found as those to a request."""
+    rows = [np.frombuffer(each.answered.answer.probabilities, np.float32) for each in found]
+    replies = [each.reply for each in found]
+    parameters = {
+        "subnetwork": ",".join(dict.fromkeys(each["subnetwork"] for each in replies)),
+        "expected_accuracy": round(
+            sum(each["expected_accuracy"] for each in replies) / len(replies), 6
+        ),
+        "deadline_ms": replies[0]["deadline_ms"],
+        "latency_ms": max(each["latency_ms"] for each in replies),
+        "in_time": all(each["in_time"] for each in replies),
+    }
+    return Inferred(served, request, np.stack(rows), parameters)
+
+
+async def model_statistics(front: Front) -> Document:
+    """Return counts and times of the requests since the start, of all processes."""
+    families = text_string_to_metric_families(await front.engine.call("metrics"))
+    name = front.served.bundle_name
+    return documents.model_statistics(name["name"], name["digest"], families)

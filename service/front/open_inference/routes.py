@@ -1,0 +1,143 @@
+"""The protocol over HTTP: ``/v2``."""
+
+from fastapi import APIRouter, Request
+from starlette.responses import Response
+
+from service import __version__
+from service.front.classify import rendered
+from service.front.front import Front
+from service.front.open_inference import documents
+from service.front.open_inference.documents import Document
+from service.front.open_inference.inference import check_model, model_statistics
+from service.front.open_inference.inference import infer as infer_images
+from service.front.open_inference.messages import model_of, read_request, write_reply
+from service.front.received import Received, accounted, receive
+from service.front.routes import AdminKey, check_admin_key, check_ready, front_of
+from service.problems import Problem, UnsupportedEncoding
+
+router = APIRouter(prefix="/v2", include_in_schema=False)  # the protocol is described elsewhere
+
+
+@router.get("")
+async def server() -> Document:
+    """Say what the server is, and what of the protocol it speaks."""
+    return documents.server_metadata(__version__)
+
+
+@router.get("/health/live")
+async def live() -> Document:
+    """Answer while the process can."""
+    return {"live": True}
+
+
+@router.get("/health/ready")
+async def ready(request: Request) -> Document:
+    """Answer 200 while requests should be sent here."""
+    check_ready(front_of(request))
+    return {"ready": True}
+
+
+@router.get("/models/stats")
+async def stats_of_all(request: Request) -> Document:
+    """Give counts and times of the requests since the start."""
+    return await model_statistics(front_of(request))
+
+
+@router.get("/models/{model}")
+@router.get("/models/{model}/versions/{version}")
+async def metadata(request: Request, model: str, version: str = "") -> Document:
+    """List the inputs and outputs of the bundle."""
+    served = front_of(request).served
+    check_model(served, model, version)
+    return documents.model_metadata(served.manifest, served.bundle_name["digest"])
+
+
+@router.get("/models/{model}/ready")
+@router.get("/models/{model}/versions/{version}/ready")
+async def model_ready(request: Request, model: str, version: str = "") -> Document:
+    """Answer 200 while requests for the bundle should be sent here."""
+    front = front_of(request)
+    check_ready(front)
+    check_model(front.served, model, version)
+    return {"name": model, "ready": True}
+
+
+@router.get("/models/{model}/config")
+@router.get("/models/{model}/versions/{version}/config")
+async def config(request: Request, model: str, version: str = "") -> Document:
+    """Give the configuration of the bundle in Triton's words."""
+    served = front_of(request).served
+    check_model(served, model, version)
+    return documents.model_config(served.manifest)
+
+
+@router.get("/models/{model}/stats")
+@router.get("/models/{model}/versions/{version}/stats")
+async def stats(request: Request, model: str, version: str = "") -> Document:
+    """Give counts and times of the requests since the start."""
+    front = front_of(request)
+    check_model(front.served, model, version)
+    return await model_statistics(front)
+
+
+@router.post("/repository/index")
+async def index(request: Request) -> list[Document]:
+    """List the bundle."""
+    front = front_of(request)
+    return documents.repository_index(front.served.bundle_name, is_ready=not front.draining)
+
+
+@router.post("/repository/models/{model}/load")
+@router.post("/repository/models/{model}/unload")
+async def reload(request: Request, model: str, key: AdminKey) -> Document:
+    """Answer from the bundle that is in the bundle folder now: there is one, so that what unloads it loads it again."""
+    front = front_of(request)
+    check_admin_key(front, key, request.url.path)
+    check_model(front.served, model, "")
+    await front.engine.call("reload")
+    return {}
+
+
+@router.post("/models/{model}/infer")
+@router.post("/models/{model}/versions/{version}/infer")
+async def infer(request: Request) -> Response:
+    """Answer the images in a request, each with the most accurate answer that fits in its deadline."""
+    front = front_of(request)
+    received = receive(front, request)
+    response = await accounted(front, received, _infer(front, received, request))
+    return rendered(response, received) if isinstance(response, Problem) else response
+
+
+async def _infer(front: Front, received: Received, request: Request) -> Response:
+    """Read a request, and answer it."""
+    headers = received.headers
+    model, version = model_of(received.path)
+    body = await front.bodies.read(request, headers, front.settings.max_body_bytes)
+    with (served := front.served):
+        read_at = front.clock()
+        check_model(served, model, version)
+        encoding = headers.get(b"content-encoding", b"identity").decode("latin-1")
+        if encoding != "identity":
+            raise UnsupportedEncoding(
+                f"the body has the Content-Encoding {encoding!r}; send it as it is",
+                headers={"Accept-Encoding": "identity"},
+            )
+        side = served.manifest.preprocessing.size
+        asked = read_request(body, headers, side)
+        query = request.scope["query_string"]
+        outcome = await infer_images(front, served, received, asked, query, read_at)
+        if isinstance(outcome, Problem):  # of one of several, accounted for
+            return rendered(outcome, received)
+        reply, json_size = write_reply(
+            asked,
+            outcome.probabilities,
+            served.manifest.labels,
+            model=served.bundle_name["name"],
+            version=served.bundle_name["digest"],
+            parameters=outcome.parameters,
+        )
+    reply_headers = {"X-Request-ID": received.request_id}
+    if json_size is None:
+        return Response(reply, headers=reply_headers, media_type="application/json")
+    reply_headers["Inference-Header-Content-Length"] = str(json_size)
+    return Response(reply, headers=reply_headers, media_type="application/octet-stream")

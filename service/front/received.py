@@ -1,0 +1,153 @@
+"""What is received to be classified, and how each such request ends: one way, which is counted, logged and traced."""
+
+import asyncio
+from collections.abc import Awaitable, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from starlette.requests import ClientDisconnect, Request
+
+from model.images import Pixels
+from service.front.engine_client import Answered
+from service.front.front import Front
+from service.front.served import Served
+from service.front.traces import trace_answer, trace_problem
+from service.hop import Record
+from service.outcomes import Outcome
+from service.problems import InternalError, NotReady, Problem
+from service.schemas import ClassifyQuery
+
+ENDED = "the server, or its bundle, ended before the answer was found"
+T = TypeVar("T")
+LOGGED = (
+    "request_id",
+    "label",
+    "confidence",
+    "subnetwork",
+    "deadline_ms",
+    "latency_ms",
+    "queue_ms",
+    "run_ms",
+)  # of the reply
+
+
+@dataclass(frozen=True, slots=True)
+class Received:
+    """A request to classify one image, before the image is looked at; of a form with several files, one of them.
+
+    Attributes:
+        state: of its HTTP request; it has ``left`` once the client has gone.
+    """
+
+    path: str
+    request_id: str
+    arrived_at: float
+    headers: Mapping[bytes, bytes]
+    state: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Decoded:
+    """An image that is ready to be run.
+
+    Attributes:
+        pixels: uint8 (H, W, 3).
+        decoding_at, decode_s: when its request was read, and how long decoding took from there.
+    """
+
+    pixels: Pixels
+    decoding_at: float
+    decode_s: float
+
+
+def receive(front: Front, request: Request) -> Received:
+    """Return what the head of a request says."""
+    state: dict[str, Any] = request.scope["state"]
+    headers: dict[bytes, bytes] = dict(request.scope["headers"])
+    return Received(
+        request.scope["path"],
+        front.request_id(headers.get(b"x-request-id", b"")),
+        state.get("arrived_at") or front.clock(),
+        headers,
+        state,
+    )
+
+
+async def accounted(front: Front, received: Received, work: Awaitable[T]) -> T | Problem:
+    """Return what a request's work returns, or the problem that it ends in, which is accounted for."""
+    request_id, arrived_at = received.request_id, received.arrived_at
+    try:
+        return await work
+    except Problem as problem:
+        trace_id = trace_problem(front, received, problem)
+        front.ended(problem.outcome, request_id, arrived_at, problem, trace_id)
+        return problem
+    except (asyncio.CancelledError, ClientDisconnect, TimeoutError) as error:
+        stopped = NotReady(ENDED)
+        if isinstance(error, asyncio.CancelledError) and not received.state.get(
+            "left"
+        ):  # a drain is over
+            front.ended(stopped.outcome, request_id, arrived_at, stopped)
+        else:
+            front.ended("abandoned", request_id, arrived_at)
+        return stopped
+    except Exception as error:
+        front.log.error("request_crashed", request_id=request_id, exc_info=error)
+        front.ended("failed", request_id, arrived_at)
+        return InternalError("the server failed to handle the request")
+
+
+def record(
+    front: Front,
+    served: Served,
+    received: Received,
+    query: ClassifyQuery,
+    decoded: Decoded,
+    answered: Answered,
+    reply: Mapping[str, Any],
+    first_answer_s: float = -1.0,
+) -> None:
+    """Account for the last answer to a request."""
+    answer, now = answered.answer, front.clock()
+    deadline_s = query.deadline_ms / 1e3
+    slack_s = deadline_s - (answer.started_at - received.arrived_at) - answer.predicted_s
+    outcome = _outcome(served, query, reply)
+    front.engine.record(
+        Record(
+            received.request_id,
+            served.generation,
+            outcome,
+            answer.subnetwork,
+            reply["class_id"],
+            answer.is_first_reply,
+            reply["confidence"],
+            now - received.arrived_at,
+            deadline_s,
+            answered.runs[0].started_at - received.arrived_at,
+            decoded.decode_s,
+            now - answered.given_at,
+            slack_s,
+            first_answer_s,
+        )
+    )
+    trace_id = trace_answer(front, served, received, query, decoded, answered, outcome)
+    front.log_request(
+        outcome,
+        lambda: {
+            **{key: reply[key] for key in LOGGED},
+            **({"trace_id": trace_id} if trace_id else {}),
+            "decode_ms": round(1e3 * decoded.decode_s, 3),
+            "predicted_ms": round(1e3 * answer.predicted_s, 3),
+            "slack_ms": round(1e3 * slack_s, 3),
+            "batch_size": answer.batch_size,
+        },
+    )
+
+
+def _outcome(served: Served, query: ClassifyQuery, reply: Mapping[str, Any]) -> Outcome:
+    """Return how a request ended that got an answer; late is only what could have been in time."""
+    if reply["in_time"]:
+        return "in_time"
+    load = served.load()
+    least_s = load.idle_s[served.place_of(query.subnetwork)] if load is not None else 0.0
+    return "impossible" if least_s > query.deadline_ms / 1e3 else "late"
