@@ -1,7 +1,7 @@
 """The board: a page of memory that all processes of the server share, for what is too short-lived to be told.
 
 The engine writes what a front needs to see that a request is lost before it decodes it; each front writes how busy it
-is. A value is eight bytes, written and read whole; each has one writer. Nothing here is waited for.
+is. A value is eight bytes, written and read whole; each has one writer, but for the buckets of API keys. Nothing here is waited for.
 """
 
 import mmap
@@ -13,6 +13,7 @@ from typing import Final
 
 ENGINE_PLACES: Final = 1024  # values of the engine: two for each subnetwork, and some more
 PLACES: Final = 16  # values of a front: two cache lines
+KEYS: Final = 256  # API keys that limits are kept of
 
 # Places of the engine.
 ENGINE_BEAT_AT, GENERATION, LENGTH, LOAD = range(4)
@@ -34,7 +35,9 @@ class Board:
         self.descriptor = descriptor
         size = os.fstat(descriptor).st_size
         self._values = memoryview(mmap.mmap(descriptor, size)).cast("d")
-        self.fronts = (size // 8 - ENGINE_PLACES) // PLACES
+        self.fronts = (size // 8 - ENGINE_PLACES - KEYS) // (PLACES + KEYS)
+        self._buckets = ENGINE_PLACES + PLACES * self.fronts  # where those of the keys begin
+        self._in_flight = self._buckets + KEYS  # then what each front has in flight of them
 
     @classmethod
     def create(cls, fronts: int) -> "Board":
@@ -48,7 +51,7 @@ class Board:
         else:
             with tempfile.TemporaryFile() as file:
                 descriptor = os.dup(file.fileno())
-        size = 8 * (ENGINE_PLACES + PLACES * fronts)
+        size = 8 * (ENGINE_PLACES + KEYS + (PLACES + KEYS) * fronts)
         os.ftruncate(descriptor, size)
         os.pwrite(descriptor, bytes(size), 0)  # a full memory is seen here, not at the first use
         return cls(descriptor)
@@ -94,9 +97,27 @@ class Board:
 
     def total(self, place: int) -> float:
         """Return the sum of a value over all fronts."""
-        return sum(self._values[ENGINE_PLACES + place :: PLACES])
+        return sum(self._values[ENGINE_PLACES + place : self._buckets : PLACES])
+
+    def full_at(self, key: int) -> float:
+        """Return when the bucket of an API key is full."""
+        return self._values[self._buckets + key]
+
+    def set_full_at(self, key: int, at: float) -> None:
+        """Write when it is; any front may, and of two that do at once one counts."""
+        self._values[self._buckets + key] = at
+
+    def in_flight(self, key: int) -> float:
+        """Return how many requests with an API key all fronts answer now."""
+        return sum(self._values[self._in_flight + key :: KEYS])
+
+    def set_in_flight(self, front: int, key: int, requests: int) -> None:
+        """Write how many of them one front answers."""
+        self._values[self._in_flight + KEYS * front + key] = requests
 
     def clear(self, front: int) -> None:
         """Forget the values of a front that has ended."""
         for place in range(PLACES):
             self.set(front, place, 0.0)
+        for key in range(KEYS):
+            self.set_in_flight(front, key, 0)

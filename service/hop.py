@@ -16,7 +16,7 @@ from typing import Any, Final, Literal, TypedDict, get_args
 
 from pydantic_core import from_json, to_json
 
-from service.outcomes import Ending, Outcome
+from service.outcomes import Ending, KeyRefusal, Outcome
 from service.scheduling.requests import OnMiss, Refine, Shed
 
 HEAD: Final = Struct("<IBI")  # bytes that follow, kind, request
@@ -331,3 +331,4 @@ class Tally(TypedDict, total=False):
 
     requests: dict[Outcome, int]
     connections_ended: dict[Ending, int]
+    keys_refused: dict[KeyRefusal, int]

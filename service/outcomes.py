@@ -12,5 +12,8 @@ Ending = Literal[
 ]
 """Why the server ended a connection that its client did not end."""
 
+KeyRefusal = Literal["missing", "unknown", "scope", "rate", "concurrency"]
+"""Why a request was refused by its key."""
+
 FeedbackOutcome = Literal["scored", "replaced", "unknown", "repeated", "late", "invalid"]
 """What became of a label that was sent."""

@@ -204,9 +204,21 @@ class NotReady(Problem):
 
 
 class Unauthorized(Problem):
-    """The request must bear the server's admin key: ``Authorization: Bearer <ANYTIME_ADMIN_KEY>``."""
+    """The request must bear a key of this server: ``Authorization: Bearer KEY``."""
 
     status, title = 401, "Unauthorized"
+
+
+class Forbidden(Problem):
+    """The key that the request bears is not for this."""
+
+    status, title = 403, "Forbidden"
+
+
+class TooManyRequests(Problem):
+    """The key has asked more often, or for more at a time, than it may; ``Retry-After`` says when to ask again."""
+
+    status, title = 429, "Too many requests"
 
 
 class ReloadUnderWay(Problem):

@@ -27,6 +27,7 @@ from model.cores import cores
 from service import __version__
 from service.board import Board
 from service.control import complain, tell
+from service.front.keys import KeysUnusable, read_keys
 from service.listening import listen, url_of
 from service.observability.log import LineWriter, open_log, standard_output, take_in_libraries
 from service.settings import Settings, SettingsError, plain, unknown_settings
@@ -262,7 +263,7 @@ def serve(settings: Settings) -> int:
         log.info("start", version=__version__, settings=told)
         try:
             _check_traces(settings)
-
+            _check_access(settings)
             _check_grpc(settings)
             listeners = listen(settings.host, settings.port)
         except SettingsError as error:
@@ -299,7 +300,7 @@ def _check_grpc(settings: Settings) -> None:
     """See to it that gRPC can be served if it is wanted; each front listens on its port by itself.
 
     Raises:
-        SettingsError: gRPC is not installed.
+        SettingsError: gRPC is not installed, or keys are demanded, which it does not look at.
         OSError: its port cannot be listened on.
     """
     if not settings.grpc_port:
@@ -308,6 +309,11 @@ def _check_grpc(settings: Settings) -> None:
         raise SettingsError(
             f"ANYTIME_GRPC_PORT is {settings.grpc_port}, but gRPC is not installed: "
             "pip install 'anytime-inference[grpc]', or set it to 0"
+        )
+    if settings.keys_file is not None:
+        raise SettingsError(
+            f"ANYTIME_GRPC_PORT is {settings.grpc_port}, but over gRPC no keys are looked at: set it to 0 where "
+            "ANYTIME_KEYS_FILE demands them"
         )
     for listener in listen(settings.host, settings.grpc_port):
         listener.close()
@@ -323,6 +329,24 @@ def _check_traces(settings: Settings) -> None:
         raise SettingsError(
             f"ANYTIME_TRACE_SAMPLE is {settings.trace_sample:g}, but OpenTelemetry is not installed: "
             "pip install 'anytime-inference[traces]', or set it to 0"
+        )
+
+
+def _check_access(settings: Settings) -> None:
+    """See to it that strangers are let in only where that was said.
+
+    Raises:
+        SettingsError: it was not, or the keys cannot be read.
+    """
+    if settings.keys_file is not None:
+        try:
+            read_keys(settings.keys_file)
+        except KeysUnusable as error:
+            raise SettingsError(f"ANYTIME_KEYS_FILE: {error}") from error
+    elif not settings.is_private and not settings.open:
+        raise SettingsError(
+            f"ANYTIME_HOST is {settings.host}, which other machines may reach, and there are no keys: set "
+            "ANYTIME_KEYS_FILE (see anytime keys new --help), or ANYTIME_OPEN=true to let everybody in"
         )
 
 

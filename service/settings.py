@@ -3,6 +3,7 @@
 import os
 import re
 from collections.abc import Mapping
+from ipaddress import ip_address
 from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Any, Literal
@@ -174,6 +175,14 @@ class Settings(BaseSettings):
         allow_inf_nan=False,
         description="Time after an answer in which its label is taken.",
     )
+    keys_file: ExpandedPath | None = Field(
+        default=None,
+        description="File of the API keys; with one, every request but those for /health must bear a key.",
+    )
+    open: bool = Field(
+        default=False,
+        description="Let whoever reaches the server ask without a key, where other machines can too.",
+    )
     admin_key: SecretStr = Field(
         default=SecretStr(""), description="Key of POST /admin/reload, which is off without one."
     )
@@ -206,6 +215,14 @@ class Settings(BaseSettings):
         le=1,
         description="Share of requests that get a log line; failures always do.",
     )
+
+    @property
+    def is_private(self) -> bool:
+        """Whether no other machine reaches the server."""
+        try:
+            return self.host == "localhost" or ip_address(self.host.strip("[]")).is_loopback
+        except ValueError:  # a name
+            return False
 
     @model_validator(mode="before")
     @classmethod

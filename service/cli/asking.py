@@ -17,6 +17,7 @@ GRACE_MS = 10_000.0  # a late answer is of interest too
 OWN = {
     "ANYTIME_HOST": "127.0.0.1",
     "ANYTIME_PORT": "0",
+    "ANYTIME_KEYS_FILE": "",
     "ANYTIME_FRONTS": "1",
     "ANYTIME_MAX_BATCH": "1",
     "ANYTIME_AGREEMENT_SAMPLE": "0",

@@ -232,6 +232,8 @@ class Engine:
             self._metrics.request_ended(outcome, count=count)
         for reason, count in tally.get("connections_ended", {}).items():
             self._metrics.connections_ended.inc(reason, amount=count)
+        for refusal, count in tally.get("keys_refused", {}).items():
+            self._metrics.keys_refused.inc(refusal, amount=count)
 
     async def call(self, name: str, arguments: dict[str, Any]) -> Any:
         """Carry out what a front asks of the engine itself.

@@ -91,6 +91,7 @@ async def _serve(
 
     def show() -> None:
         front.show()
+        front.access.refresh()
         loop.call_later(SHOW_EVERY_S, show)
 
     # uvicorn takes these signals while it serves, and raises them again afterwards: this makes that harmless.

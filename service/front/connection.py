@@ -203,7 +203,8 @@ class Connection(asyncio.Protocol):
         """Have a request handled, or see that it is refused: its body is still to come."""
         if self._is_deaf:
             return
-        shed = self._shed_by_head(head)
+        demands_keys = self._front.access.demands_keys
+        shed = None if demands_keys else self._shed_by_head(head)
         stays = head.http_version == "1.1" and head.keep_alive
         awaits_continue = (b"expect", b"100-continue") in head.headers
         is_plain = stays and not awaits_continue and not self._exchanges and not self._ends()
@@ -221,8 +222,11 @@ class Connection(asyncio.Protocol):
             awaits_continue=awaits_continue,
         )
         self._exchanges.append(exchange)
-        if shed is not None:
-            exchange.refusal, exchange.is_shed = shed, True
+        exchange.refusal = self._front.access.check(exchange)
+        if exchange.refusal is None:
+            exchange.refusal = self._shed_by_head(head) if demands_keys else shed
+            exchange.is_shed = exchange.refusal is not None
+        if exchange.refusal is not None:
             self._skipped_bytes = 0
         elif _is_to_classify(exchange.scope):
             self._arrivals.waiting += 1
@@ -375,7 +379,7 @@ class Connection(asyncio.Protocol):
         if exchange.is_handled:
             assert exchange.task is not None
             exchange.task.cancel()
-        elif exchange.task is None:
+        elif exchange.task is None and (exchange.refusal is None or exchange.is_shed):
             if exchange.refusal is None:
                 self._arrivals.waiting -= 1
             headers, state = dict(exchange.scope["headers"]), exchange.scope["state"]

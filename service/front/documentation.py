@@ -64,9 +64,9 @@ EXAMPLES: dict[str, Problem] = {
         problems.FeedbackRepeated(f"the answer {REQUEST_ID!r} has its label already"),
         problems.FeedbackLate(f"the answer {REQUEST_ID!r} is older than 86400 s", limit=86400.0),
         problems.NotReady("the server is warming up"),
-        problems.Unauthorized(
-            "the Authorization header must be 'Bearer' and the value of ANYTIME_ADMIN_KEY"
-        ),
+        problems.Unauthorized("the Authorization header must be 'Bearer' and a key of this server"),
+        problems.Forbidden("the key 'web' is not for metrics", scope="metrics"),
+        problems.TooManyRequests("'web' may ask 100 times a second", limit=100.0),
         problems.ReloadUnderWay("another reload has not ended yet"),
         problems.BundleUnusable(
             "/bundles/next: no manifest.json", bundle={"name": "cifar10", "digest": DIGEST}
@@ -93,6 +93,10 @@ ANSWER: Document = {
     "in_time": True,
     "bundle": {"name": "cifar10", "digest": DIGEST},
 }
+
+
+# What any endpoint but those for health may tell, where keys are demanded.
+KEYED = (problems.Unauthorized, problems.Forbidden, problems.TooManyRequests)
 
 
 def told(*kinds: type[Problem]) -> dict[int | str, Document]:
@@ -218,6 +222,7 @@ CLASSIFY_RESPONSES: dict[int | str, Document] = {
         },
     },
     **told(
+        *KEYED,
         problems.EmptyBody,
         problems.InvalidUpload,
         problems.MalformedRequest,
@@ -278,6 +283,7 @@ FEEDBACK: Document = {
 }
 
 FEEDBACK_RESPONSES = told(
+    *KEYED,
     problems.EmptyBody,
     problems.MalformedRequest,
     problems.UnknownRequest,
@@ -294,7 +300,7 @@ FEEDBACK_RESPONSES = told(
 )
 
 RELOAD_RESPONSES = told(
-    problems.Unauthorized,
+    *KEYED,
     problems.NotFound,
     problems.ReloadUnderWay,
     problems.BundleUnusable,
@@ -303,6 +309,11 @@ RELOAD_RESPONSES = told(
 )
 
 READY_RESPONSES = told(problems.NotReady)
+LIST_RESPONSES = told(*KEYED, problems.NotReady)
+METRICS_RESPONSES: dict[int | str, Document] = {
+    200: {"content": {"text/plain": {}}},
+    **told(*KEYED),
+}
 
 PROBLEM_PAGE: Document = {
     "parameters": [

@@ -26,7 +26,7 @@ from service.hop import (
     read_shed,
     record_frame,
 )
-from service.outcomes import Ending, Outcome
+from service.outcomes import Ending, KeyRefusal, Outcome
 from service.problems import NotReady, Problem, problem_of, unpacked
 
 TELL_WITHIN_S = (
@@ -86,7 +86,7 @@ class EngineClient(asyncio.Protocol):
         self._replaced: list[Served] = []  # of this engine, with requests in them
         self._released = -1
         self._untold: list[bytes] = []
-        self._tally: Tally = {"requests": {}, "connections_ended": {}}
+        self._tally: Tally = {"requests": {}, "connections_ended": {}, "keys_refused": {}}
         self._telling: asyncio.TimerHandle | None = None
 
     @property
@@ -154,6 +154,12 @@ class EngineClient(asyncio.Protocol):
         """Count a connection that this front has ended."""
         ended = self._tally["connections_ended"]
         ended[reason] = ended.get(reason, 0) + 1
+        self._tell_soon()
+
+    def count_key_refused(self, reason: KeyRefusal) -> None:
+        """Count a request that was refused by its key."""
+        refused = self._tally["keys_refused"]
+        refused[reason] = refused.get(reason, 0) + 1
         self._tell_soon()
 
     # The transport's calls
@@ -316,7 +322,7 @@ class EngineClient(asyncio.Protocol):
         untold, self._untold = self._untold, []
         if any(self._tally.values()):
             untold.append(document_frame(Kind.TALLY, 0, self._tally))
-            self._tally = {"requests": {}, "connections_ended": {}}
+            self._tally = {"requests": {}, "connections_ended": {}, "keys_refused": {}}
         return untold
 
     def _write(self, *frames: bytes) -> None:

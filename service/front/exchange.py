@@ -1,7 +1,7 @@
 """One request on a connection and the reply to it, as an ASGI application sees them."""
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import cache, lru_cache
 from http import HTTPStatus
 from typing import Any, Protocol
@@ -59,6 +59,8 @@ class Exchange:
         is_shed: that is for the load.
         task: the application's work on it, if it was asked.
         is_handled: that work has begun.
+        headers: of the reply, beside the application's.
+        on_over: is called once it is over.
         is_over: the reply was written, or nobody is there to read it.
     """
 
@@ -76,6 +78,8 @@ class Exchange:
         self.is_shed = False
         self.task: asyncio.Task[None] | None = None
         self.is_handled = False
+        self.headers: list[tuple[bytes, bytes]] = []
+        self.on_over: Callable[[], None] | None = None
         self.is_over = False
         self._is_taken = False  # the application has the whole body
         self._changed = asyncio.Event()
@@ -95,8 +99,7 @@ class Exchange:
     def leave(self) -> None:
         """Note that the client has gone."""
         self.scope["state"]["left"] = True
-        self.is_over = True
-        self._changed.set()
+        self._be_over()
 
     async def receive(self) -> Message:
         """Give the application the next part of the body; behind the last one, wait until all is over."""
@@ -149,7 +152,7 @@ class Exchange:
             self.keep_alive = False
         self._has_body = self.scope["method"] != "HEAD" and status not in WITHOUT_BODY
         lines = [_status_line(status)]
-        lines += [b"%b: %b\r\n" % header for header in self._wire.common_headers]
+        lines += [b"%b: %b\r\n" % header for header in (*self._wire.common_headers, *self.headers)]
         lines += [b"%b: %b\r\n" % header for header in headers]
         if (
             self._has_body
@@ -163,9 +166,15 @@ class Exchange:
         self._head = b"".join(lines) + b"\r\n"
 
     def _end(self) -> None:
+        self._be_over()
+        self._wire.replied(self)
+
+    def _be_over(self) -> None:
         self.is_over = True
         self._changed.set()
-        self._wire.replied(self)
+        if self.on_over is not None:
+            self.on_over()
+            self.on_over = None
 
 
 def scope_of(head: RequestParser, state: dict[str, Any], server: tuple[str, int]) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from model.preprocessing import Preprocessing
 from service import __version__
 from service import board as places
 from service.board import Board
+from service.front.access import Access
 from service.front.bodies import Bodies
 from service.front.connections import Connections
 from service.front.engine_client import EngineClient
@@ -73,6 +74,14 @@ class Front:
         self.connections = Connections(settings, self.engine.count_connection_ended)
         self.bodies = Bodies(
             settings.read_body_s, on_slow=lambda: self.connections.ended("slow_body")
+        )
+        self.access = Access(
+            settings,
+            board,
+            index,
+            clock=self.clock,
+            log=log,
+            count=self.engine.count_key_refused,
         )
         self._board = board
         self._index = index

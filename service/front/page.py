@@ -9,7 +9,6 @@ from functools import cache
 from hashlib import sha256
 from importlib.resources import files
 from io import BytesIO
-from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
@@ -92,7 +91,7 @@ def add_page(app: FastAPI, settings: Settings) -> None:
 def shows_load(settings: Settings) -> bool:
     """Whether the page may have the server send load to itself: left to itself, only where no other machine can ask."""
     if settings.page_load == "auto":
-        return settings.host == "localhost" or _is_loopback(settings.host)
+        return settings.is_private and settings.keys_file is None
     return settings.page_load == "on"
 
 
@@ -170,13 +169,6 @@ def _add_index(router: APIRouter, settings: Settings) -> None:
 def _sample_files() -> list[Path]:
     folder = next(each for each in SAMPLES if each.is_dir())
     return sorted(each for each in folder.iterdir() if each.suffix in MEDIA_TYPES)
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:  # a name
-        return False
 
 
 @cache

@@ -13,7 +13,7 @@ from prometheus_client import (
 )
 
 from service.observability.instruments import Counter, CounterReader, Histogram, Processes
-from service.outcomes import Ending, FeedbackOutcome, Outcome
+from service.outcomes import Ending, FeedbackOutcome, KeyRefusal, Outcome
 
 ReloadOutcome = Literal["replaced", "unchanged", "failed"]
 ANSWERED: tuple[Outcome, ...] = ("in_time", "late", "impossible")
@@ -182,6 +182,9 @@ class Metrics:
             ["reason"],
             registry=registry,
         )
+        self.keys_refused = Counter(
+            "anytime_keys_refused", "Requests refused by their key.", ["reason"], registry=registry
+        )
         self.queue_depth = Gauge(
             "anytime_queue_depth", "Requests that wait for a run.", registry=registry
         )
@@ -221,6 +224,8 @@ class Metrics:
             self.requests.inc(NO_SUBNETWORK, outcome, amount=0)
         for reason in get_args(Ending):
             self.connections_ended.inc(reason, amount=0)
+        for refusal in get_args(KeyRefusal):
+            self.keys_refused.inc(refusal, amount=0)
         for fate in get_args(FeedbackOutcome):
             self.feedback.inc(fate, amount=0)
 

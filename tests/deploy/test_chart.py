@@ -85,6 +85,7 @@ VALUES: dict[str, Document] = {
         "podAnnotations": {"team": "vision"},
         "runtimeClassName": "gvisor",
         "adminKeySecret": {"name": "anytime-admin"},
+        "keysSecret": {"name": "anytime-keys"},
         "settings": {"policy": "static:column-1"},
     },
     "named by digits": {
@@ -240,7 +241,7 @@ def test_right_value_is_taken(values: Document) -> None:
 
 
 def test_schema_has_the_settings_of_the_server() -> None:
-    chart_s_own = {"host", "port", "bundle_dir", "admin_key"}
+    chart_s_own = {"host", "port", "bundle_dir", "admin_key", "keys_file"}
     not_in_the_image = {"engine_dir"}  # TensorRT is not
     tighter: Document = {  # than the server's own
         "drain_s": {"maximum": 600},
@@ -313,7 +314,9 @@ def test_pod_meets_the_restricted_standard(values: Document) -> None:
     assert pod["securityContext"]["runAsNonRoot"]
     assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
     assert not {"hostNetwork", "hostPID", "hostIPC"} & pod.keys()
-    assert all({"emptyDir", "persistentVolumeClaim"} & volume.keys() for volume in pod["volumes"])
+    assert all(
+        {"emptyDir", "persistentVolumeClaim", "secret"} & volume.keys() for volume in pod["volumes"]
+    )
     for container in pod["containers"]:
         assert container["securityContext"] == {
             "allowPrivilegeEscalation": False,
@@ -449,6 +452,16 @@ def test_admin_key_comes_from_a_secret() -> None:
 
     (key,) = [each for each in container["env"] if each["name"] == "ANYTIME_ADMIN_KEY"]
     assert key["valueFrom"] == {"secretKeyRef": {"name": "anytime-admin", "key": "admin-key"}}
+
+
+def test_keys_come_from_a_secret_and_without_one_the_server_is_said_to_be_open() -> None:
+    pod = pod_of(render(VALUES["guarded"]))
+    (container,) = pod["containers"]
+
+    assert environment_of(render({}))["ANYTIME_OPEN"] == "true"
+    assert environment_of(render(VALUES["guarded"]))["ANYTIME_KEYS_FILE"] == "/keys/keys.toml"
+    assert {"name": "keys", "mountPath": "/keys", "readOnly": True} in container["volumeMounts"]
+    assert {"name": "keys", "secret": {"secretName": "anytime-keys"}} in pod["volumes"]
 
 
 @pytest.mark.parametrize("values", [{}, GPU], ids=["defaults", "gpu"])

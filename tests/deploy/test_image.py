@@ -18,6 +18,7 @@ import pytest
 from PIL import Image
 
 IMAGE = os.environ.get("IMAGE_UNDER_TEST", "")
+OPEN = ("--env", "ANYTIME_OPEN=true")  # its port is published to this machine alone
 ROOT = Path(__file__).parents[2]
 LARGEST_BYTES = 450_000_000
 RESTRICTED = "--read-only --tmpfs /tmp --cap-drop ALL --security-opt no-new-privileges --memory 2g"
@@ -70,7 +71,7 @@ def server() -> Iterator[str]:
     """Start a restricted container; return its name."""
     name = f"anytime-try-{os.getpid()}"
     options = ["--name", name, "--publish", "127.0.0.1::8000", *RESTRICTED.split()]
-    podman("run", "--detach", *options, IMAGE)
+    podman("run", "--detach", *OPEN, *options, IMAGE)
     yield name
     podman("rm", "--force", name)
 
@@ -151,15 +152,23 @@ def test_bad_setting_ends_with_one_line() -> None:
     assert "ANYTIME_MAX_BATCH" in result.splitlines()[-1]
 
 
+def test_without_keys_it_starts_only_where_that_is_said() -> None:
+    result = podman("run", "--rm", IMAGE, check=False)
+
+    assert "ANYTIME_OPEN=true" in result.splitlines()[-1]
+
+
 def test_missing_bundle_ends_with_one_line() -> None:
-    result = podman("run", "--rm", "--env", "ANYTIME_BUNDLE_DIR=/nowhere", IMAGE, check=False)
+    result = podman(
+        "run", "--rm", "--env", "ANYTIME_BUNDLE_DIR=/nowhere", *OPEN, IMAGE, check=False
+    )
 
     assert "/nowhere" in result.splitlines()[-1]
 
 
 def test_stop_signal_ends_it_with_exit_code_zero() -> None:
     name = f"anytime-stop-{os.getpid()}"
-    podman("run", "--detach", "--name", name, "--publish", "127.0.0.1::8000", IMAGE)
+    podman("run", "--detach", "--name", name, "--publish", "127.0.0.1::8000", *OPEN, IMAGE)
     try:
         fetch_when_there(f"{address(name)}/health/ready")
         podman("stop", "--time", "60", name)

@@ -153,6 +153,10 @@ containers:
         valueFrom:
           secretKeyRef: {name: {{ quote .name }}, key: {{ quote .key }}}
       {{- end }}{{ end }}
+      {{- with .Values.keysSecret }}{{ if .name }}
+      - name: ANYTIME_KEYS_FILE
+        value: {{ printf "/keys/%s" .key | quote }}
+      {{- end }}{{ end }}
       {{- if .Values.bundle.claim }}
       - name: ANYTIME_BUNDLE_DIR
         value: {{ printf "/bundles/%s" .Values.bundle.path | quote }}
@@ -184,12 +188,19 @@ containers:
       {{- if .Values.bundle.claim }}
       - {name: bundles, mountPath: /bundles, readOnly: true}
       {{- end }}
+      {{- if .Values.keysSecret.name }}
+      - {name: keys, mountPath: /keys, readOnly: true}
+      {{- end }}
 volumes:
   - name: tmp
     emptyDir: {medium: Memory, sizeLimit: 64Mi}
   {{- with .Values.bundle.claim }}
   - name: bundles
     persistentVolumeClaim: {claimName: {{ quote . }}, readOnly: true}
+  {{- end }}
+  {{- with .Values.keysSecret.name }}
+  - name: keys
+    secret: {secretName: {{ quote . }}}
   {{- end }}
 {{- end }}
 
