@@ -130,7 +130,7 @@ async def send_load(request: Request) -> dict[str, Any]:
             value=value,
             allowed=f"times, a number from 0 to {MOST_TIMES}, and deadline_ms, one from 0.1 to 1000",
         ) from error
-    predicted_s = await front.engine.call("predicted_run_latency_s")
+    predicted_s = await front.engine.call("predicted_run_latency_s", generation=served.generation)
     host, port = request.scope["server"]
     sender = {
         "host": host,
