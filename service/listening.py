@@ -3,6 +3,7 @@
 import errno
 import os
 import socket
+from collections.abc import Sequence
 from contextlib import ExitStack
 
 BACKLOG = 2048  # connections that wait until the server takes them
@@ -30,7 +31,7 @@ def listen(host: str, port: int) -> list[socket.socket]:
         raise OSError(f"cannot listen on {_written(host)}:{port}: {reason}") from error
 
 
-def url_of(host: str, listeners: list[socket.socket]) -> str:
+def url_of(host: str, listeners: Sequence[socket.socket]) -> str:
     """Return the URL at which a host is reached."""
     return f"http://{_written(host)}:{listeners[0].getsockname()[1]}"
 

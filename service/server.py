@@ -141,6 +141,7 @@ class Server:
         self._died = 0
         self._has_failed = False
         self._over = asyncio.Event()
+        self._has_engine = asyncio.Event()  # which can be told to reload
 
     async def run(self) -> int:
         """Serve until a signal; return the exit code: 0 after a drain, 1 if it cannot serve."""
@@ -154,6 +155,8 @@ class Server:
             for i, each in enumerate(self._fronts)
         ]
         watching = asyncio.create_task(self._watch())
+        await self._has_engine.wait()
+        self._log.info("listening", url=url_of(self._settings.host, self._listeners))
         await self._over.wait()
         began_at = time.monotonic()
         if not self._has_failed:
@@ -202,6 +205,7 @@ class Server:
         for index, front in enumerate(self._fronts):
             if front.pid is not None:
                 self._join(index)
+        self._has_engine.set()
         self._tell_processes()
 
     async def _start_front(self, index: int) -> None:
@@ -255,6 +259,7 @@ class Server:
 
 def serve(settings: Settings) -> int:
     """Serve until a signal; return the exit code: 0 after a drain, 1 if it cannot serve, 2 for a bad setting."""
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until then the engine reads what there is
     writer = LineWriter(standard_output())
     try:
         log = open_log(writer.write, settings.log_level)
@@ -272,7 +277,6 @@ def serve(settings: Settings) -> int:
             return _fail(str(error), 1)
         for name in unknown_settings():
             log.warning("unknown_setting", variable=name)
-        log.info("listening", url=url_of(settings.host, listeners))
         try:
             board = Board.create(settings.fronts or default_fronts())
         except OSError as error:

@@ -86,6 +86,7 @@ async def _serve(control: Control, first: dict[str, Any], board: Board, writer: 
         task.add_done_callback(tasks.discard)
 
     async def reload() -> None:
+        await asyncio.wait([starting])
         with suppress(Problem):  # the log says why
             await engine.reload()
 
