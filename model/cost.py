@@ -7,20 +7,28 @@ from model.presets import Architecture, Convolution, wide_filters
 
 
 def depth(architecture: Architecture, active: Collection[int]) -> int:
-    """Return the convolutions on the longest path: B · 2^(k-1) for the deepest column k, and the stem."""
-    return (architecture.blocks << (max(active) - 1)) + (architecture.stem is not None)
+    """Return the convolutions on the longest path: B · 2^(k-1) for the deepest column k, the entries and the stem."""
+    entries = architecture.blocks if architecture.has_entry else 0
+    return (architecture.blocks << (max(active) - 1)) + entries + (architecture.stem is not None)
 
 
 def parameters(architecture: Architecture, active: Collection[int]) -> int:
-    """Return the trainable parameters: filters, one scale and shift a channel, classifier with its bias."""
+    """Return the parameters: filters, one scale and shift a channel, classifier with its bias."""
     blocks = range(architecture.blocks)
     path = architecture.path_of(active)
     filters = sum(_block_filters(architecture, block, path.blocks[block]) for block in blocks)
     normed = sum(architecture.widths(block)[k - 1] << (k - 1) for block in blocks for k in active)
+    if architecture.has_entry:
+        filters += sum(_entry_filters(architecture, block) for block in blocks)
+        normed += sum(architecture.channels)
+    biases = architecture.classes
     if architecture.stem:
         filters += _stem_filters(architecture)
-        normed += architecture.stem.channels
-    return filters + 2 * normed + (architecture.channels[-1] + 1) * architecture.classes
+        if architecture.stem.is_whitening:
+            biases += architecture.stem.channels
+        else:
+            normed += architecture.stem.channels
+    return filters + 2 * normed + architecture.channels[-1] * architecture.classes + biases
 
 
 def macs(architecture: Architecture, active: Collection[int]) -> int:
@@ -32,10 +40,13 @@ def path_macs(architecture: Architecture, path: Path) -> int:
     """Return the multiply-adds of one image along a path: every filter at every pixel, and the classifier."""
     total = architecture.channels[-1] * architecture.classes
     for block, block_path in enumerate(path.blocks):
-        pixels = (architecture.first_size >> block) ** 2
-        total += _block_filters(architecture, block, block_path) * pixels
+        size = architecture.first_size >> block
+        if architecture.has_entry:
+            total += _entry_filters(architecture, block) * size**2
+            size //= 2
+        total += _block_filters(architecture, block, block_path) * size**2
     if architecture.stem:
-        pixels = (architecture.image_size // architecture.stem.stride) ** 2
+        pixels = architecture.stem.convolved_size(architecture.image_size) ** 2
         total += _stem_filters(architecture) * pixels
     return total
 
@@ -56,7 +67,13 @@ def _block_filters(architecture: Architecture, block: int, path: BlockPath) -> i
             total += weights_from(column + 1, middle, joined, end)
         return total
 
-    return weights_from(1, architecture.block_inputs[block], widths[0], architecture.rows)
+    return weights_from(1, architecture.fractal_inputs[block], widths[0], architecture.rows)
+
+
+def _entry_filters(architecture: Architecture, block: int) -> int:
+    """Return the weights of the layer before a block's fractal."""
+    inputs, outputs = architecture.block_inputs[block], architecture.channels[block]
+    return _filters(architecture.convolution, inputs, outputs)
 
 
 def _filters(convolution: Convolution, inputs: int, outputs: int) -> int:

@@ -120,7 +120,7 @@ class FractalNet(nn.Module):
         self.blocks = nn.ModuleList(
             Fractal(
                 1,
-                architecture.block_inputs[block],
+                architecture.fractal_inputs[block],
                 channels,
                 widths=architecture.widths(block),
                 active=self.active,
@@ -130,10 +130,32 @@ class FractalNet(nn.Module):
                 zip(architecture.channels, architecture.dropout, strict=True)
             )
         )
-        self.pool = nn.MaxPool2d(2)
+        self.entries = nn.ModuleList(
+            ConvLayer(
+                before,
+                after,
+                dropout=dropout,
+                modes=modes or both,
+                convolution=architecture.convolution,
+                is_pooled=True,
+            )
+            for before, after, dropout in zip(
+                architecture.block_inputs, architecture.channels, architecture.dropout, strict=True
+            )
+            if architecture.has_entry
+        )
+        self.pool = nn.Identity() if architecture.has_entry else nn.MaxPool2d(2)
         self.classifier = nn.Linear(architecture.channels[-1], architecture.classes)
         nn.init.xavier_uniform_(self.classifier.weight)
         nn.init.zeros_(self.classifier.bias)
+
+    @property
+    def whitening(self) -> nn.Conv2d | None:
+        """The stem's convolution where its filters come from the training images."""
+        stem = self.architecture.stem
+        first = self.stem[0] if stem and stem.is_whitening else None
+        assert first is None or isinstance(first, nn.Conv2d)
+        return first
 
     def path_of(self, active: Collection[int]) -> Path:
         """Return the path of the subnetwork with these columns."""
@@ -152,10 +174,12 @@ class FractalNet(nn.Module):
         path = path or self.full_path
         mode: NormMode = "alone" if path.is_alone else "joint"
         x = self.stem(x)  # (N, C, H, W) of the first block
-        for block, block_path in zip(self.blocks, path.blocks, strict=True):
+        for index, (block, block_path) in enumerate(zip(self.blocks, path.blocks, strict=True)):
+            if self.entries:
+                x = self.entries[index](x, mode)  # (N, channels, H/2, W/2)
             outputs = block(x, block_path, self.architecture.rows, mode)
             x = join([self.pool(output) for output in outputs])  # (N, channels, H/2, W/2)
-        x = x.mean((2, 3))  # (N, channels)
+        x = x.amax((2, 3)) if self.entries else x.mean((2, 3))  # (N, channels)
         logits: Tensor = self.classifier(x)
         return logits
 

@@ -67,7 +67,8 @@ class ConvLayer(nn.Module):
     """Convolution → dropout → batch norm → ReLU, with one batch norm for each mode.
 
     A column alone and a column beside others see differently distributed inputs; one set of statistics for both
-    spoils both, so scale, shift and statistics are kept apart. Filters are shared.
+    spoils both, so scale, shift and statistics are kept apart. Filters are shared. Where ``is_pooled``, 2×2 pooling
+    follows the convolution: batch norm then has a quarter to do, and measures what it passes on.
     """
 
     def __init__(
@@ -78,14 +79,16 @@ class ConvLayer(nn.Module):
         dropout: float,
         modes: Sequence[NormMode],
         convolution: Convolution = "3x3",
+        is_pooled: bool = False,
     ) -> None:
         super().__init__()
-        self.conv = CONVOLUTIONS[convolution](in_channels, out_channels)
+        conv = CONVOLUTIONS[convolution](in_channels, out_channels)
+        self.conv = nn.Sequential(conv, nn.MaxPool2d(2)) if is_pooled else conv
         self.dropout = nn.Dropout(dropout)
         self.norms = nn.ModuleDict({mode: nn.BatchNorm2d(out_channels) for mode in modes})
 
     def forward(self, x: Tensor, mode: NormMode) -> Tensor:
-        """Map (N, in_channels, H, W) to (N, out_channels, H, W)."""
+        """Map (N, in_channels, H, W) to (N, out_channels, H, W), or half as high and wide."""
         normed: Tensor = self.norms[mode](self.dropout(self.conv(x)))
         return torch.relu(normed)
 
@@ -97,6 +100,11 @@ def build_stem(stem: Stem | None, in_channels: int) -> nn.Sequential:
     """
     if stem is None:
         return nn.Sequential()
+    if stem.is_whitening:
+        whitening = nn.Conv2d(in_channels, stem.channels, stem.kernel, stem.stride)
+        whitening.weight.requires_grad_(False)
+        nn.init.zeros_(whitening.bias)  # type: ignore[arg-type]  # it has one
+        return nn.Sequential(whitening, nn.ReLU())
     conv = filters(in_channels, stem.channels, stem.kernel, stride=stem.stride)
     modules: list[nn.Module] = [conv, nn.BatchNorm2d(stem.channels), nn.ReLU()]
     if stem.is_pooled:

@@ -5,6 +5,7 @@ Nothing here needs torch: the manifest of a bundle carries an ``Architecture`` t
 
 from collections.abc import Collection
 from dataclasses import dataclass, replace
+from itertools import count
 from typing import Literal
 
 from model.path import Path, column_path
@@ -20,21 +21,31 @@ Convolution = Literal["3x3", "mixed", "separable"]
 
 @dataclass(frozen=True, slots=True)
 class Stem:
-    """What stands before the first block: convolution → batch norm → ReLU, and 3×3 pooling where ``is_pooled``."""
+    """What stands before the first block: convolution → batch norm → ReLU, and 3×3 pooling where ``is_pooled``.
+
+    Where ``is_whitening`` the filters whiten the patches of the training images and are not trained: there are
+    two of each direction, one the other's negative, a bias takes batch norm's place, and nothing is padded.
+    """
 
     channels: int
     kernel: int
     stride: int
     is_pooled: bool = False
+    is_whitening: bool = False
 
-    @property
-    def reduction(self) -> int:
-        """By how much the stem divides height and width."""
-        return self.stride * (2 if self.is_pooled else 1)
+    def convolved_size(self, image_size: int) -> int:
+        """Return height and width of the convolution's output."""
+        seen = image_size - self.kernel + self.stride if self.is_whitening else image_size
+        return seen // self.stride
+
+    def output_size(self, image_size: int) -> int:
+        """Return height and width of what enters the first block."""
+        return self.convolved_size(image_size) // (2 if self.is_pooled else 1)
 
 
 RESNET_STEM = Stem(channels=64, kernel=7, stride=2, is_pooled=True)
 PATCH_STEM = Stem(channels=48, kernel=4, stride=4)  # 4×4×3 values of a patch, embedded
+WHITENING_STEM = Stem(channels=24, kernel=2, stride=1, is_whitening=True)  # 2·(2×2×3) directions
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +63,8 @@ class Architecture:
         divisors: column k has ``channels[b] / divisors[k - 1]`` channels in block b; all 1 if empty.
         convolution: what the layers convolve with.
         stem: what stands before the first block; nothing by default.
+        has_entry: a layer that all columns share stands before each block's fractal; it widens and pools, so that no
+            column does. The classifier then sees the largest value of each channel, not the mean.
         is_plain: only the deepest column is built: a plain network of that depth (Table 4).
 
     Raises:
@@ -68,6 +81,7 @@ class Architecture:
     divisors: tuple[int, ...] = ()
     convolution: Convolution = "3x3"
     stem: Stem | None = None
+    has_entry: bool = False
     is_plain: bool = False
 
     def __post_init__(self) -> None:
@@ -96,9 +110,9 @@ class Architecture:
         if any(channels % self.divisors[-1] for channels in self.channels):
             raise ValueError(f"channels is {self.channels}; each must divide by {self.divisors}")
         if self.final_size < 1:
+            smallest = next(s for s in count(1) if self._size_behind_stem(s) >> self.blocks)
             raise ValueError(
-                f"image_size is {self.image_size}; {self.blocks} blocks, each halving it, "
-                f"need at least {self._stem_reduction * 2**self.blocks}"
+                f"image_size is {self.image_size}; {self.blocks} blocks, each halving it, need at least {smallest}"
             )
 
     @property
@@ -118,9 +132,14 @@ class Architecture:
         return (first, *self.channels[:-1])
 
     @property
+    def fractal_inputs(self) -> tuple[int, ...]:
+        """Channels that enter each block's fractal: the block's, or what its entry makes of them."""
+        return self.channels if self.has_entry else self.block_inputs
+
+    @property
     def first_size(self) -> int:
         """Height and width in pixels of the first block's input."""
-        return self.image_size // self._stem_reduction
+        return self._size_behind_stem(self.image_size)
 
     @property
     def final_size(self) -> int:
@@ -145,7 +164,7 @@ class Architecture:
 
         Where the images are too small for every block's pooling, the first blocks that fit are kept.
         """
-        blocks = min(self.blocks, (image_size // self._stem_reduction).bit_length() - 1)
+        blocks = min(self.blocks, self._size_behind_stem(image_size).bit_length() - 1)
         return replace(
             self,
             classes=classes,
@@ -154,10 +173,9 @@ class Architecture:
             dropout=self.dropout[:blocks],
         )
 
-    @property
-    def _stem_reduction(self) -> int:
-        """By how much height and width are divided before the first block."""
-        return self.stem.reduction if self.stem else 1
+    def _size_behind_stem(self, image_size: int) -> int:
+        """Return height and width of the first block's input for images of this size."""
+        return self.stem.output_size(image_size) if self.stem else image_size
 
 
 def wide_filters(channels: int) -> int:
@@ -209,6 +227,14 @@ PRESETS = {
             classes=10,
             convolution="separable",
             stem=PATCH_STEM,
+        ),
+        Architecture(
+            "entry-c3",
+            columns=3,
+            channels=(32, 64, 128),
+            classes=10,
+            stem=WHITENING_STEM,
+            has_entry=True,
         ),
     )
 }

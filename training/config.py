@@ -209,6 +209,14 @@ RECIPES = {
             drop_path="sandwich",
             distillation=0.5,
         ),
+        # Layers that all columns share, a whitening stem: the shape that docs/results.md's search found
+        replace(
+            _MUON,
+            name="entry-c3",
+            architecture=PRESETS["entry-c3"],
+            drop_path="sandwich",
+            distillation=0.5,
+        ),
         # For one GPU. The classifier sees four times the features: at 0.2, and Muon at 0.05, its loss explodes.
         replace(
             _MUON,

@@ -24,8 +24,8 @@ class Optimizer:
 
     Muon (Jordan et al., 2024) moves a filter bank, as the matrix of its filters, by the nearest orthogonal matrix to
     its momentum: every direction alike, however small its gradient. Without residuals that is what the deep columns
-    lack. Weight decay is on filters and classifier weights, none on scales, shifts and biases. A parameter that the
-    path of a step does not reach has no gradient there and is left as it is.
+    lack. Weight decay is on filters and classifier weights, none on scales, shifts and biases. Frozen filters stay, and a
+    parameter that the path of a step does not reach has no gradient there and is left as it is.
 
     Args:
         network: on its device and in its memory format; its weights are those to begin with.
@@ -33,7 +33,7 @@ class Optimizer:
     """
 
     def __init__(self, network: nn.Module, recipe: Recipe) -> None:
-        parameters = list(network.parameters())
+        parameters = [p for p in network.parameters() if p.requires_grad]
         self._network = network
         self._filters = [p for p in parameters if p.ndim == 4 and recipe.muon_rate]
         self._matrices = [nn.Parameter(as_matrix(p.detach())) for p in self._filters]

@@ -41,6 +41,7 @@ from training.files import written_by_one
 from training.history import epoch_line, write_history
 from training.optim import Optimizer, averaged, rate_factor
 from training.origin import begin_from, completed, is_for_other_classes
+from training.whitening import whiten
 
 IDENTITY_DIGITS = 10  # hexadecimal, of a sha256: their sum over 8,192 processes is exact in float64
 LOOK_EVERY = 20  # steps; looking at the loss waits for the device
@@ -144,6 +145,8 @@ class Run:
             load_weights(self.network, checkpoint.model)
         elif checkpoint.model:
             load_weights(self.network, completed(checkpoint.model, self.network))
+        elif stem := self.network.whitening:
+            whiten(stem, self.training, self.normalise)
         self.optimizer = Optimizer(self.network, self.recipe)
         if not checkpoint.epoch:
             self.optimizer.scale_filters()
