@@ -1,4 +1,4 @@
-"""The commands of training, ``anytime {train,evaluate,reproduce,compare,measure,export}``; ``python -m training`` too."""
+"""The commands of training, ``anytime train`` and those beside it; ``python -m training`` too."""
 
 import argparse
 import os
@@ -18,13 +18,13 @@ from typing import get_args
 import torch
 
 from model import cost
-from model.bundle import PRETRAINED_DIR, Bundle, Precision, is_bundle, read_bundle
+from model.bundle import PRETRAINED_DIR, Precision, is_bundle, read_bundle
 from training import TrainingError
 from training.anytime import evaluate_anytime
 from training.arguments import DATA_HELP, add_run_arguments, add_seed, positive
 from training.asking import add_train_arguments, asked_for
 from training.check import check_folder
-from training.checkpoint import Checkpoint, check_data, load_trained
+from training.checkpoint import Checkpoint, load_trained
 from training.commands import run_command
 from training.compare import compare
 from training.config import recipes_help
@@ -36,8 +36,10 @@ from training.files import check_writable
 from training.history import by_class, draw_curves
 from training.importing.command import EXAMPLE, add_import
 from training.listing import listing
+from training.origin import data_of_bundle
 from training.planning import foresee
 from training.reproduce import EXPERIMENTS, reproduce
+from training.specialise import specialise
 from training.stopping import end_on_signals
 from training.trainer import train
 
@@ -47,6 +49,7 @@ EXAMPLES = {  # from data to a served model, and what else there is
     "export": "anytime export --run runs/digits --out runs/digits/bundle",
     "import": EXAMPLE,
     "data": "anytime data check photos",
+    "specialise": "anytime specialise --bundle runs/digits/bundle --out runs/own",
     "measure": "anytime measure --bundle runs/digits/bundle --out runs/digits",
     "reproduce": "anytime reproduce table4 --data cifar10 --out runs/table4",
     "compare": "anytime compare --data cifar10 --out runs/compared",
@@ -164,6 +167,25 @@ def _parser() -> argparse.ArgumentParser:
 
     add_import(commands)
 
+    own = commands.add_parser(
+        "specialise",
+        help="give columns of a bundle filters of their own, taught by its full network",
+        description="Train columns of a bundle on, each alone and taught by the full network, and write a bundle with "
+        "them in their places, of the subnetworks that are on its front. Stopped, it goes on where it was.",
+    )
+    own.add_argument("--bundle", required=True, type=Path, help="folder of an exported bundle")
+    own.add_argument("--data", default="digits", help=DATA_HELP + " (default: %(default)s)")
+    own.add_argument(
+        "--columns",
+        type=positive(int),
+        nargs="+",
+        default=[1, 2, 3],
+        help="to train on, 1 is the shallowest (default: 1 2 3)",
+    )
+    own.add_argument("--epochs", type=positive(int), help="of each column, instead of the recipe's")
+    own.add_argument("--out", required=True, type=Path, help="folder of runs and of the bundle")
+    own.set_defaults(command=_specialise)
+
     measure = commands.add_parser(
         "measure",
         help="measure a bundle: accuracy against cost and latency, and what budgets buy",
@@ -261,27 +283,6 @@ def _evaluate(options: argparse.Namespace) -> None:
     print(by_class(confusion(answers[name], split.labels), data.classes))
 
 
-def _data_of_bundle(bundle: Bundle, source: str | None) -> DataSet:
-    """Load what a bundle was trained on, or what has the classes of an imported one."""
-    manifest = bundle.manifest
-    origin = manifest.provenance
-    if source is None:
-        was = origin.dataset if origin else manifest.imported.images if manifest.imported else ""
-        raise TrainingError(
-            f"{bundle.folder}: a bundle does not say where its data is ({was}); pass it with --data"
-        )
-    data = load_data(
-        source, seed=origin.seed if origin else 0, preprocessing=manifest.preprocessing
-    )
-    if origin:
-        check_data(data, origin.dataset_sha256, origin.dataset)
-    elif data.classes != manifest.labels:
-        raise TrainingError(
-            f"{source}: its classes, in order, are not the labels of {bundle.folder}; name its folders so"
-        )
-    return data
-
-
 def _reproduce(options: argparse.Namespace) -> None:
     """Train an experiment's networks and print its table."""
     with _joined(partial(load_data, options.data, seed=options.seed)) as (data, device, group):
@@ -319,7 +320,7 @@ def _export(options: argparse.Namespace) -> None:
     name = options.name or options.out.resolve().name
     if is_bundle(options.run):
         bundle = read_bundle(options.run)
-        data = _data_of_bundle(bundle, options.data)
+        data = data_of_bundle(bundle, options.data)
         manifest = export_again(bundle, data, options.out, name=name, precision=options.precision)
     else:
         checkpoint = load_trained(options.run)
@@ -335,10 +336,25 @@ def _export(options: argparse.Namespace) -> None:
     print(listing(manifest))
 
 
+def _specialise(options: argparse.Namespace) -> None:
+    """Train columns on alone and print what the new bundle holds."""
+    bundle = read_bundle(options.bundle)
+    manifest = specialise(
+        bundle,
+        data_of_bundle(bundle, options.data),
+        options.out,
+        columns=options.columns,
+        epochs=options.epochs,
+        device=own_device(),
+        report=partial(print, flush=True),
+    )
+    print(listing(manifest))
+
+
 def _measure(options: argparse.Namespace) -> None:
     """Measure a bundle and print its table."""
     bundle = read_bundle(options.bundle)
-    data = _data_of_bundle(bundle, options.data)
+    data = data_of_bundle(bundle, options.data)
     check_writable(options.out)
     print(evaluate_anytime(bundle, data, options.out))
 

@@ -55,7 +55,7 @@ def add_train_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--augmentation",
         choices=get_args(Augmentation),
-        help="instead of the recipe's: mirrored and shifted images, padded with zeros (+) or their reflection (++), or parts of them in another light (crop)",
+        help="instead of the recipe's: mirrored images, or mirrored and shifted ones, padded with zeros (+) or their reflection (++), or parts of them in another light (crop)",
     )
     command.add_argument(
         "--begin-with",

@@ -12,7 +12,7 @@ from training.data import Split
 MAX_SHIFT = 4  # pixels
 # Random numbers for one image: mirrored or not, shift down, shift right; of a crop its area and shape, where it lies
 # across and down, and its brightness, contrast and saturation.
-DRAWS: dict[Augmentation, int] = {"none": 3, "+": 3, "++": 3, "crop": 8}
+DRAWS: dict[Augmentation, int] = {"none": 3, "mirror": 3, "+": 3, "++": 3, "crop": 8}
 LEAST_AREA = 0.4  # of the image, that a crop shows; an object at its edge is still there
 LONGEST = 4 / 3  # of a crop's sides to each other
 LIGHT = 0.2  # by what share brightness, contrast and saturation change at most
@@ -56,7 +56,7 @@ def augment(images: Tensor, kind: Augmentation, draws: Tensor) -> Tensor:
 
     Args:
         images: (N, 3, H, W), normalised, so that zero padding is padding with the mean colour.
-        kind: "none", "+" (zero padding), "++" (reflection) or "crop".
+        kind: "none", "mirror" (no shifts), "+" (zero padding), "++" (reflection) or "crop".
         draws: (N, DRAWS[kind]), uniform in [0, 1).
 
     Returns:
@@ -70,6 +70,8 @@ def augment(images: Tensor, kind: Augmentation, draws: Tensor) -> Tensor:
     device = images.device
     mirrored = draws[:, 0] < 0.5
     images = torch.where(mirrored[:, None, None, None], images.flip(3), images)
+    if kind == "mirror":
+        return images
 
     mode = "constant" if kind == "+" else "reflect"
     padded = F.pad(images, (MAX_SHIFT,) * 4, mode=mode)  # (N, 3, H + 8, W + 8)

@@ -10,7 +10,7 @@ from training import TrainingError
 from training.data import DataSet
 
 Schedule = Literal["paper", "imagenet", "one-cycle"]
-Augmentation = Literal["none", "+", "++", "crop"]
+Augmentation = Literal["none", "mirror", "+", "++", "crop"]
 Fit = Literal["stretch", "crop"]
 
 SCALED_TO_SEEN = 8 / 7  # of a cropped image's shorter side to the square: ImageNet's 256 to 224
@@ -34,10 +34,11 @@ class Recipe:
         drop_path: how each mini-batch's paths are drawn.
         fit: how the images of class folders become squares: "stretch" by height and width each, "crop" scales them evenly
             and takes the middle.
-        augmentation: "+" mirrors and shifts by up to 4 pixels with zero padding, "++" with reflection; "crop" mirrors,
-            enlarges a random part and changes light and colour, as photographs differ.
+        augmentation: "mirror" mirrors, "+" shifts too, by up to 4 pixels with zero padding, "++" with reflection; "crop"
+            mirrors, enlarges a random part and changes light and colour, as photographs differ.
         label_smoothing: share of the target spread over all classes.
-        distillation: share of a column's target that is the answer of the pass before it; for "tied" and "sandwich" drop-path.
+        distillation: share of the target that is a teacher's answer: for a column the first pass of a "tied" or
+            "sandwich" mini-batch, for the first pass another network where one teaches the run.
         averaging: decay a step of the average of the weights that is scored and exported; 0 for none.
     """
 
@@ -91,7 +92,7 @@ class Recipe:
         return replace(self, architecture=architecture)
 
     def check(self) -> None:
-        """See to it that the recipe's parts fit together.
+        """See to it that the recipe's parts fit together, where nobody else teaches.
 
         Raises:
             TrainingError: they do not.
@@ -249,6 +250,20 @@ RECIPES = {
     )
 }
 """The named recipes."""
+
+SPECIALISED = replace(
+    RECIPES["cpu-narrow-c4-muon-again"],
+    name="specialised",
+    epochs=8,
+    learning_rate=0.06,
+    augmentation="mirror",
+    drop_path="none",
+    distillation=0.5,
+)
+"""How a column of a trained network is trained on alone; its network is the column.
+
+It is small for its task: shifted images cost it a point in as many epochs.
+"""
 
 
 def shortened(recipe: Recipe) -> Recipe:

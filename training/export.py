@@ -132,21 +132,82 @@ def export_again(
     check_name(name)
     check_target(target)
     architecture, origin = bundle.trained
-    normalise = channel_statistics(data.train)
-    chosen = {}
-    for subnetwork in bundle.manifest.subnetworks:
-        if subnetwork.source:
-            raise BundleError(f"{bundle.folder}: {subnetwork.name} was imported; import it again")
-        network = FractalNet(architecture).extract(subnetwork.columns).eval()
-        network.load_state_dict(_counters(network) | weights_of(bundle.graph_path(subnetwork)))
-        if precision != "float32":
-            _round_filters(network)
-        logits = predict(network, data.validation, normalise)
-        chosen[frozenset(subnetwork.columns)] = (network, logits)
+    chosen = {
+        frozenset(each.columns): _ready(_restored(bundle, each), data, precision)
+        for each in bundle.manifest.subnetworks
+    }
     origin = origin.model_copy(update=_made_now())
     return _write_bundle(
         chosen, architecture, data, target, name=name, precision=precision, origin=origin
     )
+
+
+def export_specialists(
+    bundle: Bundle,
+    specialists: Mapping[frozenset[int], Checkpoint],
+    data: DataSet,
+    target: Path,
+    *,
+    provenance: Mapping[str, Any],
+) -> Manifest:
+    """Export a bundle with networks that were trained for their columns alone in their places.
+
+    One takes its place unless it answers fewer validation images rightly than what was there. Of all that the bundle has
+    then, those on the front of validation accuracy against multiply-adds are kept, and the full one. ``provenance`` says how
+    they were trained.
+
+    Raises:
+        BundleError: something else than a bundle is at ``target``, or subnetworks were imported.
+        TrainingError: a file differs from torch.
+    """
+    check_target(target)
+    manifest, normalise = bundle.manifest, channel_statistics(data.train)
+    architecture, origin = bundle.trained
+    chosen: dict[frozenset[int], tuple[FractalNet, Tensor]] = {}
+    best: Right | None = None
+    for subnetwork in manifest.subnetworks:
+        columns = frozenset(subnetwork.columns)
+        rivals = [_restored(bundle, subnetwork)]
+        if columns in specialists:
+            trained = restore_network(specialists[columns], data)
+            rivals.append(extract_for_serving(trained, columns, data.train, normalise))
+        ready = [_ready(each, data, manifest.precision) for each in rivals]
+        kept = max(reversed(ready), key=lambda each: _right(each[1], data.validation).sum())
+        own = _right(kept[1], data.validation)
+        if columns == architecture.all_columns or best is None or is_worse(best, own, LUCK):
+            chosen[columns] = kept
+        if best is None or own.sum() > best.sum():
+            best = own
+    return _write_bundle(
+        chosen,
+        architecture,
+        data,
+        target,
+        name=manifest.name,
+        precision=manifest.precision,
+        origin=origin.model_copy(update={**provenance, **_made_now()}),
+    )
+
+
+def _restored(bundle: Bundle, subnetwork: Subnetwork) -> FractalNet:
+    """Return a subnetwork of a bundle with the weights of its graph.
+
+    Raises:
+        BundleError: it was imported.
+    """
+    if subnetwork.source:
+        raise BundleError(f"{bundle.folder}: {subnetwork.name} was imported; import it again")
+    architecture, _ = bundle.trained
+    network = FractalNet(architecture).extract(subnetwork.columns).eval()
+    network.load_state_dict(_counters(network) | weights_of(bundle.graph_path(subnetwork)))
+    return network
+
+
+def _ready(network: FractalNet, data: DataSet, precision: Precision) -> tuple[FractalNet, Tensor]:
+    """Return a network, its filters rounded as they are stored, and its logits on the validation images."""
+    if precision != "float32":
+        _round_filters(network)
+    return network, predict(network, data.validation, channel_statistics(data.train))
 
 
 def _write_bundle(
@@ -258,13 +319,19 @@ def _useful_subnetworks(
                 f"{subnetwork_name(active, architecture.columns)}: its answers are not finite numbers; "
                 "train it for more epochs, or with a lower learning rate"
             )
-        own: Right = (logits.argmax(1) == data.validation.labels).numpy()
+        own = _right(logits, data.validation)
         is_always = len(active) == 1 or active == architecture.all_columns
         if is_always or best is None or is_worse(best, own, LUCK):
             useful[active] = (subnetwork.cpu(), logits)
         if best is None or own.sum() > best.sum():
             best = own
     return useful
+
+
+def _right(logits: Tensor, split: Split) -> Right:
+    """Say of each image of a split whether its class has the largest logit."""
+    right: Right = (logits.argmax(1) == split.labels).numpy()
+    return right
 
 
 def _check_parity(

@@ -5,12 +5,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from model.bundle import Bundle, BundleError, is_bundle, read_bundle
+from model.fractal import FractalNet
 from training import TrainingError
-from training.checkpoint import CHECKPOINT_FILE, Checkpoint, described, load_trained
-from training.data import DataSet
+from training.checkpoint import (
+    CHECKPOINT_FILE,
+    Checkpoint,
+    check_data,
+    described,
+    load_trained,
+)
+from training.data import DataSet, load_data
 from training.graphs import weights_of
 
 
@@ -95,15 +102,17 @@ def read_origin(folder: Path) -> Origin:
     )
 
 
-def completed(weights: Mapping[str, Any], network: nn.Module) -> dict[str, Any]:
+def completed(weights: Mapping[str, Any], network: FractalNet) -> dict[str, Any]:
     """Return the weights to begin with, and from the network what they need not bring.
 
     That is the statistics of batch norm, which follow the images within some steps, and the classifier where it was
-    for another number of classes.
+    for another number of classes. A plain network takes its column of a fractal one and leaves the others.
     """
     own = network.state_dict()
     parameters = {name for name, _ in network.named_parameters()}
     brought = dict(weights)
+    if network.architecture.is_plain:
+        brought = {name: values for name, values in weights.items() if name in own}
     if is_for_other_classes(weights, len(own["classifier.bias"])):
         parameters -= {"classifier.weight", "classifier.bias"}
         del brought["classifier.weight"], brought["classifier.bias"]
@@ -130,3 +139,28 @@ def _of_bundle(bundle: Bundle) -> Origin:
         dataset_sha256=provenance.dataset_sha256,
         seed=provenance.seed,
     )
+
+
+def data_of_bundle(bundle: Bundle, source: str | None) -> DataSet:
+    """Load what a bundle was trained on, or what has the classes of an imported one.
+
+    Raises:
+        TrainingError: ``source`` is not named, or holds other data.
+    """
+    manifest = bundle.manifest
+    origin = manifest.provenance
+    if source is None:
+        was = origin.dataset if origin else manifest.imported.images if manifest.imported else ""
+        raise TrainingError(
+            f"{bundle.folder}: a bundle does not say where its data is ({was}); pass it with --data"
+        )
+    data = load_data(
+        source, seed=origin.seed if origin else 0, preprocessing=manifest.preprocessing
+    )
+    if origin:
+        check_data(data, origin.dataset_sha256, origin.dataset)
+    elif data.classes != manifest.labels:
+        raise TrainingError(
+            f"{source}: its classes, in order, are not the labels of {bundle.folder}; name its folders so"
+        )
+    return data

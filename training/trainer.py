@@ -41,6 +41,7 @@ from training.files import written_by_one
 from training.history import epoch_line, write_history
 from training.optim import Optimizer, averaged, rate_factor
 from training.origin import begin_from, completed, is_for_other_classes
+from training.teacher import Teacher
 from training.whitening import whiten
 
 IDENTITY_DIGITS = 10  # hexadecimal, of a sha256: their sum over 8,192 processes is exact in float64
@@ -57,6 +58,7 @@ def train(
     resume: bool,
     group: Group,
     begin_with: Path | None = None,
+    teacher: Teacher | None = None,
     report: Callable[[str], None] = lambda line: None,
 ) -> Checkpoint:
     """Train a network by a recipe and leave its checkpoint in ``folder``, written by the group's first process.
@@ -66,6 +68,7 @@ def train(
     folder of a run or a bundle whose weights to begin with, instead of drawn ones; its optimiser and epochs stay its
     own, and so does its classifier where that is for another number of classes. They are saved before the first epoch:
     a resumed run needs the folder no more, but must have begun with it where it is named and still there.
+    ``teacher`` has answers to views of the images, which the run then looks at and learns from.
     ``report`` gets a line that says what is trained and how it begins, and one after each epoch.
 
     Raises:
@@ -77,7 +80,7 @@ def train(
             checkpoint = _start(recipe, data, folder, seed=seed, resume=resume)
             warning = begin_from(begin_with, checkpoint, data) if begin_with else ""
         _check_alike(checkpoint, folder, data, group)
-        run = Run(checkpoint, data, device=device, group=group)
+        run = Run(checkpoint, data, device=device, group=group, teacher=teacher)
         with group.together():
             if group.rank == 0:
                 if checkpoint.origin and not checkpoint.epoch:
@@ -119,11 +122,19 @@ class Run:
         data: what it is trained and scored on.
         device: where the network is.
         group: the processes that share every mini-batch.
+        teacher: whose answers the first pass of every step learns from too; none by default.
     """
 
     def __init__(
-        self, checkpoint: Checkpoint, data: DataSet, *, device: torch.device, group: Group
+        self,
+        checkpoint: Checkpoint,
+        data: DataSet,
+        *,
+        device: torch.device,
+        group: Group,
+        teacher: Teacher | None = None,
     ) -> None:
+        self.teacher = teacher
         self.recipe, self.seed = checkpoint.recipe, checkpoint.seed
         self.device, self.group = device, group
         torch.backends.cudnn.benchmark = True  # on a GPU, tries algorithms once for each shape
@@ -183,6 +194,7 @@ class Run:
             c[: len(c) // group.size * group.size] for c in chunks if len(c) >= group.size
         )
         n_draws = DRAWS[recipe.augmentation]
+        view = self.teacher.view(epoch) if self.teacher else None
         losses = torch.zeros((), device=self.device)
         self.network.train()
         with self._progress_bar(epoch) as bar:
@@ -190,10 +202,14 @@ class Run:
             for step, (chunk, (images, labels)) in enumerate(zip(chunks, batches, strict=True)):
                 progress = (epoch + step / len(chunks)) / recipe.epochs
                 self.optimizer.set_rate(rate_factor(recipe.schedule, progress))
-                draws = group.share(torch.rand(len(chunk), n_draws, generator=generator))
+                if view:
+                    draws, taught = (group.share(each[chunk]).to(self.device) for each in view)
+                else:
+                    draws = group.share(torch.rand(len(chunk), n_draws, generator=generator))
+                    taught = None
                 x = augment(self.normalise(images), recipe.augmentation, draws.to(self.device))
                 passes = draw_passes(recipe.drop_path, paths, self.network.architecture)
-                losses += self.step(x, labels, passes)
+                losses += self.step(x, labels, passes, taught)
                 bar.update(len(chunk))
                 if step % LOOK_EVERY == 0 or step == len(chunks) - 1:
                     (total,) = group.sum([losses.item()])
@@ -203,14 +219,17 @@ class Run:
                     bar.set_postfix(loss=f"{mean:.3f}")
         return mean
 
-    def step(self, x: Tensor, labels: Tensor, passes: tuple[Pass, ...]) -> Tensor:
+    def step(
+        self, x: Tensor, labels: Tensor, passes: tuple[Pass, ...], taught: Tensor | None = None
+    ) -> Tensor:
         """Take one step on a mini-batch and return the loss of the first pass.
 
-        The first pass learns from the labels, and its answers teach the others where the recipe distils.
+        The first pass learns from the labels, and from ``taught`` (N, classes), the answers of a teacher of the run; its
+        own answers teach the others where the recipe distils.
         """
         first, *others = passes
         self.optimizer.zero_grad()
-        loss, answers = self._learn(x, labels, first)
+        loss, answers = self._learn(x, labels, first, teacher=taught)
         for other in others:
             self._learn(x, labels, other, teacher=answers)
         self.group.average_gradients(self.network)

@@ -43,6 +43,11 @@ def test_a_centred_image_is_itself_or_its_mirror(kind: str) -> None:
     assert torch.equal(mirrored, IMAGES.flip(3))
 
 
+def test_mirror_does_not_shift() -> None:
+    assert torch.equal(augment(IMAGES, "mirror", draws(0.1, 0, 0)), IMAGES.flip(3))
+    assert torch.equal(augment(IMAGES, "mirror", draws(0.9, 0, 0)), IMAGES)
+
+
 def test_plus_pads_with_the_mean_colour() -> None:
     shifted = augment(IMAGES, "+", draws(0.9, 0.0, CENTRE))
 
