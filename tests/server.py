@@ -9,7 +9,7 @@ import struct
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from threading import get_ident
 from typing import Any
@@ -116,7 +116,13 @@ class ServerProcess:
     def close(self) -> None:
         """Make sure that nothing is left."""
         self.close_clients()
+        parts: list[int] = []
+        with suppress(OSError):  # it has ended
+            parts = [*self.parts("engine"), *self.parts("front")]
         self.process.kill()
+        for pid in parts:  # they would end by themselves, a second later
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
         self.process.communicate()
 
 
