@@ -82,7 +82,12 @@ async def _server(folder: str | None) -> AsyncIterator[str]:
     """Start a server on a free port of this machine alone; give its URL once it is warm."""
     settings = OWN | ({} if folder is None else {"ANYTIME_BUNDLE_DIR": folder})
     server = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "service"),
+        *(
+            sys.executable,
+            "-P",
+            "-m",
+            "service",
+        ),  # of whatever folder this is run in, nothing counts
         env={**os.environ, **settings},
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,

@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any, get_args
 
@@ -19,6 +20,13 @@ Examples:
   anytime serve runs/digits/bundle --port 9000      another one
   ANYTIME_LOG_SAMPLE=1 anytime serve --threads 2    options win over variables, variables over defaults
 """
+NEEDED = (
+    "fastapi",
+    "onnxruntime",
+    "prometheus_client",
+    "uvicorn",
+    "uvloop",
+)  # by the processes that it starts
 METAVARS: dict[Any, str] = {int: "INTEGER", float: "NUMBER", Path: "PATH"}
 
 
@@ -74,4 +82,8 @@ def serve(
         fail(str(error), MISUSED)
     with importing("cpu"):
         from service.server import serve as run
+
+        for name in NEEDED:
+            if find_spec(name) is None:
+                raise ModuleNotFoundError(name=name)
     raise typer.Exit(run(settings))

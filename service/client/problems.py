@@ -192,9 +192,21 @@ class NotReady(Problem):
 
 
 class Unauthorized(Problem):
-    """The request must bear the server's admin key."""
+    """The request must bear a key of the server."""
 
     status = 401
+
+
+class Forbidden(Problem):
+    """The key that the request bears is not for this."""
+
+    status = 403
+
+
+class TooManyRequests(Problem):
+    """The key has asked more often, or for more at a time, than it may; try again after ``retry_after_s``."""
+
+    status = 429
 
 
 class ReloadUnderWay(Problem):

@@ -99,6 +99,7 @@ async def _serve(control: Control, first: dict[str, Any], board: Board, writer: 
         except Exception as error:
             return _fail(describe(error))
     await over
+    await engine.fronts_left()  # without a supervisor all are told at once
     for task in (starting, *tasks):
         task.cancel()
     engine.close()

@@ -92,6 +92,7 @@ class Engine:
         self._links: set[FrontLink] = set()
         self._reloading = asyncio.Lock()
         self._all_released = asyncio.Event()
+        self._all_left = asyncio.Event()
         self._published_at = 0.0
         self._publishing: asyncio.TimerHandle | None = None
         metrics.ready.set_function(
@@ -158,6 +159,12 @@ class Engine:
             )
             return {**names, "bundle": new.bundle_name}
 
+    async def fronts_left(self) -> None:
+        """Wait for the fronts that answer what they have accepted, no longer than they may."""
+        if self._links:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._all_left.wait(), self._settings.drain_s)
+
     def close(self) -> None:
         """End what ``start`` and ``reload`` began, after the last request was answered."""
         self._beating.cancel()
@@ -172,6 +179,7 @@ class Engine:
     def front_came(self, link: FrontLink) -> None:
         """Take in a front."""
         self._links.add(link)
+        self._all_left.clear()
         if self._current is not None:
             link.tell_bundle(self._current.describe())
 
@@ -183,6 +191,8 @@ class Engine:
     def front_left(self, link: FrontLink, *, lost: int) -> None:
         """Account for a front that has ended with so many requests unanswered."""
         self._links.discard(link)
+        if not self._links:
+            self._all_left.set()
         self.front_released()
         if lost:
             for _ in range(lost):
