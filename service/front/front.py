@@ -3,6 +3,7 @@
 import re
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from math import inf
 from random import Random
 from typing import TYPE_CHECKING
@@ -160,12 +161,21 @@ class Front:
         return self.check_load(served, arrived_at, query, unread=unread)
 
     def is_lost(self, arrived_at: float, now: float) -> bool:
-        """Say whether a request like the one before it can be answered no more, having arrived then."""
+        """Say whether a request like the one before it, having arrived then, is too late to be answered in time.
+
+        It is shed then, though it may have wanted a late answer: what waits behind it could be in time.
+        """
         served, query = self.engine.served, self._last_query
         if served is None or query is None:
             return False
-        unread = self.arrivals.waiting
-        return self._shed_by_load(served, arrived_at, query, unread=unread, now=now) is not None
+        shed = self._shed_by_load(
+            served,
+            arrived_at,
+            replace(query, on_miss="refuse"),
+            unread=self.arrivals.waiting,
+            now=now,
+        )
+        return shed is not None and shed.reason == "overloaded"
 
     def half_deadline_s(self) -> float:
         """Return half of the deadline of the last request."""
