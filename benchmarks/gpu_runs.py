@@ -19,10 +19,11 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from benchmarks.floors import copy_rate, matrix_rate
 from model import cost
-from model.bundle import Bundle, Subnetwork
+from model.bundle import Bundle
 from model.fractal import FractalNet
 from model.images import Pixels
 from model.layers import ConvLayer
+from model.manifest import Subnetwork
 from model.sessions import open_session
 from service.engine.runtime import (
     CUDA,

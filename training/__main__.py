@@ -18,7 +18,8 @@ from typing import get_args
 import torch
 
 from model import cost
-from model.bundle import PRETRAINED_DIR, Precision, is_bundle, read_bundle
+from model.bundle import PRETRAINED_DIR, is_bundle, read_bundle
+from model.manifest import Precision
 from training import TrainingError
 from training.anytime import evaluate_anytime
 from training.arguments import DATA_HELP, add_run_arguments, add_seed, positive

@@ -18,8 +18,9 @@ import onnxruntime
 import torch
 from numpy.typing import NDArray
 
-from model.bundle import Bundle, Subnetwork
+from model.bundle import Bundle
 from model.cores import cores
+from model.manifest import Subnetwork
 from model.sessions import open_session
 from training.data import DataSet, Split
 from training.evaluate import in_order

@@ -9,8 +9,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from model.bundle import Accuracy, Estimate, Subnetwork
 from model.intervals import wilson
+from model.manifest import Accuracy, Estimate, Subnetwork
 
 CHANCE = 0.05  # how often a subnetwork as good as another may be taken for worse
 LUCK = (

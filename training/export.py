@@ -14,18 +14,10 @@ from tqdm import tqdm
 
 from model import cost, provenance
 from model.bundle import (
-    FORMAT_VERSION,
     REPORT_FILE,
     WEIGHTS_FILE,
-    Accuracy,
     Bundle,
     BundleError,
-    Calibration,
-    Manifest,
-    Precision,
-    Provenance,
-    Quantised,
-    Subnetwork,
     check_name,
     check_target,
     file_record,
@@ -35,6 +27,16 @@ from model.bundle import (
 )
 from model.cores import cores
 from model.fractal import FractalNet
+from model.manifest import (
+    FORMAT_VERSION,
+    Accuracy,
+    Calibration,
+    Manifest,
+    Precision,
+    Provenance,
+    Quantised,
+    Subnetwork,
+)
 from model.path import subnetwork_name
 from model.presets import Architecture
 from model.sessions import open_session

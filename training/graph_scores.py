@@ -12,7 +12,7 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-from model.bundle import Calibration, Measured
+from model.manifest import Calibration, Measured
 
 WARM_UP_RUNS = 8  # the first runs allocate
 LATENCY_RUNS = 100

@@ -1,6 +1,6 @@
 """What a bundle holds, as a table."""
 
-from model.bundle import Manifest, Measured, Quantised, Subnetwork
+from model.manifest import Manifest, Measured, Quantised, Subnetwork
 
 
 def listing(manifest: Manifest) -> str:

@@ -17,8 +17,8 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from model.bundle import Manifest, Subnetwork
 from model.cores import cores
+from model.manifest import Manifest, Subnetwork
 from training.data import DataSet
 from training.files import written_whole
 from training.graph_scores import Logits

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import torch
 
-from model.bundle import Bundle, Manifest
+from model.bundle import Bundle
+from model.manifest import Manifest
 from model.presets import Architecture
 from training import TrainingError
 from training.checkpoint import described

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
-from model.bundle import Accuracy, Subnetwork
+from model.manifest import Accuracy, Subnetwork
 
 AS_ACCURATE = 0.005  # of the validation images: what int8 may lose to float; 5,000 tell no smaller loss from chance
 

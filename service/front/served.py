@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable
 from math import inf
 
-from model.bundle import Manifest
+from model.manifest import Manifest
 from model.preprocessing import Preprocessing
 from service.board import Board
 from service.front.images import ImageDecoder

@@ -13,17 +13,9 @@ import pytest
 
 from model.bundle import (
     CHECKSUM_FILE,
-    FORMAT_VERSION,
     MANIFEST_FILE,
     MOST_MANIFEST_BYTES,
-    Accuracy,
     BundleError,
-    Calibration,
-    Manifest,
-    Measured,
-    Provenance,
-    Quantised,
-    Subnetwork,
     check_name,
     check_unchanged,
     file_record,
@@ -31,6 +23,16 @@ from model.bundle import (
     sign_bundle,
     staged_folder,
     write_manifest,
+)
+from model.manifest import (
+    FORMAT_VERSION,
+    Accuracy,
+    Calibration,
+    Manifest,
+    Measured,
+    Provenance,
+    Quantised,
+    Subnetwork,
 )
 from model.preprocessing import Preprocessing
 from model.presets import PRESETS

@@ -2,14 +2,7 @@
 
 import pytest
 
-from model.bundle import (
-    Accuracy,
-    Calibration,
-    FileRecord,
-    Measured,
-    Quantised,
-    Subnetwork,
-)
+from model.manifest import Accuracy, Calibration, FileRecord, Measured, Quantised, Subnetwork
 from service.engine.precision import Profile, choose_precisions
 
 IN_FLOAT: Profile = {"full": {1: 4.0, 8: 20.0}}

@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from model.bundle import Precision
+from model.manifest import Precision
 from model.presets import Architecture
 from training.checkpoint import Checkpoint
 from training.config import RECIPES, Recipe

@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from model.bundle import Precision, read_bundle
+from model.bundle import read_bundle
+from model.manifest import Precision
 from training.__main__ import main
 from training.anytime import Measurement, budgeted_curve, exit_thresholds, front
 

@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from model import cost
-from model.bundle import Bundle, Precision, read_bundle
+from model.bundle import Bundle, read_bundle
+from model.manifest import Precision
 from model.sessions import open_session
 from tests.training.conftest import TrainedRun
 from training import TrainingError, export

@@ -9,8 +9,9 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from model.bundle import PRETRAINED_DIR, Precision, read_bundle
+from model.bundle import PRETRAINED_DIR, read_bundle
 from model.fractal import FractalNet
+from model.manifest import Precision
 from tests.training.conftest import TrainedRun
 from training import TrainingError
 from training.checkpoint import CHECKPOINT_FILE, Checkpoint, load_trained, load_weights

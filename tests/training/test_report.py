@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from model.bundle import REPORT_FILE, Manifest, read_bundle
+from model.bundle import REPORT_FILE, read_bundle
+from model.manifest import Manifest
 from tests.training.conftest import TrainedRun
 from training.data import DataSet
 from training.report import Seen, write_report

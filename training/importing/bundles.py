@@ -14,21 +14,23 @@ from tqdm import tqdm
 
 from model import provenance
 from model.bundle import (
-    FORMAT_VERSION,
     WEIGHTS_FILE,
-    Accuracy,
     Bundle,
-    Imported,
-    Manifest,
-    Precision,
-    Quantised,
-    Subnetwork,
     check_name,
     check_target,
     file_record,
     read_bundle,
     staged_folder,
     write_manifest,
+)
+from model.manifest import (
+    FORMAT_VERSION,
+    Accuracy,
+    Imported,
+    Manifest,
+    Precision,
+    Quantised,
+    Subnetwork,
 )
 from training import TrainingError
 from training.graph_scores import calibration, fit_temperature, share

@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from model.bundle import Source, Subnetwork
 from model.cores import cores
+from model.manifest import Source, Subnetwork
 from model.sessions import open_session
 from training import TrainingError
 from training.graph_scores import Logits, share

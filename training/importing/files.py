@@ -12,8 +12,8 @@ import onnx
 from google.protobuf.message import DecodeError
 from onnx import TensorProto, external_data_helper, inliner
 
-from model.bundle import Source
 from model.graph_file import STANDARD_DOMAINS
+from model.manifest import Source
 from training import TrainingError, first_line
 
 Layout = Literal["nchw", "nhwc"]

@@ -6,7 +6,7 @@ from typing import Any
 
 from prometheus_client.metrics_core import Metric
 
-from model.bundle import Manifest
+from model.manifest import Manifest
 from service.front.open_inference.messages import CLASS_ID, LABEL, PROBABILITIES
 from service.front.open_inference.tensors import FILES, MAX_IMAGES, PIXELS
 from service.observability.telemetry import NO_SUBNETWORK
