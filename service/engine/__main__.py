@@ -22,8 +22,9 @@ from service import __version__
 from service import board as places
 from service.board import Board
 from service.control import Control, complain
-from service.engine.engine import Engine, describe, read_current_bundle
+from service.engine.engine import Engine
 from service.engine.link import FrontLink
+from service.engine.loaded import describe, read_current_bundle
 from service.observability.log import LineWriter, open_log, standard_output, take_in_libraries
 from service.observability.telemetry import Metrics
 from service.problems import Problem

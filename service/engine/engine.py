@@ -1,7 +1,6 @@
 """The engine: it holds the bundle, answers all fronts, and knows what became of every request."""
 
 import asyncio
-import ctypes
 import gc
 from collections.abc import Callable
 from contextlib import suppress
@@ -9,37 +8,34 @@ from typing import Any
 
 from structlog.typing import FilteringBoundLogger
 
-from model.bundle import Bundle, BundleError, read_bundle
+from model.bundle import Bundle
 from service import board as places
 from service.board import Board
 from service.engine.costs import Costs
+from service.engine.labels import Labels
 from service.engine.link import FrontLink
 from service.engine.load import Load
-from service.engine.loaded import UNUSABLE, LoadedBundle, Resources, load_bundle
+from service.engine.loaded import (
+    LoadedBundle,
+    Resources,
+    describe,
+    load_bundle,
+    read_current_bundle,
+    return_memory,
+)
 from service.engine.worker import Worker
 from service.hop import Record, Tally
-from service.observability.feedback import AnswerMemory, Kept
+from service.observability.feedback import AnswerMemory
 from service.observability.telemetry import Metrics, ReloadOutcome
-from service.outcomes import FeedbackOutcome
-from service.problems import (
-    BundleUnusable,
-    FeedbackLate,
-    FeedbackRepeated,
-    InvalidFeedback,
-    NotReady,
-    Problem,
-    ReloadUnderWay,
-    UnknownRequest,
-)
+from service.problems import BundleUnusable, NotReady, ReloadUnderWay
 from service.settings import Settings
 
 # Of the device's time, what the warm-up of the next bundle takes from requests: the warm-up lasts ten times
 # ANYTIME_WARM_UP_S, and a request in ten waits for one of its runs.
 RELOAD_SHARE = 0.1
 MOST_RESTARTS, MOST_RELOADS = 1 << 12, 1 << 20  # before generations, of four bytes, are used again
-PUBLISH_EVERY_S = (
-    0.0005  # at most so often; what is published are instants, which stay true for a while
-)
+# At most so often: what is published are instants, which stay true for a while.
+PUBLISH_EVERY_S = 0.0005
 FLUSH_WITHIN_S = 0.25  # for a front that does not react
 BEAT_EVERY_S = 0.5
 LAST_REPLIES_S = 1.0  # for the answers that a drain gives out at its end
@@ -79,9 +75,10 @@ class Engine:
         self._board = board
         self._clock = clock
         self._loop = asyncio.get_running_loop()
-        self._answers = AnswerMemory(
+        answers = AnswerMemory(
             capacity=settings.feedback_answers, window_s=settings.feedback_window_s
         )
+        self._labels = Labels(answers, metrics)
         self._costs = Costs(board, shares_cores=shares_cores, clock=clock)
         self._worker = Worker()
         self._load = Load(clock)
@@ -228,7 +225,7 @@ class Engine:
         )
         if record.first_answer_s >= 0:
             self._metrics.first_answer.observe(record.first_answer_s)
-        self._answers.remember(
+        self._labels.answers.remember(
             record.request_id,
             subnetwork=subnetwork,
             label=label,
@@ -280,50 +277,12 @@ class Engine:
     # Its parts
 
     async def _feedback(self, request_id: str, label: str) -> dict[str, Any]:
-        """Compare an answer with its label.
-
-        The labels of an answer of a bundle that was replaced meanwhile say nothing of the one that answers now: they are
-        compared, and not counted with its own.
-        """
+        """Compare an answer with its label."""
         if self._current is None:
             raise NotReady("the server is warming up", headers={"Retry-After": "1"})
-        bundle = self._current.bundle
-        if self._answers.bundle_of(request_id) is None:
+        if not self._labels.expects(request_id):
             await self._flush()  # another front may have answered just now
-        if self._answers.bundle_of(request_id) in (None, bundle.digest) and (
-            label not in bundle.manifest.labels
-        ):
-            self._metrics.feedback.inc("invalid")
-            allowed = ", ".join(bundle.manifest.labels)
-            raise InvalidFeedback(f"{label!r} is no label of the bundle", allowed=allowed)
-        taken = self._answers.take(request_id, self._clock())
-        if not isinstance(taken, Kept):
-            self._metrics.feedback.inc(taken)
-            raise self._rejection(taken, request_id)
-        is_right = label == taken.label
-        if taken.bundle == bundle.digest:
-            self._metrics.label_came(taken.subnetwork, is_right)
-        else:
-            self._metrics.feedback.inc("replaced")
-        return {
-            "request_id": request_id,
-            "label": label,
-            "answer": taken.label,
-            "subnetwork": taken.subnetwork,
-            "is_right": is_right,
-        }
-
-    def _rejection(self, reason: FeedbackOutcome, request_id: str) -> Problem:
-        """Return what the sender of a label that cannot be used is told."""
-        if reason == "repeated":
-            return FeedbackRepeated(f"the answer {request_id!r} has its label already")
-        if reason == "late":
-            window_s = self._answers.window_s
-            return FeedbackLate(
-                f"the answer {request_id!r} is older than {window_s:g} s", limit=window_s
-            )
-        kept = self._answers.capacity
-        return UnknownRequest(f"no answer {request_id!r} is kept here; the latest {kept} are")
+        return self._labels.compare(request_id, label, self._current.bundle, now=self._clock())
 
     async def _flush(self) -> None:
         """Have every front tell what it has still to tell; one that does not react is not waited for."""
@@ -435,27 +394,3 @@ class Engine:
         self._metrics.reloads.inc(outcome)
         log = self.log.error if outcome == "failed" else self.log.info
         log("reload", outcome=outcome, **fields)
-
-
-def return_memory() -> None:
-    """Give memory that is free back to the system; glibc keeps it, some 20 MiB more with each reload."""
-    with suppress(AttributeError, OSError):  # another C library
-        ctypes.CDLL(None).malloc_trim(0)
-
-
-def read_current_bundle(settings: Settings) -> Bundle:
-    """Read the bundle that the folder holds, or leads to, at this moment.
-
-    Raises:
-        BundleError: it cannot be used.
-    """
-    try:
-        folder = settings.bundle_dir.resolve()  # a link may lead elsewhere before all is loaded
-    except (OSError, RuntimeError) as error:
-        raise BundleError(f"{settings.bundle_dir}: {error}") from error
-    return read_bundle(folder, keys=settings.bundle_keys.split())
-
-
-def describe(error: Exception) -> str:
-    """Return why a bundle cannot be served; of an error that was not foreseen, its kind too."""
-    return str(error) if isinstance(error, UNUSABLE) else f"{type(error).__name__}: {error}"

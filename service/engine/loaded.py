@@ -1,15 +1,16 @@
 """A bundle that answers: from its files, over its warm-up, to its last request."""
 
 import asyncio
+import ctypes
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
 import structlog
 
-from model.bundle import Bundle, BundleError, check_unchanged
+from model.bundle import Bundle, BundleError, check_unchanged, read_bundle
 from model.images import Pixels
 from service.engine.dispatcher import RUN_OVERHEAD_S, Dispatcher
 from service.engine.precision import Profile, Served, choose_precisions
@@ -254,3 +255,27 @@ def _time_run(
             f"the manifest lists {classes} labels"
         )
     return run_s
+
+
+def return_memory() -> None:
+    """Give memory that is free back to the system; glibc keeps it, some 20 MiB more with each reload."""
+    with suppress(AttributeError, OSError):  # another C library
+        ctypes.CDLL(None).malloc_trim(0)
+
+
+def read_current_bundle(settings: Settings) -> Bundle:
+    """Read the bundle that the folder holds, or leads to, at this moment.
+
+    Raises:
+        BundleError: it cannot be used.
+    """
+    try:
+        folder = settings.bundle_dir.resolve()  # a link may lead elsewhere before all is loaded
+    except (OSError, RuntimeError) as error:
+        raise BundleError(f"{settings.bundle_dir}: {error}") from error
+    return read_bundle(folder, keys=settings.bundle_keys.split())
+
+
+def describe(error: Exception) -> str:
+    """Return why a bundle cannot be served; of an error that was not foreseen, its kind too."""
+    return str(error) if isinstance(error, UNUSABLE) else f"{type(error).__name__}: {error}"

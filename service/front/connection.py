@@ -12,8 +12,9 @@ from typing import Any, cast
 import uvicorn
 from uvicorn.server import ServerState
 
-from service.front.exchange import Exchange, Headers, scope_of, shed_reply
+from service.front.exchange import Exchange, Headers, refused, scope_of, shed_reply
 from service.front.front import Front
+from service.front.lingering import Lingering
 from service.front.open_inference.messages import is_infer
 from service.front.request_parser import LargeHeadError, MalformedError, RequestParser
 from service.outcomes import Ending
@@ -31,11 +32,6 @@ CLASSIFYING = {"/classify", "/classify/stream"}
 SHEDDABLE = {each.encode() for each in CLASSIFYING}
 BUFFERED_BYTES = 65_536  # of a body that the application has not taken: more is left in the socket
 UNREAD_S = 30.0  # for a client to read what the sockets' buffers do not hold of a reply
-# After the last reply what the client still sends is read, for nothing: to close at once would reset the connection,
-# and take the reply from a client that sends first and reads then.
-LINGER_S = 30.0
-LINGER_SILENT_S = 2.0  # without a byte
-LINGER_BYTES = 64 << 20
 
 
 class Connection(asyncio.Protocol):
@@ -80,9 +76,7 @@ class Connection(asyncio.Protocol):
         self._is_half_closed = False  # the client sends nothing more
         self._is_stopping = False
         self._is_deaf = False  # what comes now is no request
-        self._is_lingering = False
-        self._linger_until = inf
-        self._lingered_bytes = 0
+        self._lingering: Lingering | None = None
         self._expires_by: Ending = "silent"
         self.expires_at = inf
 
@@ -101,7 +95,9 @@ class Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         """Take what has come: more of a request that is being read at once, a new one in its turn."""
         if self._is_deaf:
-            self._linger_on(len(data))
+            if self._lingering is not None:
+                self._lingering.read(len(data))
+                self.expires_at = self._lingering.expires_at
         elif self._reading is not None or self._shed is not None or self._parser.is_in_head:
             self.read(data, time.monotonic(), is_lost=False)
         else:
@@ -136,7 +132,7 @@ class Connection(asyncio.Protocol):
         """Answer what was read, though no more comes; return whether the connection stays open for that."""
         self._front.inbox.handle_now(self)
         self._is_half_closed = True
-        return bool(self._exchanges) and self._reading is None and not self._is_lingering
+        return bool(self._exchanges) and self._reading is None and self._lingering is None
 
     def pause_writing(self) -> None:
         """Wait for a client that does not read."""
@@ -157,6 +153,7 @@ class Connection(asyncio.Protocol):
         self._server_state.connections.discard(self)
         self._connections.remove(self)
         self._is_deaf = True
+        self._abandon_shed()
         self._writable.set()
         while self._exchanges:
             self._abandon(self._exchanges.popleft())
@@ -164,7 +161,7 @@ class Connection(asyncio.Protocol):
     def shutdown(self) -> None:
         """Close if no request is under way, else after its reply; uvicorn's word that the server stops."""
         self._is_stopping = True
-        if not self._exchanges and not self._parser.is_in_head and not self._is_lingering:
+        if not self._exchanges and not self._parser.is_in_head and self._lingering is None:
             self._transport.close()
 
     def abort(self) -> None:
@@ -174,12 +171,9 @@ class Connection(asyncio.Protocol):
     def expire(self) -> None:
         """End: the client took too long."""
         settings = self._settings
-        if self._is_lingering:
-            now = time.monotonic()
-            if self._transport.get_write_buffer_size() and now < self._linger_until:
-                self.expires_at = now + LINGER_SILENT_S  # it still reads
-            else:
-                self._transport.abort()
+        if self._lingering is not None:
+            self._lingering.expire()
+            self.expires_at = self._lingering.expires_at
             return
         self._connections.ended(self._expires_by)
         if self._expires_by == "slow_head":
@@ -221,6 +215,7 @@ class Connection(asyncio.Protocol):
             keep_alive=stays,
             awaits_continue=awaits_continue,
         )
+        exchange.classifies = _classifies(exchange.scope)
         self._exchanges.append(exchange)
         exchange.refusal = self._front.access.check(exchange)
         if exchange.refusal is None:
@@ -228,7 +223,7 @@ class Connection(asyncio.Protocol):
             exchange.is_shed = exchange.refusal is not None
         if exchange.refusal is not None:
             self._skipped_bytes = 0
-        elif _is_to_classify(exchange.scope):
+        elif exchange.classifies:
             self._arrivals.waiting += 1
         if len(self._exchanges) == 1:
             self._watch_clock()
@@ -317,7 +312,7 @@ class Connection(asyncio.Protocol):
 
     def _answer_next(self) -> None:
         """Begin to answer the first request, if the client reads; of those refused, all that are whole."""
-        while self._exchanges and self._writable.is_set() and not self._is_lingering:
+        while self._exchanges and self._writable.is_set() and self._lingering is None:
             exchange = self._exchanges[0]
             if exchange.refusal is None:
                 if exchange.task is None:
@@ -356,8 +351,7 @@ class Connection(asyncio.Protocol):
         """Have the application answer a request."""
         exchange.is_handled = True
         exchange.scope["state"]["is_whole"] = exchange.is_whole
-        is_to_classify = _is_to_classify(exchange.scope)
-        if is_to_classify:
+        if exchange.classifies:
             self._arrivals.waiting -= 1
         try:
             await self._app(exchange.scope, exchange.receive, exchange.send)
@@ -366,7 +360,7 @@ class Connection(asyncio.Protocol):
             if not exchange.has_reply_begun:
                 self._reply_with(exchange, InternalError("the server failed to handle the request"))
         finally:
-            if is_to_classify:
+            if exchange.classifies:
                 self._front.count_handled()
             if not exchange.is_over:
                 self._transport.abort()  # its reply cannot be completed
@@ -374,7 +368,7 @@ class Connection(asyncio.Protocol):
     def _abandon(self, exchange: Exchange) -> None:
         """Stop the work on a request whose client has gone."""
         exchange.leave()
-        if not _is_to_classify(exchange.scope):
+        if not exchange.classifies:
             return
         if exchange.is_handled:
             assert exchange.task is not None
@@ -386,22 +380,26 @@ class Connection(asyncio.Protocol):
             request_id = self._front.request_id(headers.get(b"x-request-id", b""))
             self._front.ended("abandoned", request_id, state["arrived_at"])
 
+    def _abandon_shed(self) -> None:
+        """Account for a request that is shed and has not come to its end."""
+        if self._shed is not None:
+            self._shed = None
+            request_id = self._front.request_id(self._shed_id)
+            self._front.ended("abandoned", request_id, self._arrived_at)
+
     def _refuse(self, problem: Problem) -> None:
         """Refuse what is no request, once those before it were answered, and end."""
         if self._is_deaf:
             return
         self._is_deaf = True
+        self._abandon_shed()
         if self._reading is not None:  # there is no end of it to come
             broken, self._reading = self._exchanges.pop(), None
             if broken.has_reply_begun:
                 self._transport.abort()
                 return
             self._abandon(broken)
-        scope = {"method": "", "path": "", "http_version": "1.1", "headers": [], "state": {}}
-        exchange = Exchange(self, scope, keep_alive=False, awaits_continue=False)
-        exchange.refusal = problem
-        exchange.ended()
-        self._exchanges.append(exchange)
+        self._exchanges.append(refused(self, problem))
         self._watch_clock()
         self._answer_next()
 
@@ -409,29 +407,20 @@ class Connection(asyncio.Protocol):
 
     def _linger(self) -> None:
         """End, once the client could read the last reply."""
-        self._is_deaf = self._is_lingering = True
-        self._reading = None
+        self._is_deaf, self._reading = True, None
         while self._exchanges:
             self._abandon(self._exchanges.popleft())
         if self._is_half_closed:
             self._transport.close()
             return
-        self._linger_until = time.monotonic() + LINGER_S
-        self.expires_at = time.monotonic() + LINGER_SILENT_S
-        self._transport.write_eof()
+        self._lingering = Lingering(self._transport)
+        self.expires_at = self._lingering.expires_at
         self._regulate_reading()
-
-    def _linger_on(self, size: int) -> None:
-        """Read what is of no use."""
-        self._lingered_bytes += size
-        self.expires_at = min(time.monotonic() + LINGER_SILENT_S, self._linger_until)
-        if self._lingered_bytes > LINGER_BYTES:
-            self._transport.abort()
 
     def _watch_clock(self) -> None:
         """Give the client its time for what it is to do now; call this when that changes."""
         settings = self._settings
-        if self._is_lingering:
+        if self._lingering is not None:
             return
         if not self._writable.is_set():
             self._expires_by, patience_s = "unread", UNREAD_S
@@ -450,11 +439,11 @@ class Connection(asyncio.Protocol):
         """Leave in the socket what there is no room for."""
         body_bytes = len(self._reading.body) if self._reading is not None else 0
         is_full = len(self._exchanges) > 1 or body_bytes + self._unread_bytes > BUFFERED_BYTES
-        pauses = not self._is_lingering and (is_full or not self._writable.is_set())
+        pauses = self._lingering is None and (is_full or not self._writable.is_set())
         if pauses != self._is_paused and not self._transport.is_closing():
             self._is_paused = pauses
             (self._transport.pause_reading if pauses else self._transport.resume_reading)()
 
 
-def _is_to_classify(scope: dict[str, Any]) -> bool:
+def _classifies(scope: dict[str, Any]) -> bool:
     return scope["method"] == "POST" and (scope["path"] in CLASSIFYING or is_infer(scope["path"]))

@@ -4,7 +4,7 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 from model.images import Pixels
 from service.front.served import Served
@@ -29,9 +29,10 @@ from service.hop import (
 from service.outcomes import Ending, KeyRefusal, Outcome
 from service.problems import NotReady, Problem, problem_of, unpacked
 
-TELL_WITHIN_S = (
-    0.02  # what the engine need not know at once goes with the next request, or after this
-)
+# What the engine need not know at once goes with the next request, or after this.
+TELL_WITHIN_S = 0.02
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +87,7 @@ class EngineClient(asyncio.Protocol):
         self._replaced: list[Served] = []  # of this engine, with requests in them
         self._released = -1
         self._untold: list[bytes] = []
-        self._tally: Tally = {"requests": {}, "connections_ended": {}, "keys_refused": {}}
+        self._tally = _no_tally()
         self._telling: asyncio.TimerHandle | None = None
 
     @property
@@ -146,21 +147,15 @@ class EngineClient(asyncio.Protocol):
 
     def count_request(self, outcome: Outcome) -> None:
         """Count a request that got no answer."""
-        requests = self._tally["requests"]
-        requests[outcome] = requests.get(outcome, 0) + 1
-        self._tell_soon()
+        self._count(self._tally["requests"], outcome)
 
     def count_connection_ended(self, reason: Ending) -> None:
         """Count a connection that this front has ended."""
-        ended = self._tally["connections_ended"]
-        ended[reason] = ended.get(reason, 0) + 1
-        self._tell_soon()
+        self._count(self._tally["connections_ended"], reason)
 
     def count_key_refused(self, reason: KeyRefusal) -> None:
         """Count a request that was refused by its key."""
-        refused = self._tally["keys_refused"]
-        refused[reason] = refused.get(reason, 0) + 1
-        self._tell_soon()
+        self._count(self._tally["keys_refused"], reason)
 
     # The transport's calls
 
@@ -305,6 +300,10 @@ class EngineClient(asyncio.Protocol):
             self._released = released
             self._write(frame(Kind.RELEASED, released))
 
+    def _count(self, counts: dict[T, int], label: T) -> None:
+        counts[label] = counts.get(label, 0) + 1
+        self._tell_soon()
+
     def _tell_soon(self, message: bytes = b"") -> None:
         """Tell the engine with the next request, or after a while."""
         if message:
@@ -322,7 +321,7 @@ class EngineClient(asyncio.Protocol):
         untold, self._untold = self._untold, []
         if any(self._tally.values()):
             untold.append(document_frame(Kind.TALLY, 0, self._tally))
-            self._tally = {"requests": {}, "connections_ended": {}, "keys_refused": {}}
+            self._tally = _no_tally()
         return untold
 
     def _write(self, *frames: bytes) -> None:
@@ -341,6 +340,10 @@ class _Asked:
         self.answers: list[Answer] = []
         self.steps: asyncio.Queue[Answered | None] | None = None
         self.is_over = False
+
+
+def _no_tally() -> Tally:
+    return {"requests": {}, "connections_ended": {}, "keys_refused": {}}
 
 
 def _ended() -> Problem:

@@ -57,6 +57,7 @@ class Exchange:
         has_reply_begun: its status is settled.
         refusal: the reply, if the application is not asked.
         is_shed: that is for the load.
+        classifies: it is about an image to be classified.
         task: the application's work on it, if it was asked.
         is_handled: that work has begun.
         headers: of the reply, beside the application's.
@@ -75,7 +76,7 @@ class Exchange:
         self.is_whole = False
         self.has_reply_begun = False
         self.refusal: Problem | None = None
-        self.is_shed = False
+        self.is_shed = self.classifies = False
         self.task: asyncio.Task[None] | None = None
         self.is_handled = False
         self.headers: list[tuple[bytes, bytes]] = []
@@ -175,6 +176,15 @@ class Exchange:
         if self.on_over is not None:
             self.on_over()
             self.on_over = None
+
+
+def refused(wire: Wire, problem: Problem) -> Exchange:
+    """Return an exchange for what was sent and is no request: its reply is the problem, and ends the connection."""
+    scope = {"method": "", "path": "", "http_version": "1.1", "headers": [], "state": {}}
+    exchange = Exchange(wire, scope, keep_alive=False, awaits_continue=False)
+    exchange.refusal = problem
+    exchange.ended()
+    return exchange
 
 
 def scope_of(head: RequestParser, state: dict[str, Any], server: tuple[str, int]) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 import re
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from math import inf
 from random import Random
 from typing import TYPE_CHECKING
@@ -26,7 +25,7 @@ from service.observability.log import RequestLog
 from service.outcomes import Outcome
 from service.problems import InvalidParameter, NotReady, Overloaded, Problem, problem_of
 from service.scheduling.arrivals import Arrivals
-from service.scheduling.requests import Shed
+from service.scheduling.requests import OnMiss, Shed
 from service.schemas import ClassifyQuery
 from service.settings import Settings
 
@@ -87,9 +86,7 @@ class Front:
         self._board = board
         self._index = index
         self._lines_dropped = lines_dropped
-        self._ids = (
-            Random()
-        )  # the system's own generator lets go of the interpreter for each number
+        self._ids = Random()  # the system's own lets go of the interpreter for each number
         self._handled = self._shed = 0
         self._last_query: ClassifyQuery | None = None
         self.inbox = Inbox(self)
@@ -155,8 +152,7 @@ class Front:
             query = served.parse_query(query_string)
         except InvalidParameter:  # told in its turn
             return None
-        is_alike, self._last_query = query == self._last_query, query
-        if is_lost and is_alike:
+        if is_lost and query == self._last_query:
             return CROWDED
         return self.check_load(served, arrived_at, query, unread=unread)
 
@@ -169,18 +165,14 @@ class Front:
         if served is None or query is None:
             return False
         shed = self._shed_by_load(
-            served,
-            arrived_at,
-            replace(query, on_miss="refuse"),
-            unread=self.arrivals.waiting,
-            now=now,
+            served, arrived_at, query, "refuse", unread=self.arrivals.waiting, now=now
         )
         return shed is not None and shed.reason == "overloaded"
 
-    def half_deadline_s(self) -> float:
-        """Return half of the deadline of the last request."""
+    def deadline_s(self) -> float:
+        """Return the deadline of the last request."""
         query = self._last_query
-        return query.deadline_ms / 2e3 if query is not None else inf
+        return query.deadline_ms / 1e3 if query is not None else inf
 
     def check_load(
         self,
@@ -200,8 +192,15 @@ class Front:
             unread: requests before it that were read and are still to be decoded.
             is_alone: whether no other request took time from it since it arrived.
         """
+        self._last_query = query
         shed = self._shed_by_load(
-            served, arrived_at, query, unread=unread, now=self.clock(), is_alone=is_alone
+            served,
+            arrived_at,
+            query,
+            query.on_miss,
+            unread=unread,
+            now=self.clock(),
+            is_alone=is_alone,
         )
         return problem_of(shed) if shed is not None else None
 
@@ -210,6 +209,7 @@ class Front:
         served: Served,
         arrived_at: float,
         query: ClassifyQuery,
+        on_miss: OnMiss,
         *,
         unread: int,
         now: float,
@@ -222,7 +222,7 @@ class Front:
         return load.check_before_decode(
             arrived_at,
             arrived_at + query.deadline_ms / 1e3,
-            query.on_miss,
+            on_miss,
             now=now,
             subnetwork=served.place_of(query.subnetwork),
             ahead=unread + max(int(on_its_way), 0),

@@ -12,6 +12,7 @@ from typing import Protocol
 
 A_LOOK = 4  # requests handled before replies are written: a millisecond
 SHEDS_A_LOOK = 16  # beside them, which take as long
+MAY_WAIT = 0.25  # of its deadline, here; the rest is for the engine and the reply
 COST_GAIN = 0.05  # of the way to what handling the last request took
 
 
@@ -26,10 +27,10 @@ class Outlook(Protocol):
     """What a front expects of a request like the one before it."""
 
     def is_lost(self, arrived_at: float, now: float) -> bool:
-        """Say whether it can be answered no more, having arrived then."""
+        """Say whether it can be answered in time no more, having arrived then."""
 
-    def half_deadline_s(self) -> float:
-        """Return half of its deadline."""
+    def deadline_s(self) -> float:
+        """Return its deadline, from its arrival."""
 
 
 class Inbox:
@@ -97,7 +98,7 @@ class Inbox:
 
     def _is_crowded(self) -> bool:
         """Say whether one more would be late behind those that wait."""
-        return len(self._waiting) * self._cost_s > self._outlook.half_deadline_s() / 2
+        return len(self._waiting) * self._cost_s > MAY_WAIT * self._outlook.deadline_s()
 
     def _handle(self, reader: Reader, data: bytes, arrived_at: float, *, is_lost: bool) -> None:
         if is_lost:

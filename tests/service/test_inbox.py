@@ -11,17 +11,17 @@ pytestmark = pytest.mark.anyio
 class Flood:
     """Connections whose requests are lost if they arrived before an instant, in an inbox that says what became of each."""
 
-    def __init__(self, lost_before: float = 0.0, half_deadline_s: float = 1e9) -> None:
+    def __init__(self, lost_before: float = 0.0, deadline_s: float = 1e9) -> None:
         self.lost_before = lost_before
-        self._half_deadline_s = half_deadline_s
+        self._deadline_s = deadline_s
         self.inbox = Inbox(self)
         self.handled: list[tuple[bytes, bool]] = []
 
     def is_lost(self, arrived_at: float, now: float) -> bool:
         return arrived_at < self.lost_before
 
-    def half_deadline_s(self) -> float:
-        return self._half_deadline_s
+    def deadline_s(self) -> float:
+        return self._deadline_s
 
     def connection(self, then: Callable[[], None] = lambda: None) -> "Client":
         return Client(self, then)
@@ -79,7 +79,7 @@ async def test_what_is_lost_is_shed_beside_what_is_handled() -> None:
 
 
 async def test_where_one_more_would_be_late_it_is_shed_at_once() -> None:
-    flood = Flood(half_deadline_s=0.0)
+    flood = Flood(deadline_s=0.0)
     for n in range(3 * A_LOOK):
         flood.inbox.offer(flood.connection(), b"%d" % n, 1.0)
     await look()  # what a request costs is known from here on
