@@ -14,6 +14,7 @@ from service import __version__
 from service import board as places
 from service.board import Board
 from service.front.access import Access
+from service.front.arrivals import Arrivals
 from service.front.bodies import Bodies
 from service.front.connections import Connections
 from service.front.engine_client import EngineClient
@@ -24,7 +25,6 @@ from service.hop import ServedBundle
 from service.observability.log import RequestLog
 from service.outcomes import Outcome
 from service.problems import InvalidParameter, NotReady, Overloaded, Problem, problem_of
-from service.scheduling.arrivals import Arrivals
 from service.scheduling.requests import OnMiss, Shed
 from service.schemas import ClassifyQuery
 from service.settings import Settings

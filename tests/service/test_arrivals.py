@@ -2,7 +2,7 @@
 
 from math import inf
 
-from service.scheduling.arrivals import JUST_S, Arrivals
+from service.front.arrivals import JUST_S, Arrivals
 
 
 def look(arrivals: Arrivals, now: float, replied_at: float = -inf) -> float:

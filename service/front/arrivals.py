@@ -1,4 +1,4 @@
-"""PURE: when a request arrived, as early as that can be told, and how many were read whose turn has not come.
+"""When a request arrived, as early as that can be told, and how many were read whose turn has not come.
 
 While the event loop works, arrivals wait unseen in their sockets. The loop reads all that have come in one look, and
 works on them one after the other until the next look.
