@@ -13,10 +13,7 @@ from service.scheduling.scheduler import Scheduler
 from service.scheduling.simulator import Machine, Simulation, Tally
 
 NOISE_CV = 0.1  # coefficient of variation of run latencies
-STALL_S, STALL_GAP_S = (
-    (0.005, 0.050),
-    0.1,
-)  # those of benchmarks.stalls: length, evenly drawn, and mean gap
+STALL_S, STALL_GAP_S = (0.005, 0.050), 0.1  # length, evenly drawn, and mean gap
 CALLERS = 10  # closed-loop callers at a load of 1
 PAUSE_S = 0.001  # between an answer and the next request of the same caller
 

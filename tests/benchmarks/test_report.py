@@ -53,6 +53,19 @@ def test_ours_is_compared_with_the_best_of_the_others_at_each_rate(tmp_path: Pat
     assert "| 900 | 80.0 % (80.0 %–80.0 %) | 10.0 % | bare handler: full | +70.0 |" in text
 
 
+def test_ours_is_compared_with_the_bare_handler(tmp_path: Path) -> None:
+    floor = {
+        "p50_ms": {"static:column-1": [1.2, 1.5], "bare handler: column-1": [1.0, 1.0]},
+        "per_s": {"static:column-1": [900.0, 900.0], "bare handler: column-1": [1000.0, 1000.0]},
+    }
+
+    write_tables({"conditions": CONDITIONS, "floor": floor}, tmp_path)
+
+    text = (tmp_path / "results.md").read_text()
+    assert "| 1.35 (1.20–1.50) | 1.00 (1.00–1.00) | 1.35 (1.2–1.5) | 2 |" in text
+    assert "| 900 (900–900) | 1000 (1000–1000) | 0.9 (0.9–0.9) | 2 |" in text
+
+
 def test_the_values_of_on_miss_stand_side_by_side(tmp_path: Path) -> None:
     modes = [
         point("anytime", 2000, 0.8) | {"on_miss": mode, "connections": 64, "offered": 10}
