@@ -41,6 +41,12 @@ def test_every_setting_is_documented(name: str) -> None:
     assert f"`ANYTIME_{name.upper()}`" in API
 
 
+def test_every_setting_of_the_table_exists() -> None:
+    rows = set(re.findall(r"^\| `ANYTIME_(\w+)` \|", API, re.MULTILINE))
+
+    assert rows == {name.upper() for name in Settings.model_fields}
+
+
 @pytest.mark.parametrize("slug", CATALOGUE)
 def test_every_problem_is_documented(slug: str) -> None:
     assert f"`{slug}`" in API

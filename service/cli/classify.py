@@ -19,7 +19,7 @@ CLASSIFY_EXAMPLES = """\
 Examples:
 
 \b
-  anytime classify cat.jpg                               with the bundled network, in this process
+  anytime classify cat.jpg                               with the bundled network
   anytime classify photos/ '*.png' --deadline-ms 5       folders and patterns
   anytime classify cat.jpg --deadline-ms 50 --watch      a first answer at once, and better ones
   anytime classify - --json --url http://127.0.0.1:8000 < cat.jpg
@@ -65,8 +65,8 @@ def classify(
 ) -> None:
     """Say what is on images.
 
-    Each is answered as accurately as the deadline allows, one after the other. Without --url the network is loaded into
-    this process and chooses as the server does.
+    Each is answered as accurately as the deadline allows, one after the other. Without --url a server of this command's
+    own answers, and ends with it.
     """
     if url and bundle:
         raise typer.BadParameter("--url names a server and --bundle a folder; choose one")

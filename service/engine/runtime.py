@@ -44,7 +44,7 @@ class Device:
     Args:
         name: ``cpu``, ``cuda:0`` or ``tensorrt:0``.
         runs: what runs a batch, by the subnetwork's name, and in int8 by ``int8_name`` of it.
-        shares_cores: whether its runs leave no core to the event loop.
+        shares_cores: whether its runs leave no core to what is done outside them.
         gpu: the index of the GPU, if it is one; batches are then padded to the next size that was warmed up.
     """
 
@@ -275,7 +275,7 @@ def _open(
 
 
 def default_threads() -> int:
-    """Return the CPU threads of one run: one core is left to the event loop and the decoding."""
+    """Return the CPU threads of one run: one core is left to the fronts."""
     return min(max(cores() - 1, 1), MAX_THREADS)
 
 
