@@ -16,7 +16,7 @@ from service.scheduling.forecast import Capacity, Forecast
 from service.scheduling.latency import LatencyModel
 from service.scheduling.policies import Option
 from service.scheduling.published import STEPS, Chance, Published, late_until
-from service.scheduling.requests import Displace, OnMiss, Request, Shed
+from service.scheduling.requests import Displace, Request, Shed
 
 DOUBT_AFTER_S = 0.1  # without a run, on an idle machine that sheds
 
@@ -76,13 +76,15 @@ class Admission:
             is_alone: whether no other request took time from it since it arrived.
         """
         self._forecast.arrived(now, request.deadline_at - now)
-        request.late_until = self.late_until(
+        chance = self.chance(request.deadline_at, request.subnetwork, now)
+        request.late_until = late_until(
             request.arrived_at,
             request.deadline_at - request.arrived_at,
             request.on_miss,
-            request.subnetwork,
+            idle_s=chance.idle_s,
+            max_lateness=self._max_lateness,
         )
-        verdict = self.chance(request.deadline_at, request.subnetwork, now).verdict(
+        verdict = chance.verdict(
             request.arrived_at, request.deadline_at, request.late_until, now, is_alone=is_alone
         )
         if isinstance(verdict, Shed):
@@ -90,9 +92,9 @@ class Admission:
             return verdict
         if self.waiting >= self._max_queue:
             if verdict == "late" or request.deadline_at >= self._last_due_at:
-                return self._queue_full(now)
+                return self._queue_full(chance.drain_s)
             victims = self._late or self._queue
-            self._displaced += victims.take_last()
+            self._displaced.append(victims.take_last())
         (self._queue if verdict == "timely" else self._late).add(request)
         return None
 
@@ -103,27 +105,13 @@ class Admission:
 
     def chance(self, deadline_at: float, subnetwork: str | None, now: float) -> Chance:
         """Return what a request can expect that comes now."""
-        free_at = now + self._capacity.until_free_s(now)
-        pace_s = self._capacity.pace_s(now)
-        drain_s = self.waiting * pace_s + free_at - now
+        free_at, pace_s, drain_s = self._backlog(now)
         return Chance(
             start_at=self._start_at(self._queue.place_of(deadline_at), free_at, pace_s),
             late_start_at=now + drain_s / self._capacity.idle_fraction(now),
             run_s=self.least_s(subnetwork),
             idle_s=self.idle_s(subnetwork),
             drain_s=drain_s,
-        )
-
-    def late_until(
-        self, arrived_at: float, deadline_s: float, on_miss: OnMiss, subnetwork: str | None = None
-    ) -> float:
-        """Return until when an answer is of use: until the deadline, or some deadlines longer if it may be late."""
-        return late_until(
-            arrived_at,
-            deadline_s,
-            on_miss,
-            idle_s=self.idle_s(subnetwork),
-            max_lateness=self._max_lateness,
         )
 
     def least_s(self, subnetwork: str | None = None) -> float:
@@ -141,15 +129,15 @@ class Admission:
         if not self._displaced:
             return None
         taken, self._displaced = tuple(self._displaced), []
-        return Displace(taken, self._queue_full(now))
+        _, _, drain_s = self._backlog(now)
+        return Displace(taken, self._queue_full(drain_s))
 
     def publish(self, now: float) -> Published:
         """Return what fronts may know of the load."""
         places = _spread(len(self._queue))
         names = (None, *self._latency.subnetworks)
         padding = (inf,) * (STEPS - len(places))
-        free_at = now + self._capacity.until_free_s(now)
-        pace_s, drain_s = self._capacity.pace_s(now), self._drain_s(now)
+        free_at, pace_s, drain_s = self._backlog(now)
         return Published(
             due_at=(*(self._queue.deadlines[place] for place in places), *padding),
             # Of the requests between two deadlines all are taken to be due after a new one.
@@ -183,12 +171,13 @@ class Admission:
         hopeless_at = self._queue.deadlines[place - 1] - self._latency.reserve_s
         return max(free_at, min(free_at + place * pace_s, hopeless_at))
 
-    def _drain_s(self, now: float) -> float:
-        """Return when the requests that wait should be done, in seconds from now."""
-        return self.waiting * self._capacity.pace_s(now) + self._capacity.until_free_s(now)
+    def _backlog(self, now: float) -> tuple[float, float, float]:
+        """Return when a device is free, the least seconds a request takes, and those until all that wait should be done."""
+        until_free_s, pace_s = self._capacity.until_free_s(now), self._capacity.pace_s(now)
+        return now + until_free_s, pace_s, self.waiting * pace_s + until_free_s
 
-    def _queue_full(self, now: float) -> Shed:
-        return Shed("queue_full", 0.0, self._max_queue, self._drain_s(now))
+    def _queue_full(self, drain_s: float) -> Shed:
+        return Shed("queue_full", 0.0, self._max_queue, drain_s)
 
     def _doubt_old_predictions(self, now: float) -> None:
         """Keep a machine that sheds everything from believing for ever that it is slow: only runs tell it better."""

@@ -63,10 +63,10 @@ class DeadlineQueue:
         del self._requests[:count], self._deadlines[:count]
         return taken
 
-    def take_last(self) -> tuple[Request]:
+    def take_last(self) -> Request:
         """Remove and return the least urgent request."""
         self._deadlines.pop()
-        return (self._requests.pop(),)
+        return self._requests.pop()
 
     def remove(self, request: Request) -> bool:
         """Remove one request; False if it is not here."""

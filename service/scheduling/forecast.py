@@ -134,12 +134,6 @@ class Capacity:
             return 0.0
         return max(min(self._in_flight.values()) - now, 0.0)
 
-    def busy_s(self, now: float) -> float:
-        """Return the seconds of work that the runs under way still have before them."""
-        if not self._in_flight:
-            return 0.0
-        return sum(max(end_at - now, 0.0) for end_at in self._in_flight.values())
-
     def pace_s(self, now: float) -> float:
         """Return the least time that a waiting request takes, run and reply, beside the arrivals that are read meanwhile."""
         each_s = self._fastest_s * self._latency.slowdown() + self._forecast.overhead_s / 2
@@ -152,7 +146,8 @@ class Capacity:
 
     def left_s(self, slacks_s: Sequence[float], now: float) -> list[float]:
         """Return the seconds of all devices in each span from now, less what arrivals and the runs under way take."""
-        devices, busy_s = self._latency.devices, self.busy_s(now)
+        devices = self._latency.devices
+        busy_s = sum(max(end_at - now, 0.0) for end_at in self._in_flight.values())
         rate, each_s = self._forecast.rate(now), self._forecast.deciding_s
         if not rate or not each_s:
             return [slack_s * devices - busy_s for slack_s in slacks_s]

@@ -98,7 +98,7 @@ class Scheduler:
 
     def __len__(self) -> int:
         """Return how many requests wait for an answer."""
-        return len(self._queue) + len(self._late)
+        return self.admission.waiting
 
     @property
     def refinable(self) -> int:
