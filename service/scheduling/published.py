@@ -164,7 +164,6 @@ class Published:
         *,
         now: float,
         subnetwork: int = 0,
-        decode_s: float = 0.0,
         ahead: int = 0,
         is_alone: bool = False,
     ) -> Shed | None:
@@ -176,17 +175,16 @@ class Published:
             on_miss: what the client wants where the deadline cannot be met.
             now: the present.
             subnetwork: 0 if any may answer, else the place, from 1, of the one that must.
-            decode_s: how long its image still takes to be decoded, those before it in this front included; 0 if unknown.
             ahead: requests of this front that the engine does not know yet.
             is_alone: whether no other request took time from it since it arrived.
         """
-        ahead_s, ready_at = ahead * self.pace_s, now + decode_s
+        ahead_s = ahead * self.pace_s
         start_at = self.start_at[bisect_right(self.due_at, deadline_at)]
         drain_s = max(self.drained_at - now, 0.0)
         idle_s = self.idle_s[subnetwork]
         chance = Chance(
-            start_at=max(start_at + ahead_s, ready_at),
-            late_start_at=max(self.late_start_at + ahead_s, ready_at),
+            start_at=max(start_at + ahead_s, now),
+            late_start_at=max(self.late_start_at + ahead_s, now),
             run_s=self.run_s[subnetwork],
             idle_s=idle_s,
             drain_s=drain_s,

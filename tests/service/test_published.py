@@ -91,21 +91,6 @@ def test_requests_that_the_engine_does_not_know_yet_go_before() -> None:
     assert reason(published, 0.010, ahead=20) == "overloaded"
 
 
-def test_an_image_that_takes_too_long_to_decode_is_shed() -> None:
-    published = scheduler().admission.publish(0.0)
-
-    shed = published.check_before_decode(0.0, 0.010, "refuse", now=0.0, decode_s=0.010)
-
-    assert shed is not None
-    assert shed.reason == "overloaded"
-
-
-def test_decoding_overlaps_with_the_work_that_is_before_a_request() -> None:
-    published = crowded(40).admission.publish(0.0)
-
-    assert published.check_before_decode(0.0, 0.06, "refuse", now=0.0, decode_s=0.03) is None
-
-
 @pytest.mark.parametrize(
     ("deadline_s", "on_miss", "ahead", "is_shed"),
     [
