@@ -15,9 +15,8 @@ from typing import Protocol
 
 from service.scheduling.latency import LatencyModel
 
-EFFICIENT = (
-    1.05  # a batch grows while that takes 5 % off the time per request; below that it only delays
-)
+# A batch grows while that takes 5 % off the time per request; below that it only delays.
+EFFICIENT = 1.05
 BEST = 1.01  # a batch within 1 % of the least time per request is as good as the best
 
 

@@ -12,9 +12,8 @@ from service.scheduling.latency import LatencyModel
 from service.scheduling.policies import Option
 from service.scheduling.requests import Request
 
-TIMER_MARGIN_S = (
-    0.0003  # an answer is delivered so long before its reply must begin: the timer is late by less
-)
+# An answer is delivered so long before its reply must begin: the timer is late by less.
+TIMER_MARGIN_S = 0.0003
 HORIZON_S = 0.25  # the rate is known from the latest arrivals; what comes later is not expected
 
 
