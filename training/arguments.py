@@ -10,6 +10,7 @@ DATA_HELP = (
     "folder of images by class, <class>/*, or train/<class>/* and test/<class>/*"
 )
 SEEDS = range(1 << 32)  # small enough for what is derived from them
+IMAGE_SIZES = range(8, 1025)  # augmentation shifts by 4 pixels; the largest costs 1,024 of CIFAR's
 LARGEST = 1_000_000  # of any number that is asked for
 
 N = TypeVar("N", int, float)

@@ -8,12 +8,10 @@ from typing import get_args
 import torch
 
 from model.drop_path import DropPath
-from training.arguments import DATA_HELP, add_seed, positive, within
+from training.arguments import DATA_HELP, IMAGE_SIZES, add_seed, positive, within
 from training.checkpoint import CHECKPOINT_FILE, load_checkpoint
 from training.config import RECIPES, Augmentation, Fit, Recipe
 from training.planning import recipe_for
-
-IMAGE_SIZES = range(8, 1025)  # augmentation shifts by 4 pixels; the largest costs 1,024 of CIFAR's
 
 
 def add_train_arguments(command: argparse.ArgumentParser) -> None:

@@ -497,3 +497,13 @@ def test_options_that_do_not_fit_are_one_line(
     assert main(list(map(str, given))) == 1
     (line,) = capsys.readouterr().err.splitlines()
     assert reason in line
+
+
+@pytest.mark.parametrize("text", ["grey", "0.5,0.5", "0.5,,0.5"])
+def test_what_is_neither_one_number_nor_three_is_said_so(
+    text: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(["import", "net.onnx", "--mean", text, "--images", "photos", "--out", "bundle"])
+
+    assert f"--mean: {text} is neither one number nor three" in capsys.readouterr().err

@@ -10,7 +10,7 @@ import numpy as np
 from model.bundle import Bundle, check_name, check_target, read_bundle
 from model.preprocessing import Interpolation, Preprocessing
 from training import TrainingError
-from training.arguments import within
+from training.arguments import IMAGE_SIZES, within
 from training.commands import run_command
 from training.files import check_writable
 from training.importing.bundles import Data, ImportPrecision, import_bundle
@@ -35,7 +35,6 @@ the same.
 
 Pixels and normalisation have to be those of the networks' training; a network that then does no better than guessing is told.
 """
-SIZES = range(8, 1025)
 OF_BYTES = "; divide what is of pixels from 0 to 255 by 255"
 
 
@@ -85,12 +84,12 @@ def add_import(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     )
     command.add_argument(
         "--size",
-        type=within(SIZES),
+        type=within(IMAGE_SIZES),
         help="height and width in pixels, where the files do not say them",
     )
     command.add_argument(
         "--crop",
-        type=within(SIZES),
+        type=within(IMAGE_SIZES),
         metavar="SIDE",
         help="scale an image's shorter side to this, and take the middle; 256 for what torchvision does to 224. Without it, "
         "images are stretched to the square",
@@ -182,7 +181,10 @@ def _read(files: list[Path], layout: Layout | None) -> list[Network]:
 
 def _numbers(text: str) -> tuple[float, ...]:
     """Parse one number, or three between commas."""
-    numbers = tuple(map(float, text.split(",")))
+    try:
+        numbers = tuple(map(float, text.split(",")))
+    except ValueError:
+        numbers = ()
     if len(numbers) not in (1, 3):
         raise argparse.ArgumentTypeError(f"{text} is neither one number nor three")
     return numbers
