@@ -46,6 +46,8 @@ def find_images(root: Path) -> ClassFolders:
     Raises:
         TrainingError: it is neither, or a class has no images.
     """
+    if not root.is_dir():
+        raise TrainingError(f"{root}: is no folder; expected {EXPECTED}")
     classes = _classes(root)
     if set(classes).isdisjoint(PARTS):
         _check_number(root, root, classes)

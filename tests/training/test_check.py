@@ -46,10 +46,15 @@ def test_a_check_says_which_classes_have_few_images(
     assert "hardly enough: dark (4), light (4)" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    ("name", "reason"), [("none", "none: is no folder; expected"), ("empty", "0 class folders")]
+)
 def test_what_is_no_folder_of_classes_is_one_line(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    name: str, reason: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["data", "check", str(tmp_path / "none")]) == 1
+    (tmp_path / "empty").mkdir()
+
+    assert main(["data", "check", str(tmp_path / name)]) == 1
 
     (line,) = capsys.readouterr().err.splitlines()
-    assert "0 class folders" in line
+    assert reason in line
