@@ -33,6 +33,7 @@ from service.observability.log import LineWriter, open_log, standard_output, tak
 from service.settings import Settings, SettingsError, plain, unknown_settings
 
 ENGINE, FRONT = (Path(__file__).with_name(each) / "__main__.py" for each in ("engine", "front"))
+MAX_FRONTS = 4  # by default: a request costs the engine nearly what it costs a front, so that more would wait for it
 RESTART_AFTER_S = 0.1  # doubled each time that it dies soon again
 LONGEST_RESTART_S = 5.0
 SOON_S = 10.0
@@ -278,7 +279,7 @@ def serve(settings: Settings) -> int:
         for name in unknown_settings():
             log.warning("unknown_setting", variable=name)
         try:
-            board = Board.create(settings.fronts or default_fronts())
+            board = Board.create(settings.fronts or default_fronts(cores()))
         except OSError as error:
             return _fail(f"no shared memory for the server's processes: {error.strerror}", 1)
         return asyncio.run(_run(settings, listeners, board, log))
@@ -295,9 +296,9 @@ async def _run(
     return await Server(settings, listeners, board, log).run()
 
 
-def default_fronts() -> int:
-    """Return how many fronts the cores at hand are worth."""
-    return max(cores() // 2, 1)
+def default_fronts(at_hand: int) -> int:
+    """Return how many fronts so many cores are worth."""
+    return min(max(at_hand // 2, 1), MAX_FRONTS)
 
 
 def _check_grpc(settings: Settings) -> None:

@@ -15,6 +15,7 @@ import onnxruntime as ort
 import pytest
 
 from model.bundle import MANIFEST_FILE, Bundle
+from service.server import default_fronts
 from tests.server import ROOT, ServerProcess, read_reply
 from tests.service.bundles import amend_manifest, break_graph
 
@@ -24,6 +25,13 @@ StartServer = Callable[..., ServerProcess]
 @pytest.fixture
 def copied_bundle(bundle_dir: Path, tmp_path: Path) -> Path:
     return shutil.copytree(bundle_dir, tmp_path / "bundle")
+
+
+@pytest.mark.parametrize(("cores", "fronts"), [(1, 1), (2, 1), (3, 1), (4, 2), (8, 4), (192, 4)])
+def test_a_large_machine_gets_no_more_fronts_than_an_engine_can_use(
+    cores: int, fronts: int
+) -> None:
+    assert default_fronts(cores) == fronts
 
 
 @pytest.mark.parametrize(
