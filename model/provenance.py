@@ -1,8 +1,10 @@
 """With what a bundle or a figure was made: the commit of this code, and the versions of packages."""
 
 import subprocess
+from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import onnxruntime
 
@@ -22,3 +24,12 @@ def commit() -> str:
 def versions(*packages: str) -> dict[str, str]:
     """Return the versions of packages, and that of ONNX Runtime, whichever package it comes from."""
     return {name: version(name) for name in packages} | {"onnxruntime": onnxruntime.__version__}
+
+
+def made_now(*packages: str) -> dict[str, Any]:
+    """Say with what a bundle is written, and when: what the manifest records of that."""
+    return {
+        "commit": commit(),
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "versions": versions(*packages),
+    }

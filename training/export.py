@@ -1,7 +1,6 @@
 """From a checkpoint to a bundle: choose subnetworks, write one ONNX file each, check and measure every file."""
 
 from collections.abc import Mapping
-from datetime import UTC, datetime
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from model import cost, provenance
+from model import cost
 from model.bundle import (
     REPORT_FILE,
     WEIGHTS_FILE,
@@ -39,6 +38,7 @@ from model.manifest import (
 )
 from model.path import subnetwork_name
 from model.presets import Architecture
+from model.provenance import made_now
 from model.sessions import open_session
 from training import TrainingError
 from training.augment import Normalisation, channel_statistics
@@ -107,7 +107,7 @@ def export_bundle(
         began_with=checkpoint.origin,
         dataset=checkpoint.dataset,
         dataset_sha256=checkpoint.dataset_sha256,
-        **_made_now(),
+        **made_now("torch", "onnx"),
     )
     return _write_bundle(
         chosen, network.architecture, data, target, name=name, precision=precision, origin=origin
@@ -138,7 +138,7 @@ def export_again(
         frozenset(each.columns): _ready(_restored(bundle, each), data, precision)
         for each in bundle.manifest.subnetworks
     }
-    origin = origin.model_copy(update=_made_now())
+    origin = origin.model_copy(update=made_now("torch", "onnx"))
     return _write_bundle(
         chosen, architecture, data, target, name=name, precision=precision, origin=origin
     )
@@ -187,7 +187,7 @@ def export_specialists(
         target,
         name=manifest.name,
         precision=manifest.precision,
-        origin=origin.model_copy(update={**provenance, **_made_now()}),
+        origin=origin.model_copy(update={**provenance, **made_now("torch", "onnx")}),
     )
 
 
@@ -391,12 +391,3 @@ def _logits_on(split: Split, session: onnxruntime.InferenceSession) -> Logits:
     """Return the logits of a split's images."""
     batches = split.batches(in_order(split))
     return logits_of(session, (images.numpy() for images, _ in batches))
-
-
-def _made_now() -> dict[str, Any]:
-    """Say with what code a bundle is written, and when."""
-    return {
-        "commit": provenance.commit(),
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "versions": provenance.versions("torch", "onnx"),
-    }

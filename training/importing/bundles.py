@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Literal
@@ -12,7 +11,6 @@ import onnx
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from model import provenance
 from model.bundle import (
     WEIGHTS_FILE,
     Bundle,
@@ -32,6 +30,7 @@ from model.manifest import (
     Quantised,
     Subnetwork,
 )
+from model.provenance import made_now
 from training import TrainingError
 from training.graph_scores import calibration, fit_temperature, share
 from training.importing import counting
@@ -148,9 +147,7 @@ def import_bundle(
                 imported=Imported(
                     images=data.name,
                     images_sha256=data.validation.sha256,
-                    commit=provenance.commit(),
-                    created=datetime.now(UTC).isoformat(timespec="seconds"),
-                    versions=provenance.versions("onnx"),
+                    **made_now("onnx"),
                 ),
             )
             write_manifest(staged, manifest)
