@@ -256,7 +256,11 @@ def sweep(session: Session, systems: Sequence[System], seed: int, part: str) -> 
 
 def main() -> int:
     """Measure, and write what was found."""
-    options = _parser().parse_args()
+    parser = _parser()
+    options = parser.parse_args()
+    chosen = [name for name in PARTS if name in options.parts]
+    if "overload" in chosen and "capacity" not in chosen:
+        parser.error("the part overload needs the part capacity: it offers ten times that")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # servers are ended on the way out
     started_at = time.monotonic()
     out: Path = options.out
@@ -276,7 +280,9 @@ def main() -> int:
         "started": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
     }
     graphs = [session.graph(name) for name in ("column-1", "full")]
-    peers = [peer(name, graph, session.environments) for name in options.peers for graph in graphs]
+    # Their environments are made before anything is measured.
+    names = options.peers if "peers" in chosen else ()
+    peers = [peer(name, graph, session.environments) for name in names for graph in graphs]
     parts: dict[str, Callable[[], None]] = {
         "floor": lambda: measure_floor(session),
         "deadlines": lambda: measure_deadlines(session),
@@ -286,13 +292,13 @@ def main() -> int:
         "peers": lambda: sweep(session, [*map(bare, graphs), *peers], 0, "peers"),
         "sweep": lambda: _sweep_in_rounds(session),
     }
-    for name in options.parts:
+    for name in chosen:
         print(f"{time.monotonic() - started_at:5.0f} s: {name}", flush=True)
         parts[name]()
         (out / "serving.json").write_text(json.dumps(session.found, indent=1))
-    if "modes" in options.parts:
+    if "modes" in chosen:
         write_modes(session.found, ROOT / "docs")
-    if list(options.parts) == list(PARTS):
+    if chosen == list(PARTS):
         publish(session.found, ROOT / "docs")
     else:
         print(
