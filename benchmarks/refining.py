@@ -23,7 +23,7 @@ from benchmarks.documents import DOCS, percent, table, write_section
 from benchmarks.servers import ROOT, Server, ServerFailed, System, anytime, running
 from model.bundle import Bundle, read_bundle
 
-LOOP_CORE, RUN_CORE = 0, 1
+SERVER_CORE, LOAD_CORE = 0, 1
 PORT = 9700
 THRESHOLDS = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 1.0)
 IN_TURN = 4000  # requests a point
@@ -41,19 +41,17 @@ class Session:
     images: Path
 
     @contextmanager
-    def serving(self, system: System, core: int | str) -> Iterator[Server]:
+    def serving(self, system: System) -> Iterator[Server]:
         """Run a server."""
         image = next(self.images.glob("*/*.jp*g")).read_bytes()
         log = ROOT / "build" / "refining.log"
         log.parent.mkdir(exist_ok=True)
-        with running(system, core=core, port=PORT, image=image, log=log) as server:
+        with running(system, core=SERVER_CORE, port=PORT, image=image, log=log) as server:
             yield server
 
-    def measure(
-        self, *load: object, query: str = "", core: int = RUN_CORE, deadline_ms: float
-    ) -> Figures:
+    def measure(self, *load: object, query: str = "", deadline_ms: float) -> Figures:
         """Return the load generator's figures of its last phase."""
-        command = [sys.executable, "-m", "benchmarks.load", "--port", PORT, "--core", core]
+        command = [sys.executable, "-m", "benchmarks.load", "--port", PORT, "--core", LOAD_CORE]
         command += ["--bundle", self.bundle.folder, "--images", self.images, "--query", query]
         command += ["--deadline-ms", deadline_ms, *load]
         output = subprocess.run(
@@ -78,7 +76,7 @@ def measure_stops(session: Session) -> dict[str, Any]:
     first = min(session.bundle.manifest.subnetworks, key=lambda each: each.macs).name
     alone, stops, loaded = {}, {}, {}
     in_turn = ("--in-turn", IN_TURN, "--connections", 1)
-    with session.serving(anytime(session.bundle.folder, "anytime"), LOOP_CORE):
+    with session.serving(anytime(session.bundle.folder, "anytime")):
         for name in names:
             figures = session.measure(*in_turn, query=f"subnetwork={name}", deadline_ms=1000)
             alone[name] = {**figures, "mmacs": session.mmacs(figures, first=None)}
