@@ -9,8 +9,17 @@ import typer
 
 from model.bundle import SIGNATURE_FILE, BundleError, sign_bundle
 from model.signature import SignatureRefused, make_key, read_secret_key
+from service.board import KEYS as MOST_KEYS
 from service.cli.exits import MISUSED, fail, importing
-from service.front.keys import KeyEntry, KeysUnusable, Scope, make_api_key, read_keys, write_entry
+from service.front.keys import (
+    MOST_AT_ONCE,
+    KeyEntry,
+    KeysUnusable,
+    Scope,
+    make_api_key,
+    read_keys,
+    write_entry,
+)
 
 SIGN_EXAMPLES = """\
 Examples:
@@ -47,17 +56,24 @@ def new(
     ] = None,
     burst: Annotated[
         int | None,
-        typer.Option(min=1, help="Most requests at once. [default: those of a second]"),
+        typer.Option(
+            min=1,
+            max=MOST_AT_ONCE,
+            help="Most requests at once, with --requests-per-s. [default: those of a second]",
+        ),
     ] = None,
     concurrency: Annotated[
-        int | None, typer.Option(min=1, help="Most requests answered at a time.")
+        int | None,
+        typer.Option(min=1, max=MOST_AT_ONCE, help="Most requests answered at a time."),
     ] = None,
 ) -> None:
     """Make an API key, print it, and add its hash to the file of the keys; it is shown only now.
 
-    A server reads the file at its start, and on SIGHUP. To replace a key, add one under another name, and take the old
+    A server reads the file at its start, and within a second of each change. To replace a key, add one under another name, and take the old
     one's table out of the file once nobody uses it any more.
     """
+    if burst is not None and requests_per_s is None:
+        fail("--burst says nothing without --requests-per-s", MISUSED)
     key = make_api_key()
     try:
         entry = KeyEntry(
@@ -69,8 +85,11 @@ def new(
         )
         table = write_entry(name, entry)
         if file.exists() and file.stat().st_size:
-            if name in {each.name for each in read_keys(file).keys}:
+            names = {each.name for each in read_keys(file).keys}
+            if name in names:
                 fail(f"{file}: has a key {name!r} already")
+            if len(names) == MOST_KEYS:
+                fail(f"{file}: holds {MOST_KEYS} keys, the most that are read")
             table = "\n" + table
         descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         with os.fdopen(descriptor, "w") as opened:

@@ -21,6 +21,7 @@ from service.board import KEYS as MOST_KEYS  # each is compared with what was se
 KEY_PREFIX = "anytime_"  # by which a key is known where it leaked
 KEY_BYTES = 32
 MOST_FILE_BYTES = 2**20
+MOST_AT_ONCE = 1_000_000  # requests of a key
 
 KeyName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 
@@ -46,8 +47,8 @@ class KeyEntry(BaseModel):
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
     scopes: Annotated[frozenset[Scope], Field(min_length=1)]
     requests_per_s: Annotated[float, Field(gt=0, le=1e6, allow_inf_nan=False)] | None = None
-    burst: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
-    concurrency: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
+    burst: Annotated[int, Field(ge=1, le=MOST_AT_ONCE)] | None = None
+    concurrency: Annotated[int, Field(ge=1, le=MOST_AT_ONCE)] | None = None
 
 
 @dataclass(frozen=True, slots=True)

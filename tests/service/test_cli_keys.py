@@ -7,8 +7,9 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from model.bundle import BundleError, read_bundle
+from service.board import KEYS as MOST_KEYS
 from service.cli.app import app
-from service.front.keys import Scope, read_keys
+from service.front.keys import KeyEntry, Scope, read_keys, write_entry
 from service.settings import SettingsError, read_settings
 
 
@@ -80,6 +81,9 @@ def test_an_api_key_is_shown_once_and_kept_as_a_hash(tmp_path: Path) -> None:
     [
         (("web",), "has a key 'web' already"),
         (("a b",), "'a b' cannot be a key's name"),
+        (("new", "--burst", "5"), "--burst says nothing without --requests-per-s"),
+        (("new", "--requests-per-s", "1", "--burst", "1000001"), "less than or equal to 1000000"),
+        (("new", "--concurrency", "1000001"), "less than or equal to 1000000"),
         (
             ("new", "--scope", "all"),
             "'all' is not one of 'classify', 'feedback', 'metrics', 'admin'",
@@ -98,6 +102,23 @@ def test_a_key_that_cannot_be_made_is_one_line_and_changes_nothing(
     assert made.exit_code in (1, 2)
     assert fault in capfd.readouterr().err + made.stderr
     assert file.read_text() == before
+
+
+def test_a_key_too_many_is_refused_and_the_file_stays_one_that_can_be_read(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "keys.toml"
+    tables = []
+    for n in range(MOST_KEYS):
+        entry = KeyEntry(sha256=f"{n:064x}", scopes=frozenset([Scope.CLASSIFY]))
+        tables.append(write_entry(f"key-{n}", entry))
+    file.write_text("\n".join(tables))
+
+    made = run("keys", "new", "web", "--file", file)
+
+    assert made.exit_code == 1
+    assert f"holds {MOST_KEYS} keys" in capfd.readouterr().err
+    assert len(read_keys(file).keys) == MOST_KEYS
 
 
 def test_what_is_no_public_key_is_no_setting() -> None:
