@@ -4,7 +4,7 @@ Limits of a key hold for the server as a whole: its fronts share them on the boa
 may let one request too many through.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from hashlib import sha256
 from math import ceil
 from pathlib import Path
@@ -91,18 +91,31 @@ class Access:
         if path in OPEN:
             return None
         scope = _scope_of(path)
-        if self._file is None and scope is not Scope.ADMIN:
+        if not self.demands_keys and scope is not Scope.ADMIN:
             return None
-        sent = _bearer(exchange.scope["headers"])
+        found = self.find(path, scope, exchange.scope["headers"])
+        return found if isinstance(found, Problem) else self._take(exchange, found)
+
+    def find(
+        self, path: str, scope: Scope | None, headers: Iterable[tuple[bytes, bytes]]
+    ) -> ApiKey | Problem:
+        """Return the key that a request bears, or say why it is refused; nothing is taken from the key's limits.
+
+        Args:
+            path: for the log.
+            scope: what the key must be for; None where any is enough.
+            headers: names in lower case.
+        """
+        sent = _bearer(headers)
         key = self._keyring.find(sent) if sent else None
         if key is None:
             if scope is Scope.ADMIN and not self._has_admin:
                 return NotFound("no key is for /admin here: set ANYTIME_ADMIN_KEY", path=path)
-            return self._refuse(exchange, "unknown" if sent else "missing", _unauthorized())
+            return self._refuse(path, "unknown" if sent else "missing", _unauthorized())
         if scope is not None and scope not in key.scopes:
             detail = f"the key {key.name!r} is not for {scope.value}"
-            return self._refuse(exchange, "scope", Forbidden(detail, scope=scope.value), key)
-        return self._take(exchange, key)
+            return self._refuse(path, "scope", Forbidden(detail, scope=scope.value), key)
+        return key
 
     @property
     def _has_admin(self) -> bool:
@@ -110,14 +123,14 @@ class Access:
 
     def _take(self, exchange: Exchange, key: ApiKey) -> Problem | None:
         """Take a request out of what a key may ask for."""
-        now, place = self._clock(), key.place
+        path, now, place = exchange.scope["path"], self._clock(), key.place
         if key.concurrency is not None:
             if self._board.in_flight(place) >= key.concurrency:
                 detail = f"{key.concurrency} requests of {key.name!r} are answered already, the most that may at a time"
                 problem = TooManyRequests(
                     detail, headers={"Retry-After": "1"}, limit=key.concurrency
                 )
-                return self._refuse(exchange, "concurrency", problem, key)
+                return self._refuse(path, "concurrency", problem, key)
             self._change_in_flight(place, 1)
             exchange.on_over = lambda: self._change_in_flight(place, -1)
         if key.requests_per_s is None:
@@ -134,14 +147,14 @@ class Access:
         detail = f"{key.name!r} may ask {key.requests_per_s:g} times a second"
         headers["Retry-After"] = str(ceil(wait_s))
         problem = TooManyRequests(detail, headers=headers, limit=key.requests_per_s)
-        return self._refuse(exchange, "rate", problem, key)
+        return self._refuse(path, "rate", problem, key)
 
     def _change_in_flight(self, place: int, by: int) -> None:
         self._in_flight[place] = self._in_flight.get(place, 0) + by
         self._board.set_in_flight(self._index, place, self._in_flight[place])
 
     def _refuse(
-        self, exchange: Exchange, reason: KeyRefusal, problem: Problem, key: ApiKey | None = None
+        self, path: str, reason: KeyRefusal, problem: Problem, key: ApiKey | None = None
     ) -> Problem:
         """Account for a refusal; of many, one a second is logged."""
         self._count(reason)
@@ -149,7 +162,7 @@ class Access:
         if now - self._logged_at >= LOG_EVERY_S:
             self._logged_at = now
             name = {"key": key.name} if key else {}
-            self._log.warning("key_refused", reason=reason, path=exchange.scope["path"], **name)
+            self._log.warning("key_refused", reason=reason, path=path, **name)
         return problem
 
     def _read(self) -> Keyring:
@@ -167,7 +180,7 @@ def _scope_of(path: str) -> Scope | None:
     return SCOPES.get(path.split("/", 2)[1] if path.startswith("/") else "")
 
 
-def _bearer(headers: list[tuple[bytes, bytes]]) -> bytes:
+def _bearer(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
     """Return the key that was sent, empty if none was."""
     for name, value in headers:
         if name == b"authorization" and value[: len(BEARER)].lower() == BEARER:

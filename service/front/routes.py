@@ -2,7 +2,6 @@
 
 import asyncio
 import gzip
-from hmac import compare_digest
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Request
@@ -33,7 +32,6 @@ from service.problems import (
     InvalidFeedback,
     NotFound,
     NotReady,
-    Unauthorized,
 )
 from service.schemas import (
     Answer,
@@ -69,23 +67,6 @@ def check_ready(front: Front) -> None:
     if front.draining:
         raise NotReady("the server is stopping", headers={"Retry-After": "1"})
     assert front.served
-
-
-def check_admin_key(front: Front, sent: HTTPAuthorizationCredentials | None, path: str) -> None:
-    """See to it that a request bears the admin key.
-
-    Raises:
-        NotFound: the server has none.
-        Unauthorized: it does not.
-    """
-    key = front.settings.admin_key.get_secret_value()
-    if not key:
-        raise NotFound("ANYTIME_ADMIN_KEY is not set", path=path)
-    if sent is None or not compare_digest(sent.credentials.encode("latin-1"), key.encode()):
-        raise Unauthorized(
-            "the Authorization header must be 'Bearer' and the value of ANYTIME_ADMIN_KEY",
-            headers={"WWW-Authenticate": "Bearer"},
-        )
 
 
 @router.post(
@@ -157,13 +138,10 @@ async def subnetworks(request: Request) -> SubnetworkList:
 
 
 @router.post("/admin/reload", responses=RELOAD_RESPONSES)
-async def reload(
-    request: Request,
-    _: Annotated[HTTPAuthorizationCredentials | None, Depends(HTTPBearer(auto_error=False))],
-) -> Reloaded:
+async def reload(request: Request, _: AdminKey) -> Reloaded:
     """Answer from the bundle that is in the bundle folder now; reply once the one before has ended.
 
-    ``front.access`` has looked at the key by then; naming it here is for the documentation.
+    ``front.access`` has looked at the key by then; it is named here for the documentation.
     """
     return Reloaded(**await front_of(request).engine.call("reload"))
 

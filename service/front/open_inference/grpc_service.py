@@ -7,13 +7,13 @@ from functools import partial
 from typing import Any
 
 import grpc
-from fastapi.security import HTTPAuthorizationCredentials
 from google.protobuf.json_format import ParseDict
 from grpc import aio
 
 from service import __version__
 from service.front.classify import find_steps
 from service.front.front import Front
+from service.front.keys import Scope
 from service.front.open_inference import documents
 from service.front.open_inference.documents import Document
 from service.front.open_inference.grpc_messages import (
@@ -33,7 +33,7 @@ from service.front.open_inference.inference import (
 )
 from service.front.open_inference.tensors import InvalidInference
 from service.front.received import Received, accounted
-from service.front.routes import check_admin_key, check_ready
+from service.front.routes import check_ready
 from service.problems import (
     DeadlineImpossible,
     Expired,
@@ -174,15 +174,10 @@ class GrpcService:
         }
 
     async def _reload(self, request: Message, context: Context) -> Document:
-        scheme, _, key = str(
-            dict(context.invocation_metadata() or ()).get("authorization", "")
-        ).partition(" ")
-        sent = (
-            HTTPAuthorizationCredentials(scheme=scheme, credentials=key)
-            if scheme.lower() == "bearer"
-            else None
-        )
-        check_admin_key(self._front, sent, SERVICE)
+        headers = _headers_of(context).items()
+        found = self._front.access.find(f"/{SERVICE}", Scope.ADMIN, headers)
+        if isinstance(found, Problem):
+            raise found
         check_model(self._front.served, request.model_name, "")
         await self._front.engine.call("reload")
         return {}
@@ -264,11 +259,7 @@ class GrpcService:
 
     def _receive(self, method: str, context: Context) -> Received:
         """Return what the head of a call says; who cancels one has left."""
-        metadata = context.invocation_metadata() or ()
-        headers = {
-            name.encode(): value.encode() if isinstance(value, str) else value
-            for name, value in metadata
-        }
+        headers = _headers_of(context)
         return Received(
             f"/{SERVICE}/{method}",
             self._front.request_id(headers.get(b"x-request-id", b"")),
@@ -276,6 +267,14 @@ class GrpcService:
             headers,
             {"left": True},
         )
+
+
+def _headers_of(context: Context) -> dict[bytes, bytes]:
+    """Return the metadata of a call."""
+    return {
+        name.encode(): value.encode() if isinstance(value, str) else value
+        for name, value in context.invocation_metadata() or ()
+    }
 
 
 def _remaining_ms(context: Context) -> float | None:

@@ -12,7 +12,7 @@ from service.front.open_inference.inference import check_model, model_statistics
 from service.front.open_inference.inference import infer as infer_images
 from service.front.open_inference.messages import model_of, read_request, write_reply
 from service.front.received import Received, accounted, receive
-from service.front.routes import AdminKey, check_ready, front_of
+from service.front.routes import check_ready, front_of
 from service.problems import Problem, UnsupportedEncoding
 
 router = APIRouter(prefix="/v2", include_in_schema=False)  # the protocol is described elsewhere
@@ -89,7 +89,7 @@ async def index(request: Request) -> list[Document]:
 
 @router.post("/repository/models/{model}/load")
 @router.post("/repository/models/{model}/unload")
-async def reload(request: Request, model: str, _: AdminKey) -> Document:
+async def reload(request: Request, model: str) -> Document:
     """Answer from the bundle that is in the bundle folder now: there is one, so that what unloads it loads it again."""
     front = front_of(request)
     check_model(front.served, model, "")
