@@ -50,6 +50,8 @@ class FrontLink(asyncio.Protocol):
         self._reader = FrameReader()
         self._asked: dict[int, tuple[Dispatcher, Request]] = {}
         self._transport: asyncio.Transport
+        self._loop = asyncio.get_running_loop()
+        self._untold: list[bytes] = []
         self._flushed: list[asyncio.Future[None]] = []
         self._calls: set[asyncio.Task[None]] = set()
 
@@ -102,6 +104,7 @@ class FrontLink(asyncio.Protocol):
 
     def close(self) -> None:
         """End the connection."""
+        self._flush()
         self._transport.close()
 
     def _ask(self, number: int, message: memoryview) -> None:
@@ -144,7 +147,18 @@ class FrontLink(asyncio.Protocol):
                 data, is_last = document_frame(Kind.FAILED, number, event.packed()), True
         if is_last:
             self._asked.pop(number, None)
-        self._transport.write(data)
+        self._untold.append(data)
+        if not self._asked:
+            self._flush()
+        elif len(self._untold) == 1:
+            self._loop.call_soon(
+                self._flush
+            )  # one message for all that ends at once, as a batch does
+
+    def _flush(self) -> None:
+        if self._untold:
+            self._transport.write(b"".join(self._untold))
+            self._untold.clear()
 
     async def _call(self, number: int, call: dict[str, Any]) -> None:
         """Carry out what is asked of the engine itself, and reply."""

@@ -35,11 +35,7 @@ UNREAD_S = 30.0  # for a client to read what the sockets' buffers do not hold of
 
 
 class Connection(asyncio.Protocol):
-    """A client's connection, from its first byte to its last.
-
-    Attributes:
-        expires_at: when it ends unless the client does something; infinite while a request is handled.
-    """
+    """A client's connection, from its first byte to its last."""
 
     def __init__(
         self,
@@ -69,6 +65,7 @@ class Connection(asyncio.Protocol):
         self._shed_id = b""
         self._skipped_bytes = 0  # of the body of a request that is refused
         self._begun_at = 0.0  # the work on what is read
+        self._made_at = self._head_read_at = self._paused_at = 0.0
         self._replied_at = -inf
         self._is_paused = False
         self._writable = asyncio.Event()
@@ -77,8 +74,6 @@ class Connection(asyncio.Protocol):
         self._is_stopping = False
         self._is_deaf = False  # what comes now is no request
         self._lingering: Lingering | None = None
-        self._expires_by: Ending = "silent"
-        self.expires_at = inf
 
     # The transport's calls
 
@@ -88,7 +83,7 @@ class Connection(asyncio.Protocol):
         host, port, *_ = transport.get_extra_info("sockname")
         self._server = (host, port)
         self._server_state.connections.add(self)  # type: ignore[arg-type]
-        self._watch_clock()
+        self._made_at = time.monotonic()
         if not self._connections.add(self):
             self._refuse(Overloaded("too many connections are open", headers={"Retry-After": "1"}))
 
@@ -97,12 +92,12 @@ class Connection(asyncio.Protocol):
         if self._is_deaf:
             if self._lingering is not None:
                 self._lingering.read(len(data))
-                self.expires_at = self._lingering.expires_at
         elif self._reading is not None or self._shed is not None or self._parser.is_in_head:
             self.read(data, time.monotonic(), is_lost=False)
         else:
-            now = time.monotonic()
-            arrived_at, is_first = self._arrivals.read(now, replied_at=self._replied_at)
+            arrived_at, is_first = self._arrivals.read(
+                time.monotonic(), replied_at=self._replied_at
+            )
             if is_first:
                 self._loop.call_soon(self._arrivals.looked)  # runs when all sockets were read
             self._unread_bytes += len(data)
@@ -137,13 +132,12 @@ class Connection(asyncio.Protocol):
     def pause_writing(self) -> None:
         """Wait for a client that does not read."""
         self._writable.clear()
-        self._watch_clock()
+        self._paused_at = time.monotonic()
         self._regulate_reading()
 
     def resume_writing(self) -> None:
         """Go on, now that it has read."""
         self._writable.set()
-        self._watch_clock()
         self._answer_next()
         self._regulate_reading()
 
@@ -173,13 +167,13 @@ class Connection(asyncio.Protocol):
         settings = self._settings
         if self._lingering is not None:
             self._lingering.expire()
-            self.expires_at = self._lingering.expires_at
             return
-        self._connections.ended(self._expires_by)
-        if self._expires_by == "slow_head":
+        ending, _ = self._patience()
+        self._connections.ended(ending)
+        if ending == "slow_head":
             detail = f"the head of the request did not come within {settings.read_head_s:g} s"
             self._refuse(HeadTooSlow(detail, limit=settings.read_head_s))
-        elif self._expires_by == "slow_body":
+        elif ending == "slow_body":
             detail = f"the body did not come within {settings.read_body_s:g} s"
             self._refuse(BodyTooSlow(detail, limit=settings.read_body_s))
         else:
@@ -190,13 +184,12 @@ class Connection(asyncio.Protocol):
     def head_begun(self) -> None:
         """Note when the first bytes of a request arrived."""
         self._arrived_at = self._data_arrived_at
-        if not self._exchanges:
-            self._watch_clock()
 
     def head_read(self, head: RequestParser) -> None:
         """Have a request handled, or see that it is refused: its body is still to come."""
         if self._is_deaf:
             return
+        self._head_read_at = self._begun_at
         demands_keys = self._front.access.demands_keys
         shed = None if demands_keys else self._shed_by_head(head)
         stays = head.http_version == "1.1" and head.keep_alive
@@ -205,8 +198,6 @@ class Connection(asyncio.Protocol):
         if shed is not None and is_plain:
             self._shed, self._shed_id = shed, dict(head.headers).get(b"x-request-id", b"")
             self._skipped_bytes = 0
-            self._expires_by = "slow_body"
-            self.expires_at = self._begun_at + self._settings.read_body_s
             return
         state = {**self._app_state, "arrived_at": self._arrived_at}
         exchange = self._reading = Exchange(
@@ -226,7 +217,6 @@ class Connection(asyncio.Protocol):
         elif exchange.classifies:
             self._arrivals.waiting += 1
         if len(self._exchanges) == 1:
-            self._watch_clock()
             self._answer_next()
 
     def _ends(self) -> bool:
@@ -260,7 +250,6 @@ class Connection(asyncio.Protocol):
         """Note that a request was read to its end."""
         if self._shed is not None:
             self._reply_shed(self._shed)
-            self._watch_clock()
             return
         if self._reading is not None:
             self._reading.ended()
@@ -304,7 +293,6 @@ class Connection(asyncio.Protocol):
         if self._is_stopping and not self._exchanges and not self._parser.is_in_head:
             self._transport.close()
             return
-        self._watch_clock()
         self._answer_next()
         self._regulate_reading()
 
@@ -400,10 +388,32 @@ class Connection(asyncio.Protocol):
                 return
             self._abandon(broken)
         self._exchanges.append(refused(self, problem))
-        self._watch_clock()
         self._answer_next()
 
     # The end, and the time until then
+
+    @property
+    def expires_at(self) -> float:
+        """When it ends unless the client does something; infinite while a request is handled."""
+        return self._patience()[1]
+
+    def _patience(self) -> tuple[Ending, float]:
+        """Return what the client is waited for to end, and until when."""
+        settings = self._settings
+        if self._lingering is not None:
+            return "idle", self._lingering.expires_at
+        if not self._writable.is_set():
+            return "unread", self._paused_at + UNREAD_S
+        if self._shed is not None or (self._exchanges and self._exchanges[0].refusal is not None):
+            began_at = max(self._head_read_at, self._replied_at)
+            return "slow_body", began_at + settings.read_body_s
+        if self._exchanges:
+            return "idle", inf
+        if self._parser.is_in_head:
+            return "slow_head", max(self._arrived_at, self._replied_at) + settings.read_head_s
+        if self._replied_at == -inf:
+            return "silent", self._made_at + settings.read_head_s
+        return "idle", self._replied_at + settings.keep_alive_s
 
     def _linger(self) -> None:
         """End, once the client could read the last reply."""
@@ -414,26 +424,7 @@ class Connection(asyncio.Protocol):
             self._transport.close()
             return
         self._lingering = Lingering(self._transport)
-        self.expires_at = self._lingering.expires_at
         self._regulate_reading()
-
-    def _watch_clock(self) -> None:
-        """Give the client its time for what it is to do now; call this when that changes."""
-        settings = self._settings
-        if self._lingering is not None:
-            return
-        if not self._writable.is_set():
-            self._expires_by, patience_s = "unread", UNREAD_S
-        elif self._exchanges:
-            is_skipped = self._exchanges[0].refusal is not None
-            self._expires_by, patience_s = "slow_body", settings.read_body_s if is_skipped else inf
-        elif self._parser.is_in_head:
-            self._expires_by, patience_s = "slow_head", settings.read_head_s
-        elif self._replied_at == -inf:
-            self._expires_by, patience_s = "silent", settings.read_head_s
-        else:
-            self._expires_by, patience_s = "idle", settings.keep_alive_s
-        self.expires_at = time.monotonic() + patience_s
 
     def _regulate_reading(self) -> None:
         """Leave in the socket what there is no room for."""

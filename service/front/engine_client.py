@@ -89,6 +89,7 @@ class EngineClient(asyncio.Protocol):
         self._untold: list[bytes] = []
         self._tally = _no_tally()
         self._telling: asyncio.TimerHandle | None = None
+        self._is_asking = False
 
     @property
     def asks(self) -> int:
@@ -223,13 +224,21 @@ class EngineClient(asyncio.Protocol):
         return self._transport
 
     def _ask(self, ask: Ask, pixels: Pixels) -> "_Asked":
-        transport = self._connected()
+        self._connected()
         self._asks += 1
         self._number = number = self._number % 0xFFFFFFFF + 1
         asked = self._asked[number] = _Asked(number, self._loop.create_future())
-        frames = (*self._told(), ask_frame(number, ask, pixels.tobytes()))
-        transport.write(b"".join(frames) if len(frames) > 1 else frames[0])
+        self._untold.append(ask_frame(number, ask, pixels.tobytes()))
+        if len(self._asked) == 1:
+            self._flush_asks()
+        elif not self._is_asking:
+            self._is_asking = True
+            self._loop.call_soon(self._flush_asks)  # one message for all that this look has brought
         return asked
+
+    def _flush_asks(self) -> None:
+        self._is_asking = False
+        self._write(*self._told())
 
     def _forget(self, asked: "_Asked") -> None:
         """Let go of a request, and tell the engine if it has not ended."""

@@ -25,7 +25,6 @@ from service.hop import ServedBundle
 from service.observability.log import RequestLog
 from service.outcomes import Outcome
 from service.problems import InvalidParameter, NotReady, Overloaded, Problem, problem_of
-from service.scheduling.requests import OnMiss, Shed
 from service.schemas import ClassifyQuery
 from service.settings import Settings
 
@@ -109,11 +108,9 @@ class Front:
 
     def request_id(self, sent: bytes) -> str:
         """Return the client's own id if it is fit to be written to headers and logs, else a new one."""
-        return (
-            sent.decode()
-            if SANE_REQUEST_ID.fullmatch(sent)
-            else f"{self._ids.getrandbits(128):032x}"
-        )
+        if sent and SANE_REQUEST_ID.fullmatch(sent):
+            return sent.decode()
+        return f"{self._ids.getrandbits(128):032x}"
 
     def ended(
         self,
@@ -152,22 +149,27 @@ class Front:
             query = served.parse_query(query_string)
         except InvalidParameter:  # told in its turn
             return None
-        if is_lost and query == self._last_query:
+        last = self._last_query
+        if is_lost and (query is last or query == last):
             return CROWDED
         return self.check_load(served, arrived_at, query, unread=unread)
 
-    def is_lost(self, arrived_at: float, now: float) -> bool:
-        """Say whether a request like the one before it, having arrived then, is too late to be answered in time.
+    def in_time_since(self, arrived_at: float, now: float) -> float:
+        """Return since when a request like the last one must have arrived to be answered in time.
 
-        It is shed then, though it may have wanted a late answer: what waits behind it could be in time.
+        What is lost so is shed, though it may have wanted a late answer: what waits behind it could be in time.
         """
         served, query = self.engine.served, self._last_query
-        if served is None or query is None:
-            return False
-        shed = self._shed_by_load(
-            served, arrived_at, query, "refuse", unread=self.arrivals.waiting, now=now
+        load = served.load() if served is not None else None
+        if served is None or query is None or load is None:
+            return -inf
+        return load.in_time_since(
+            arrived_at,
+            query.deadline_ms / 1e3,
+            now=now,
+            subnetwork=served.place_of(query.subnetwork),
+            ahead=self._ahead(self.arrivals.waiting),
         )
-        return shed is not None and shed.reason == "overloaded"
 
     def deadline_s(self) -> float:
         """Return the deadline of the last request."""
@@ -193,41 +195,24 @@ class Front:
             is_alone: whether no other request took time from it since it arrived.
         """
         self._last_query = query
-        shed = self._shed_by_load(
-            served,
+        load = served.load()
+        if load is None:
+            return None
+        shed = load.check_before_decode(
             arrived_at,
-            query,
+            arrived_at + query.deadline_ms / 1e3,
             query.on_miss,
-            unread=unread,
             now=self.clock(),
+            subnetwork=served.place_of(query.subnetwork),
+            ahead=self._ahead(unread),
             is_alone=is_alone,
         )
         return problem_of(shed) if shed is not None else None
 
-    def _shed_by_load(
-        self,
-        served: Served,
-        arrived_at: float,
-        query: ClassifyQuery,
-        on_miss: OnMiss,
-        *,
-        unread: int,
-        now: float,
-        is_alone: bool = False,
-    ) -> Shed | None:
-        load = served.load()
-        if load is None:
-            return None
+    def _ahead(self, unread: int) -> int:
+        """Return how many requests of this front the engine does not know yet, with those that are still to be decoded."""
         on_its_way = self.engine.asks - self._board.get(self._index, places.RECEIVED)
-        return load.check_before_decode(
-            arrived_at,
-            arrived_at + query.deadline_ms / 1e3,
-            on_miss,
-            now=now,
-            subnetwork=served.place_of(query.subnetwork),
-            ahead=unread + max(int(on_its_way), 0),
-            is_alone=is_alone,
-        )
+        return unread + max(int(on_its_way), 0)
 
     def count_shed(
         self, problem: Problem, request_id: str, arrived_at: float, cost_s: float
@@ -236,11 +221,8 @@ class Front:
         self.ended(problem.outcome, request_id, arrived_at, problem)
         self._shed += 1
         self._shed_cpu_s += cost_s
-        if self._last_query is not None:
-            deadline_s = self._last_query.deadline_ms / 1e3
-            self._board.set(self._index, places.SHED_DEADLINE_S, deadline_s)
-        self._board.set(self._index, places.SHED, self._shed)
-        self._board.set(self._index, places.SHED_CPU_S, self._shed_cpu_s)
+        if self._shed % SHOWN_TOGETHER == 0:
+            self._show_sheds()
 
     def count_handled(self) -> None:
         """Note that a request has ended that was read to its end."""
@@ -249,8 +231,16 @@ class Front:
             self._board.set(self._index, places.HANDLED, self._handled)
             self._board.set(self._index, places.CPU_S, time.thread_time())
 
+    def _show_sheds(self) -> None:
+        if self._last_query is not None:
+            deadline_s = self._last_query.deadline_ms / 1e3
+            self._board.set(self._index, places.SHED_DEADLINE_S, deadline_s)
+        self._board.set(self._index, places.SHED, self._shed)
+        self._board.set(self._index, places.SHED_CPU_S, self._shed_cpu_s)
+
     def show(self) -> None:
         """Show on the board what changes slowly."""
+        self._show_sheds()
         self._board.set(self._index, places.CONNECTIONS, len(self.connections))
         self._board.set(self._index, places.LINES_DROPPED, self._lines_dropped())
         self._board.set(self._index, places.BEAT_AT, self.clock())

@@ -8,10 +8,11 @@ that its client may ask elsewhere, and so are those whose time is over; both a f
 import asyncio
 import time
 from collections import OrderedDict
+from math import inf
 from typing import Protocol
 
 A_LOOK = 4  # requests handled before replies are written: a millisecond
-SHEDS_A_LOOK = 16  # beside them, which take as long
+SHEDS_A_LOOK = 32  # beside them, which take half as long
 MAY_WAIT = 0.25  # of its deadline, here; the rest is for the engine and the reply
 COST_GAIN = 0.05  # of the way to what handling the last request took
 
@@ -24,10 +25,10 @@ class Reader(Protocol):
 
 
 class Outlook(Protocol):
-    """What a front expects of a request like the one before it."""
+    """What a front expects of requests like the one before."""
 
-    def is_lost(self, arrived_at: float, now: float) -> bool:
-        """Say whether it can be answered in time no more, having arrived then."""
+    def in_time_since(self, arrived_at: float, now: float) -> float:
+        """Return since when one must have arrived to be answered in time, for those that arrived about an instant."""
 
     def deadline_s(self) -> float:
         """Return its deadline, from its arrival."""
@@ -49,6 +50,8 @@ class Inbox:
         self._looked_at = 0.0
         self._was_left = False  # whether the look before has left some waiting
         self._cost_s = 0.0  # of a request, while others wait
+        self._most_waiting = inf  # behind so many, one more would be late
+        self._lost_before = -inf  # what has arrived earlier is
 
     def __len__(self) -> int:
         """Return how many connections have something here."""
@@ -56,15 +59,19 @@ class Inbox:
 
     def offer(self, reader: Reader, data: bytes, arrived_at: float) -> None:
         """Handle what has come over a connection, now or in its turn."""
-        if reader in self._waiting:
-            before, arrived_at = self._waiting[reader]
-            self._waiting[reader] = before + data, arrived_at
-        elif self._is_crowded() and self._sheds < SHEDS_A_LOOK:
-            self._handle(reader, data, arrived_at, is_lost=True)
-        elif self._waiting or self._looked >= A_LOOK:
-            self._waiting[reader] = data, arrived_at
+        waiting = self._waiting
+        if reader in waiting:
+            before, arrived_at = waiting[reader]
+            waiting[reader] = before + data, arrived_at
+        elif self._sheds < SHEDS_A_LOOK and (
+            arrived_at < self._lost_before or len(waiting) > self._most_waiting
+        ):
+            self._shed(reader, data, arrived_at)
+        elif waiting or self._looked >= A_LOOK:
+            waiting[reader] = data, arrived_at
         else:
-            self._handle(reader, data, arrived_at, is_lost=False)
+            self._looked += 1
+            reader.read(data, arrived_at, is_lost=False)
         if not self._is_scheduled:
             self._is_scheduled = True
             self._loop.call_soon(self._look)
@@ -82,27 +89,35 @@ class Inbox:
         if self._was_left:  # since the look before, nothing but its requests took time
             took_s = (begun_at - self._looked_at) / max(self._looked, 1)
             self._cost_s += COST_GAIN * (took_s - self._cost_s)
+        waiting = self._waiting
+        self._look_out(begun_at, is_crowded=bool(waiting or self._sheds))
         self._looked, self._looked_at, self._sheds = 0, begun_at, 0
-        while self._waiting and self._looked < A_LOOK and self._sheds < SHEDS_A_LOOK:
-            _, oldest_at = next(iter(self._waiting.values()))
-            is_lost = self._outlook.is_lost(oldest_at, time.monotonic())
-            reader, (data, arrived_at) = self._waiting.popitem(last=False)
-            self._handle(reader, data, arrived_at, is_lost=is_lost)
-        while self._is_crowded() and self._sheds < SHEDS_A_LOOK:
-            reader, (data, arrived_at) = self._waiting.popitem(last=True)
-            self._handle(reader, data, arrived_at, is_lost=True)
-        self._was_left = bool(self._waiting)
+        while waiting and self._looked < A_LOOK and self._sheds < SHEDS_A_LOOK:
+            reader, (data, arrived_at) = waiting.popitem(last=False)
+            if arrived_at < self._lost_before:
+                self._shed(reader, data, arrived_at)
+            else:
+                self._looked += 1
+                reader.read(data, arrived_at, is_lost=False)
+                self._look_out(time.monotonic(), is_crowded=bool(waiting))
+        while len(waiting) > self._most_waiting and self._sheds < SHEDS_A_LOOK:
+            reader, (data, arrived_at) = waiting.popitem(last=True)
+            self._shed(reader, data, arrived_at)
+        self._was_left = bool(waiting)
         if self._was_left:
             self._is_scheduled = True
             self._loop.call_soon(self._look)
 
-    def _is_crowded(self) -> bool:
-        """Say whether one more would be late behind those that wait."""
-        return len(self._waiting) * self._cost_s > MAY_WAIT * self._outlook.deadline_s()
+    def _look_out(self, now: float, *, is_crowded: bool) -> None:
+        """See what is lost. Where nothing waits, nothing is: a late answer may be wanted, and keeps nobody waiting."""
+        if not is_crowded:
+            self._lost_before = -inf
+            return
+        oldest_at = next(iter(self._waiting.values()))[1] if self._waiting else now
+        self._lost_before = self._outlook.in_time_since(oldest_at, now)
+        if self._cost_s:
+            self._most_waiting = MAY_WAIT * self._outlook.deadline_s() / self._cost_s
 
-    def _handle(self, reader: Reader, data: bytes, arrived_at: float, *, is_lost: bool) -> None:
-        if is_lost:
-            self._sheds += 1
-        else:
-            self._looked += 1
-        reader.read(data, arrived_at, is_lost=is_lost)
+    def _shed(self, reader: Reader, data: bytes, arrived_at: float) -> None:
+        self._sheds += 1
+        reader.read(data, arrived_at, is_lost=True)

@@ -68,10 +68,9 @@ class RequestParser:
             MalformedError, LargeHeadError: nobody knows what follows it.
         """
         self._untold_bytes += len(data)
-        rest = memoryview(data)
         try:
-            while len(rest):
-                rest = rest[self._parse(rest) :]
+            while data:
+                data = data[self._parse(data) :]
         except httptools.HttpParserError as error:
             if isinstance(error.__context__, LargeHeadError):
                 raise error.__context__ from None
@@ -80,7 +79,7 @@ class RequestParser:
             raise  # a bug in one of the calls below
         self._check_size()
 
-    def _parse(self, data: memoryview) -> int:
+    def _parse(self, data: bytes) -> int:
         """Parse data up to its end, or up to the end of a head that asks for another protocol; return how much that was.
 
         httptools takes what follows such a head for that protocol. No other is spoken here, and then HTTP has the wish
@@ -100,7 +99,8 @@ class RequestParser:
         return end
 
     def _check_size(self) -> None:
-        if max(self._head_bytes, self._untold_bytes) > self._max_head_bytes:
+        limit = self._max_head_bytes
+        if self._head_bytes > limit or self._untold_bytes > limit:
             raise LargeHeadError
 
     # httptools' calls

@@ -12,6 +12,7 @@ between two, or after the last.
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import inf
 from typing import Literal
 
 from service.scheduling.requests import OnMiss, Shed
@@ -155,6 +156,24 @@ class Published:
             run_s=row[tables_at:idle_at],
             idle_s=row[idle_at:],
         )
+
+    def in_time_since(
+        self, arrived_at: float, deadline_s: float, *, now: float, subnetwork: int, ahead: int
+    ) -> float:
+        """Return since when a request must have arrived to be answered in time; for those that arrived about an instant.
+
+        Args:
+            arrived_at: that instant.
+            deadline_s: their deadline, from their arrival.
+            now: the present.
+            subnetwork: 0 if any may answer, else the place, from 1, of the one that must.
+            ahead: requests of this front that the engine does not know yet.
+        """
+        if self.idle_s[subnetwork] > deadline_s:
+            return -inf  # not even an idle machine would do: it is told so in its turn
+        start_at = self.start_at[bisect_right(self.due_at, arrived_at + deadline_s)]
+        start_at = max(start_at + ahead * self.pace_s, now)
+        return start_at + self.run_s[subnetwork] - deadline_s
 
     def check_before_decode(
         self,

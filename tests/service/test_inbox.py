@@ -17,8 +17,8 @@ class Flood:
         self.inbox = Inbox(self)
         self.handled: list[tuple[bytes, bool]] = []
 
-    def is_lost(self, arrived_at: float, now: float) -> bool:
-        return arrived_at < self.lost_before
+    def in_time_since(self, arrived_at: float, now: float) -> float:
+        return self.lost_before
 
     def deadline_s(self) -> float:
         return self._deadline_s
@@ -76,6 +76,29 @@ async def test_what_is_lost_is_shed_beside_what_is_handled() -> None:
     await look()
 
     assert [is_lost for _, is_lost in flood.handled[A_LOOK:]] == [True] * SHEDS_A_LOOK + [False]
+
+
+async def test_what_comes_next_is_shed_at_once_if_it_is_lost_too() -> None:
+    flood = Flood(lost_before=2.0)
+    for n in range(2 * A_LOOK):
+        flood.inbox.offer(flood.connection(), b"%d" % n, 1.0)
+    await look()
+    flood.handled.clear()
+
+    flood.inbox.offer(flood.connection(), b"1", 1.0)
+    flood.inbox.offer(flood.connection(), b"2", 3.0)
+
+    assert flood.handled == [(b"1", True), (b"2", False)]
+
+
+async def test_where_nothing_waits_nothing_is_shed() -> None:
+    flood = Flood(lost_before=2.0)
+
+    flood.inbox.offer(flood.connection(), b"0", 1.0)
+    await look()
+    flood.inbox.offer(flood.connection(), b"1", 1.0)
+
+    assert flood.handled == [(b"0", False), (b"1", False)]
 
 
 async def test_where_one_more_would_be_late_it_is_shed_at_once() -> None:
