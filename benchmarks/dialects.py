@@ -1,12 +1,15 @@
 """How each server wants to be asked about a JPEG file, and where its answer stands: one dialect an API.
 
-All are asked with the file's bytes, so that decoding is part of every server's work.
+All but one are asked with a file's bytes, so that decoding is part of every server's work; ``pixels`` are decoded before they are sent.
 """
 
 import base64
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from io import BytesIO
+
+from PIL import Image
 
 BOUNDARY = b"a-part-of-the-form-ends-here"
 
@@ -94,6 +97,25 @@ def _as_binary_tensor(jpeg: bytes) -> bytes:
     return text + len(jpeg).to_bytes(4, "little") + jpeg
 
 
+def _as_png(jpeg: bytes) -> bytes:
+    file = BytesIO()
+    Image.open(BytesIO(jpeg)).convert("RGB").save(file, "PNG")
+    return file.getvalue()
+
+
+def _as_pixels(jpeg: bytes) -> bytes:
+    """Return a tensor of pixels as Triton's client sends it, with the JSON part padded as above."""
+    image = Image.open(BytesIO(jpeg)).convert("RGB")
+    tensor = {
+        "name": "images",
+        "shape": [1, image.height, image.width, 3],
+        "datatype": "UINT8",
+        "parameters": {"binary_data_size": 3 * image.width * image.height},
+    }
+    asked = {"inputs": [tensor], "parameters": {"binary_data_output": True}}
+    return json.dumps(asked).encode().ljust(TRITON_JSON) + image.tobytes()
+
+
 TRITON_JSON = 192  # bytes
 
 
@@ -106,12 +128,23 @@ def _read_tensor(body: bytes) -> Said:
     return Said(int(json.loads(body)["outputs"][0]["data"][0]))
 
 
+def _read_binary_tensors(body: bytes) -> Said:
+    return Said(int.from_bytes(body[-8:], "little"))  # class_id, INT64, is the last of three
+
+
 def _plain(path: str) -> Dialect:
     return Dialect(path, "image/jpeg", _as_it_is, _read_plain)
 
 
 DIALECTS = {
     "anytime": _plain("/classify?deadline_ms={deadline_ms:g}"),
+    "png": Dialect("/classify?deadline_ms={deadline_ms:g}", "image/png", _as_png, _read_plain),
+    "pixels": Dialect(
+        "/v2/models/cifar10/infer?deadline_ms={deadline_ms:g}",
+        f"application/octet-stream\r\nInference-Header-Content-Length: {TRITON_JSON}",
+        _as_pixels,
+        _read_binary_tensors,
+    ),
     "plain": _plain("/classify"),
     "form": Dialect(
         "/classify",

@@ -85,7 +85,8 @@ async def infer(
 
 def inferred(served: Served, request: InferRequest, found: Sequence[Found]) -> Inferred:
     """Return the answers that were found as those to a request."""
-    rows = [np.frombuffer(each.answered.answer.probabilities, np.float32) for each in found]
+    rows = b"".join(each.answered.answer.probabilities for each in found)
+    probabilities = np.frombuffer(rows, np.float32).reshape(len(found), -1)
     replies = [each.reply for each in found]
     parameters = {
         "subnetwork": ",".join(dict.fromkeys(each["subnetwork"] for each in replies)),
@@ -96,7 +97,7 @@ def inferred(served: Served, request: InferRequest, found: Sequence[Found]) -> I
         "latency_ms": max(each["latency_ms"] for each in replies),
         "in_time": all(each["in_time"] for each in replies),
     }
-    return Inferred(served, request, np.stack(rows), parameters)
+    return Inferred(served, request, probabilities, parameters)
 
 
 async def model_statistics(front: Front) -> Document:

@@ -68,6 +68,12 @@ class WantedOutput:
     classes: int = 0
 
 
+ALL_OUTPUTS = {
+    is_binary: tuple(WantedOutput(name, is_binary) for name in OUTPUTS)
+    for is_binary in (False, True)
+}
+
+
 @dataclass(frozen=True, slots=True)
 class InferRequest:
     """A request, read.
@@ -260,7 +266,7 @@ def _wanted(
     """Return what a request wants, all outputs if it does not say."""
     is_binary = parameters.get("binary_data_output") is True
     if not outputs:
-        return tuple(WantedOutput(name, is_binary) for name in OUTPUTS)
+        return ALL_OUTPUTS[is_binary]
     return tuple(wanted_output(name, own, is_binary) for name, own in outputs)
 
 
@@ -300,14 +306,12 @@ def output_tensor(
     wanted: WantedOutput, probabilities: NDArray[np.float32], labels: Sequence[str]
 ) -> OutputTensor:
     """Return an output for the answers to a request, (N, classes)."""
-    best = probabilities.argmax(axis=1)
-    n = len(best)
-    match wanted.name:
-        case "class_id":
-            return OutputTensor(wanted.name, "INT64", (n,), best.astype("<i8"))
-        case "label":
-            names = [labels[k].encode() for k in best.tolist()]
-            return OutputTensor(wanted.name, "BYTES", (n,), names)
+    if wanted.name != PROBABILITIES:
+        best = probabilities.argmax(axis=1)
+        if wanted.name == CLASS_ID:
+            return OutputTensor(wanted.name, "INT64", best.shape, best.astype("<i8", copy=False))
+        names = [labels[k].encode() for k in best.tolist()]
+        return OutputTensor(wanted.name, "BYTES", best.shape, names)
     if not wanted.classes:
         return OutputTensor(
             wanted.name, "FP32", probabilities.shape, probabilities.astype("<f4", copy=False)
