@@ -2,7 +2,8 @@
 
 A loop that handles whatever it reads writes no reply meanwhile. Here each look at the sockets handles a few requests, in
 their order, and replies go out between looks. Where so many wait that one more would be late, that one is shed at once, so
-that its client may ask elsewhere, and so are those whose time is over; both a few a look.
+that its client may ask elsewhere, and so are those whose time is over; both some a look. Where more time is over than can be
+shed in a look, the newest are handled: a flood of any size leaves half of the time for answers.
 """
 
 import asyncio
@@ -12,7 +13,7 @@ from math import inf
 from typing import Protocol
 
 A_LOOK = 4  # requests handled before replies are written: a millisecond
-SHEDS_A_LOOK = 32  # beside them, which take half as long
+SHEDS_A_LOOK = 48  # beside them, which take as long
 MAY_WAIT = 0.25  # of its deadline, here; the rest is for the engine and the reply
 COST_GAIN = 0.05  # of the way to what handling the last request took
 
@@ -92,9 +93,11 @@ class Inbox:
         waiting = self._waiting
         self._look_out(begun_at, is_crowded=bool(waiting or self._sheds))
         self._looked, self._looked_at, self._sheds = 0, begun_at, 0
-        while waiting and self._looked < A_LOOK and self._sheds < SHEDS_A_LOOK:
-            reader, (data, arrived_at) = waiting.popitem(last=False)
-            if arrived_at < self._lost_before:
+        while waiting and self._looked < A_LOOK:
+            # Where more is lost than can be shed now, the newest is not.
+            is_swamped = self._sheds >= SHEDS_A_LOOK and self._oldest_at() < self._lost_before
+            reader, (data, arrived_at) = waiting.popitem(last=is_swamped)
+            if arrived_at < self._lost_before and not is_swamped:
                 self._shed(reader, data, arrived_at)
             else:
                 self._looked += 1
@@ -113,10 +116,13 @@ class Inbox:
         if not is_crowded:
             self._lost_before = -inf
             return
-        oldest_at = next(iter(self._waiting.values()))[1] if self._waiting else now
+        oldest_at = self._oldest_at() if self._waiting else now
         self._lost_before = self._outlook.in_time_since(oldest_at, now)
         if self._cost_s:
             self._most_waiting = MAY_WAIT * self._outlook.deadline_s() / self._cost_s
+
+    def _oldest_at(self) -> float:
+        return next(iter(self._waiting.values()))[1]
 
     def _shed(self, reader: Reader, data: bytes, arrived_at: float) -> None:
         self._sheds += 1

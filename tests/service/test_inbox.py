@@ -101,6 +101,20 @@ async def test_where_nothing_waits_nothing_is_shed() -> None:
     assert flood.handled == [(b"0", False), (b"1", False)]
 
 
+async def test_where_more_is_lost_than_can_be_shed_the_newest_is_handled() -> None:
+    flood = Flood(lost_before=2.0)
+    for n in range(A_LOOK + SHEDS_A_LOOK + 10):
+        flood.inbox.offer(flood.connection(), b"%d" % n, 1.0)
+    for n in range(90, 90 + A_LOOK):
+        flood.inbox.offer(flood.connection(), b"%d" % n, 3.0)
+    await look()
+
+    assert len(flood.handled) == A_LOOK + SHEDS_A_LOOK + A_LOOK
+    assert [(int(data), is_lost) for data, is_lost in flood.handled[-A_LOOK:]] == [
+        (n, False) for n in reversed(range(90, 90 + A_LOOK))
+    ]
+
+
 async def test_where_one_more_would_be_late_it_is_shed_at_once() -> None:
     flood = Flood(deadline_s=0.0)
     for n in range(3 * A_LOOK):
