@@ -305,7 +305,7 @@ def _check_grpc(settings: Settings) -> None:
     """See to it that gRPC can be served if it is wanted; each front listens on its port by itself.
 
     Raises:
-        SettingsError: gRPC is not installed, or keys are demanded, which it does not look at.
+        SettingsError: gRPC is not installed.
         OSError: its port cannot be listened on.
     """
     if not settings.grpc_port:
@@ -314,11 +314,6 @@ def _check_grpc(settings: Settings) -> None:
         raise SettingsError(
             f"ANYTIME_GRPC_PORT is {settings.grpc_port}, but gRPC is not installed: "
             "pip install 'anytime-inference[grpc]', or set it to 0"
-        )
-    if settings.keys_file is not None:
-        raise SettingsError(
-            f"ANYTIME_GRPC_PORT is {settings.grpc_port}, but over gRPC no keys are looked at: set it to 0 where "
-            "ANYTIME_KEYS_FILE demands them"
         )
     for listener in listen(settings.host, settings.grpc_port):
         listener.close()

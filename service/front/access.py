@@ -5,6 +5,7 @@ may let one request too many through.
 """
 
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from hashlib import sha256
 from math import ceil
 from pathlib import Path
@@ -27,9 +28,24 @@ SCOPES: Mapping[str, Scope] = {
     "feedback": Scope.FEEDBACK,
     "metrics": Scope.METRICS,
     "admin": Scope.ADMIN,
+    "inference.GRPCInferenceService": Scope.CLASSIFY,
 }  # by the first part of a path; any key is enough for all else
+LOADING = ("/v2/repository/models/", "/inference.GRPCInferenceService/RepositoryModel")
 BEARER = b"bearer "
 LOG_EVERY_S = 1.0  # of what strangers are refused
+
+
+@dataclass(frozen=True, slots=True)
+class Entered:
+    """A request that was let in.
+
+    Attributes:
+        headers: of its reply, which say what is left to its key.
+        leave: is to be called once it is over.
+    """
+
+    headers: Mapping[str, str] = field(default_factory=dict)
+    leave: Callable[[], None] = lambda: None
 
 
 class Access:
@@ -88,28 +104,35 @@ class Access:
     def check(self, exchange: Exchange) -> Problem | None:
         """Let a request in, or say why not."""
         path = exchange.scope["path"]
-        if path in OPEN:
-            return None
-        scope = _scope_of(path)
-        if not self.demands_keys and scope is not Scope.ADMIN:
-            return None
-        found = self.find(path, scope, exchange.scope["headers"])
-        return found if isinstance(found, Problem) else self._take(exchange, found)
+        entered = self.enter(path, exchange.scope["headers"])
+        if isinstance(entered, Problem):
+            return entered
+        exchange.headers += [
+            (name.lower().encode(), value.encode()) for name, value in entered.headers.items()
+        ]
+        exchange.on_over = entered.leave
+        return None
 
-    def find(
-        self, path: str, scope: Scope | None, headers: Iterable[tuple[bytes, bytes]]
-    ) -> ApiKey | Problem:
+    def enter(self, path: str, headers: Iterable[tuple[bytes, bytes]]) -> Entered | Problem:
+        """Let a request in by its path and headers, whose names are in lower case, or say why not."""
+        key = self.find(path, headers)
+        if key is None:
+            return Entered()
+        return key if isinstance(key, Problem) else self._take(path, key)
+
+    def find(self, path: str, headers: Iterable[tuple[bytes, bytes]]) -> ApiKey | Problem | None:
         """Return the key that a request bears, or say why it is refused; nothing is taken from the key's limits.
 
-        Args:
-            path: for the log.
-            scope: what the key must be for; None where any is enough.
-            headers: names in lower case.
+        Returns:
+            None where no key is needed.
         """
-        sent = _bearer(headers)
+        scope = _scope_of(path)
+        if path in OPEN or (not self.demands_keys and scope is not Scope.ADMIN):
+            return None
+        sent = _key_in(headers)
         key = self._keyring.find(sent) if sent else None
         if key is None:
-            if scope is Scope.ADMIN and not self._has_admin:
+            if not self.demands_keys and not self._has_admin:
                 return NotFound("no key is for /admin here: set ANYTIME_ADMIN_KEY", path=path)
             return self._refuse(path, "unknown" if sent else "missing", _unauthorized())
         if scope is not None and scope not in key.scopes:
@@ -121,33 +144,27 @@ class Access:
     def _has_admin(self) -> bool:
         return any(Scope.ADMIN in key.scopes for key in self._keyring.keys)
 
-    def _take(self, exchange: Exchange, key: ApiKey) -> Problem | None:
+    def _take(self, path: str, key: ApiKey) -> Entered | Problem:
         """Take a request out of what a key may ask for."""
-        path, now, place = exchange.scope["path"], self._clock(), key.place
-        if key.concurrency is not None:
-            if self._board.in_flight(place) >= key.concurrency:
-                detail = f"{key.concurrency} requests of {key.name!r} are answered already, the most that may at a time"
-                problem = TooManyRequests(
-                    detail, headers={"Retry-After": "1"}, limit=key.concurrency
-                )
-                return self._refuse(path, "concurrency", problem, key)
-            self._change_in_flight(place, 1)
-            exchange.on_over = lambda: self._change_in_flight(place, -1)
-        if key.requests_per_s is None:
-            return None
-        bucket = Bucket(key.requests_per_s, key.burst)
-        full_at, wait_s = bucket.take(self._board.full_at(place), now)
-        self._board.set_full_at(place, full_at)
-        headers = bucket.quota(full_at, now).headers()
-        if wait_s == 0:
-            exchange.headers += [
-                (name.lower().encode(), value.encode()) for name, value in headers.items()
-            ]
-            return None
-        detail = f"{key.name!r} may ask {key.requests_per_s:g} times a second"
-        headers["Retry-After"] = str(ceil(wait_s))
-        problem = TooManyRequests(detail, headers=headers, limit=key.requests_per_s)
-        return self._refuse(path, "rate", problem, key)
+        now, place, headers = self._clock(), key.place, {}
+        if key.concurrency is not None and self._board.in_flight(place) >= key.concurrency:
+            detail = f"{key.concurrency} requests of {key.name!r} are answered already, the most that may at a time"
+            problem = TooManyRequests(detail, headers={"Retry-After": "1"}, limit=key.concurrency)
+            return self._refuse(path, "concurrency", problem, key)
+        if key.requests_per_s is not None:
+            bucket = Bucket(key.requests_per_s, key.burst)
+            full_at, wait_s = bucket.take(self._board.full_at(place), now)
+            self._board.set_full_at(place, full_at)
+            headers = bucket.quota(full_at, now).headers()
+            if wait_s > 0:
+                detail = f"{key.name!r} may ask {key.requests_per_s:g} times a second"
+                headers["Retry-After"] = str(ceil(wait_s))
+                problem = TooManyRequests(detail, headers=headers, limit=key.requests_per_s)
+                return self._refuse(path, "rate", problem, key)
+        if key.concurrency is None:
+            return Entered(headers)
+        self._change_in_flight(place, 1)
+        return Entered(headers, lambda: self._change_in_flight(place, -1))
 
     def _change_in_flight(self, place: int, by: int) -> None:
         self._in_flight[place] = self._in_flight.get(place, 0) + by
@@ -175,22 +192,24 @@ class Access:
 
 def _scope_of(path: str) -> Scope | None:
     """Return what a key must be for; None where any is enough."""
-    if path.startswith("/v2/repository/models/"):  # to load or unload
+    if path.startswith(LOADING):
         return Scope.ADMIN
     return SCOPES.get(path.split("/", 2)[1] if path.startswith("/") else "")
 
 
-def _bearer(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
+def _key_in(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
     """Return the key that was sent, empty if none was."""
     for name, value in headers:
         if name == b"authorization" and value[: len(BEARER)].lower() == BEARER:
             return value[len(BEARER) :].strip()
+        if name == b"x-api-key":
+            return value
     return b""
 
 
 def _unauthorized() -> Problem:
     return Unauthorized(
-        "the Authorization header must be 'Bearer' and a key of this server",
+        "a key of this server must come as 'Authorization: Bearer KEY', or as 'X-API-Key: KEY'",
         headers={"WWW-Authenticate": "Bearer"},
     )
 

@@ -16,6 +16,7 @@ from service.front.keys import KeyEntry, write_entry
 from service.problems import Problem, TooManyRequests
 from service.settings import read_settings
 from tests.server import MODULE, ROOT, ServerProcess
+from tests.service.conftest import free_port
 
 KEYS: dict[str, dict[str, object]] = {
     "web": {"scopes": ["classify"]},
@@ -91,7 +92,8 @@ def test_the_concurrency_of_a_key_holds_for_all_fronts_together(fronts: list[Any
 
 @pytest.fixture(scope="module")
 def guarded(keys_file: Path) -> Any:
-    server = ServerProcess(keys_file=keys_file, warm_up_s=0.01, max_batch=2, fronts=1)
+    grpc_port = free_port()
+    server = ServerProcess(keys_file=keys_file, grpc_port=grpc_port, max_batch=2, fronts=1)
     try:
         server.wait_for("ready")
         yield server
@@ -120,6 +122,14 @@ def test_a_stranger_gets_nothing(guarded: ServerProcess, method: str, path: str)
 
         assert response.status_code == 401
         assert response.headers["WWW-Authenticate"] == "Bearer"
+
+
+def test_a_key_may_come_in_a_header_of_its_own(guarded: ServerProcess) -> None:
+    def status(key: str) -> int:
+        return guarded.client.get("/subnetworks", headers={"X-API-Key": key}).status_code
+
+    assert status("key-of-web") == 200
+    assert status("key-of-nobody") == 401
 
 
 def test_a_stranger_gets_health(guarded: ServerProcess) -> None:

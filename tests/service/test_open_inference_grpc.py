@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from collections.abc import Iterator
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,10 @@ import numpy as np
 import pytest
 
 from service.front import open_inference
+from service.front.keys import KeyEntry, write_entry
 from service.front.open_inference.grpc_messages import SERVICE, message_class, methods
-from tests.server import ServerProcess
+from tests.server import ServerProcess, started
+from tests.service.conftest import free_port
 
 HERE = Path(open_inference.__file__).parent
 PIXELS = np.random.default_rng(7).integers(0, 256, (1, 32, 32, 3), np.uint8)
@@ -183,3 +186,70 @@ def test_what_is_said_of_the_bundle_is_said_here_too(stub: Stub, server: ServerP
     assert listed.state == "READY"
     (counted,) = stub.ModelStatistics(message("ModelStatisticsRequest", **named)).model_stats
     assert counted.inference_count > 0
+
+
+@pytest.fixture(scope="module")
+def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stub]:
+    """A server that demands keys."""
+    path, port = tmp_path_factory.mktemp("keys") / "keys.toml", free_port()
+    tables: dict[str, dict[str, Any]] = {
+        "web": {"scopes": ["classify"]},
+        "counted": {"scopes": ["classify"], "requests_per_s": 0.001, "burst": 2},
+        "watcher": {"scopes": ["metrics"]},
+    }
+    path.write_text(
+        "".join(
+            write_entry(
+                name,
+                KeyEntry.model_validate({"sha256": sha256(name.encode()).hexdigest(), **fields}),
+            )
+            for name, fields in tables.items()
+        )
+    )
+    with started({"keys_file": path, "grpc_port": port, "max_batch": 1, "fronts": 1}) as server:
+        server.wait_for("ready")
+        with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+            yield Stub(channel)
+
+
+def test_a_stranger_gets_nothing_of_any_method(guarded: Stub) -> None:
+    for method in methods():
+        sent = message(method.input_type.name)
+        call = getattr(guarded, method.name)
+        for metadata in ((), (("authorization", "Bearer wrong"),), (("x-api-key", "wrong"),)):
+            if method.client_streaming:
+                code, _ = refused(lambda *a, call=call, **o: list(call(*a, **o)), iter([sent]), metadata=metadata)  # fmt: skip
+            else:
+                code, _ = refused(call, sent, metadata=metadata)
+            assert code is grpc.StatusCode.UNAUTHENTICATED, (method.name, metadata)
+
+
+def test_a_key_is_for_what_its_scopes_say_over_grpc_too(guarded: Stub) -> None:
+    def bearing(name: str) -> tuple[tuple[str, str], ...]:
+        return (("authorization", f"Bearer {name}"),)
+
+    sent = request(deadline_ms=60_000)
+    load = message("RepositoryModelLoadRequest", model_name="cifar10")
+    denied = grpc.StatusCode.PERMISSION_DENIED
+
+    assert guarded.ModelInfer(sent, metadata=bearing("web")).id == "mine"
+    assert guarded.ModelInfer(sent, metadata=(("x-api-key", "web"),)).id == "mine"
+    assert refused(guarded.ModelInfer, sent, metadata=bearing("watcher"))[0] is denied
+    assert refused(guarded.RepositoryModelLoad, load, metadata=bearing("web"))[0] is denied
+
+
+def test_the_rate_of_a_key_holds_over_grpc_for_each_request_of_a_stream(guarded: Stub) -> None:
+    metadata = (("x-api-key", "counted"),)
+    sent = request(subnetwork="column-1", deadline_ms=60_000)
+
+    _, call = guarded.ModelInfer.with_call(sent, metadata=metadata)
+    left = dict(call.trailing_metadata())
+    replies = list(guarded.ModelStreamInfer(iter([sent, sent]), metadata=metadata))
+    with pytest.raises(grpc.RpcError) as caught:
+        guarded.ModelInfer(sent, metadata=metadata)
+    error: Any = caught.value
+
+    assert left["ratelimit"].startswith('"key";r=1;')
+    assert sum("may ask 0.001 times" in each.error_message for each in replies) == 1
+    assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert int(dict(error.trailing_metadata())["retry-after"]) > 0

@@ -1,9 +1,10 @@
 """The protocol over gRPC: ``GRPCInferenceService`` on the event loop of a front. A call's deadline is the request's."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import aclosing
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from contextlib import aclosing, contextmanager
 from functools import partial
+from types import MappingProxyType
 from typing import Any
 
 import grpc
@@ -13,7 +14,6 @@ from grpc import aio
 from service import __version__
 from service.front.classify import find_steps
 from service.front.front import Front
-from service.front.keys import Scope
 from service.front.open_inference import documents
 from service.front.open_inference.documents import Document
 from service.front.open_inference.grpc_messages import (
@@ -50,14 +50,17 @@ BACK_S = (
 CODES = {
     400: grpc.StatusCode.INVALID_ARGUMENT,
     401: grpc.StatusCode.UNAUTHENTICATED,
+    403: grpc.StatusCode.PERMISSION_DENIED,
     404: grpc.StatusCode.NOT_FOUND,
     408: grpc.StatusCode.DEADLINE_EXCEEDED,
     409: grpc.StatusCode.ABORTED,
     413: grpc.StatusCode.INVALID_ARGUMENT,
     415: grpc.StatusCode.INVALID_ARGUMENT,
     422: grpc.StatusCode.INVALID_ARGUMENT,
+    429: grpc.StatusCode.RESOURCE_EXHAUSTED,
     503: grpc.StatusCode.UNAVAILABLE,
 }
+EMPTY: Mapping[str, str] = MappingProxyType({})
 
 Context = aio.ServicerContext[Any, Any]
 
@@ -66,12 +69,34 @@ async def open_grpc(front: Front, host: str, port: int) -> aio.Server:
     """Listen for calls, on a port that other fronts listen on too."""
     most = front.settings.max_body_bytes
     server = aio.server(
-        options=[("grpc.so_reuseport", 1), ("grpc.max_receive_message_length", most)]
+        interceptors=[_Gate(front)],
+        options=[("grpc.so_reuseport", 1), ("grpc.max_receive_message_length", most)],
     )
     server.add_generic_rpc_handlers((GrpcService(front).handler(),))
     server.add_insecure_port(f"[{host}]:{port}" if ":" in host else f"{host}:{port}")
     await server.start()
     return server
+
+
+class _Gate(aio.ServerInterceptor):
+    """Refuses by its head a call that bears no key for it, before its message is read; what is served nobody else learns."""
+
+    def __init__(self, front: Front) -> None:
+        self._front = front
+
+    async def intercept_service(
+        self, continuation: Callable[..., Awaitable[Any]], details: grpc.HandlerCallDetails
+    ) -> Any:
+        """Pass a call on to its method, or to its refusal."""
+        found = self._front.access.find(details.method, _pairs(details.invocation_metadata))
+        if not isinstance(found, Problem):
+            return await continuation(details)
+        problem = found
+
+        async def refuse(messages: AsyncIterator[bytes], context: Context) -> None:
+            await _abort(context, problem)
+
+        return grpc.stream_stream_rpc_method_handler(refuse)  # which reads none of them
 
 
 class GrpcService:
@@ -112,7 +137,7 @@ class GrpcService:
                     self._stream, reads, writes
                 )
             else:
-                call = partial(self._say, documented[method.name], reply)
+                call = partial(self._say, method.name, documented[method.name], reply)
                 handlers[method.name] = grpc.unary_unary_rpc_method_handler(call, reads, writes)
         return grpc.method_handlers_generic_handler(SERVICE, handlers)
 
@@ -120,16 +145,20 @@ class GrpcService:
 
     async def _say(
         self,
-        document: Callable[[Message, Context], Awaitable[Document]],
+        method: str,
+        say: Callable[[Message, Context], Awaitable[Document]],
         reply: Message,
         request: Message,
         context: Context,
     ) -> Message:
         """Reply with a document as a message."""
         try:
-            return ParseDict(await document(request, context), reply())
+            with self._entered(method, context) as headers:
+                document = await say(request, context)
         except Problem as problem:
             return await _abort(context, problem)
+        context.set_trailing_metadata(_metadata(headers))
+        return ParseDict(document, reply())
 
     async def _live(self, request: Message, context: Context) -> Document:
         return {"live": True}
@@ -174,10 +203,6 @@ class GrpcService:
         }
 
     async def _reload(self, request: Message, context: Context) -> Document:
-        headers = _headers_of(context).items()
-        found = self._front.access.find(f"/{SERVICE}", Scope.ADMIN, headers)
-        if isinstance(found, Problem):
-            raise found
         check_model(self._front.served, request.model_name, "")
         await self._front.engine.call("reload")
         return {}
@@ -188,12 +213,16 @@ class GrpcService:
         """Answer the images in a request."""
         received = self._receive("ModelInfer", context)
         remaining_ms = _remaining_ms(context)
-        outcome = await accounted(
-            self._front, received, self._answer(received, request, remaining_ms)
-        )
-        context.set_trailing_metadata((("x-request-id", received.request_id),))
+        try:
+            with self._entered("ModelInfer", context) as headers:
+                answer = self._answer(received, request, remaining_ms)
+                outcome = await accounted(self._front, received, answer)
+        except Problem as problem:
+            return await _abort(context, problem)
+        said = {"x-request-id": received.request_id, **headers}
         if isinstance(outcome, Problem):
-            return await _abort(context, outcome)
+            return await _abort(context, outcome, said)
+        context.set_trailing_metadata(_metadata(said))
         return reply_message(outcome)
 
     async def _answer(
@@ -216,8 +245,12 @@ class GrpcService:
 
         async def answer(request: Message, received: Received, remaining_ms: float | None) -> None:
             try:
-                steps = self._steps(request, received, remaining_ms, write)
-                problem = await accounted(self._front, received, steps)
+                try:
+                    with self._entered("ModelStreamInfer", context):
+                        steps = self._steps(request, received, remaining_ms, write)
+                        problem = await accounted(self._front, received, steps)
+                except Problem as refusal:
+                    problem = refusal
                 if problem is not None:
                     response = message_class("ModelInferResponse")(id=request.id)
                     await write(error_message=problem.detail, infer_response=response)
@@ -257,9 +290,21 @@ class GrpcService:
                     )
                     await write(infer_response=message)
 
+    @contextmanager
+    def _entered(self, method: str, context: Context) -> Iterator[Mapping[str, str]]:
+        """Take a request out of what its key may ask for, for as long as it is answered; give what its reply says of that."""
+        headers = _pairs(context.invocation_metadata())
+        entered = self._front.access.enter(f"/{SERVICE}/{method}", headers)
+        if isinstance(entered, Problem):
+            raise entered
+        try:
+            yield entered.headers
+        finally:
+            entered.leave()
+
     def _receive(self, method: str, context: Context) -> Received:
         """Return what the head of a call says; who cancels one has left."""
-        headers = _headers_of(context)
+        headers = dict(_pairs(context.invocation_metadata()))
         return Received(
             f"/{SERVICE}/{method}",
             self._front.request_id(headers.get(b"x-request-id", b"")),
@@ -269,12 +314,17 @@ class GrpcService:
         )
 
 
-def _headers_of(context: Context) -> dict[bytes, bytes]:
-    """Return the metadata of a call."""
-    return {
-        name.encode(): value.encode() if isinstance(value, str) else value
-        for name, value in context.invocation_metadata() or ()
-    }
+def _pairs(metadata: Any) -> list[tuple[bytes, bytes]]:
+    """Return the metadata of a call as headers."""
+    return [
+        (name.encode(), value.encode() if isinstance(value, str) else value)
+        for name, value in metadata or ()
+    ]
+
+
+def _metadata(headers: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
+    """Return headers of a reply as metadata."""
+    return tuple((name.lower(), value) for name, value in headers.items())
 
 
 def _remaining_ms(context: Context) -> float | None:
@@ -285,8 +335,8 @@ def _remaining_ms(context: Context) -> float | None:
     return 1e3 * max(remaining_s - BACK_S, 1e-6)
 
 
-async def _abort(context: Context, problem: Problem) -> Any:
-    """End a call with a problem."""
+async def _abort(context: Context, problem: Problem, headers: Mapping[str, str] = EMPTY) -> Any:
+    """End a call with a problem, and its headers and those given as metadata."""
     if isinstance(problem, DeadlineImpossible | Expired):
         code = grpc.StatusCode.DEADLINE_EXCEEDED
     elif isinstance(problem, Overloaded):
@@ -295,4 +345,4 @@ async def _abort(context: Context, problem: Problem) -> Any:
         code = grpc.StatusCode.INTERNAL
     else:
         code = CODES.get(problem.status, grpc.StatusCode.UNKNOWN)
-    await context.abort(code, problem.detail)
+    await context.abort(code, problem.detail, _metadata({**headers, **problem.headers}))
