@@ -20,20 +20,16 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from benchmarks.floors import copy_rate, matrix_rate
 from model import cost
 from model.bundle import Bundle
+from model.cores import cores
 from model.fractal import FractalNet
 from model.images import Pixels
 from model.layers import ConvLayer
 from model.manifest import Subnetwork
 from model.sessions import open_session
-from service.engine.runtime import (
-    CUDA,
-    CUDA_OPTIONS,
-    Device,
-    DeviceChoice,
-    default_threads,
-    open_cpu_device,
-    open_device,
-)
+from service.engine.cpu import MAX_THREADS
+from service.engine.cuda import CUDA, CUDA_OPTIONS
+from service.engine.device import Device
+from service.engine.runtime import DeviceChoice, Wanted, open_devices
 from service.settings import Settings
 
 SIZES = (1, 2, 4, 8, 16, 64)
@@ -51,7 +47,7 @@ Warn = Callable[[str], None]
 
 def compare_answers(bundle: Bundle, device: DeviceChoice, *, warn: Warn) -> dict[str, float]:
     """Return by how much a probability of each subnetwork differs from the CPU's at most."""
-    opened, expected = _open(bundle, device, warn), open_cpu_device(bundle, threads=0)
+    opened, expected = _open(bundle, device, warn), _open(bundle, "cpu", warn)
     largest = dict.fromkeys((each.name for each in bundle.manifest.subnetworks), 0.0)
     for name in largest:
         for turn, size in enumerate(COMPARED_SIZES):
@@ -210,7 +206,7 @@ def _measure_subnetwork(
 def _plain_session(path: Path, options: Mapping[str, str]) -> ort.InferenceSession:
     """Load a graph on the GPU with these options, or without any on the CPU."""
     gpu = {CUDA: options} if options else {}
-    return open_session(path, threads=default_threads(), gpu=gpu)
+    return open_session(path, threads=min(cores(), MAX_THREADS), gpu=gpu)
 
 
 def _bare_network(network: FractalNet, columns: set[int], dtype: torch.dtype) -> FractalNet:
@@ -272,11 +268,7 @@ def _by_turns(works: Sequence[Callable[[], object]], runs: int) -> list[list[flo
 
 
 def _open(bundle: Bundle, device: DeviceChoice, warn: Warn) -> Device:
-    return open_device(
-        bundle,
-        device=device,
-        threads=0,
-        batch_sizes=SIZES,
-        engine_dir=Settings().engine_dir,
-        warn=warn,
-    )
+    threads = min(cores(), MAX_THREADS)
+    wanted = Wanted(device, 1, threads, cores(), Settings().engine_dir)
+    (opened,) = open_devices(bundle, wanted, batch_sizes=SIZES, warn=warn)
+    return opened

@@ -1,4 +1,4 @@
-"""Sessions of ONNX Runtime: one for each graph, all of a process on one pool of threads."""
+"""Sessions of ONNX Runtime: one for each graph, all of a process on one pool of threads unless a device has its own."""
 
 import os
 from collections.abc import Mapping
@@ -17,23 +17,29 @@ def open_session(
     path: str | os.PathLike[str],
     *,
     threads: int,
+    shares_threads: bool = True,
     gpu: Mapping[str, Mapping[str, str]] = MappingProxyType({}),
 ) -> ort.InferenceSession:
     """Load a graph.
 
     Args:
         path: of the ONNX file.
-        threads: CPU threads of the pool; a process has one pool, and the first session's size stays.
+        threads: CPU threads of a run, the caller's included.
+        shares_threads: take them from the one pool of the process, whose size the first session sets; else the session has
+            its own.
         gpu: providers that come before the CPU's, with their options; ``get_providers`` of the session tells whether
             they are used.
 
     Raises:
         Exception: the graph does not load; ONNX Runtime has no common base of its errors.
     """
-    with suppress(Fail):  # the pool is there
-        ort.set_global_thread_pool_sizes(threads, 1)
     options = ort.SessionOptions()
-    options.use_per_session_threads = False
+    if shares_threads:
+        with suppress(Fail):  # the pool is there
+            ort.set_global_thread_pool_sizes(threads, 1)
+        options.use_per_session_threads = False
+    else:
+        options.intra_op_num_threads = threads
     options.log_severity_level = 3  # errors; its warnings are about nodes left on the CPU
     providers: list[Any] = [(name, dict(own)) for name, own in gpu.items()]
     providers.append("CPUExecutionProvider")

@@ -86,11 +86,17 @@ class Settings(BaseSettings):
         default=Path("~/.cache/anytime/engines"),
         description="Folder in which TensorRT keeps its engines; building them takes minutes.",
     )
+    devices: int = Field(
+        default=0,
+        ge=0,
+        le=256,
+        description="Devices that run side by side: GPUs, or parts of the CPU; 0 takes what the machine grants.",
+    )
     threads: int = Field(
         default=0,
         ge=0,
         le=256,
-        description="CPU threads of one run; 0 leaves one core to the rest, and takes at most 4.",
+        description="CPU threads of one run; 0 measures at start what pays, and takes at most 4.",
     )
     default_deadline_ms: float = Field(
         default=100.0,

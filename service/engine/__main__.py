@@ -61,7 +61,7 @@ async def _serve(control: Control, first: dict[str, Any], board: Board, writer: 
         metrics=metrics,
         log=log,
         board=board,
-        shares_cores=cores() <= board.fronts,
+        cores=cores(),
         restarts=first["restarts"],
         clock=time.monotonic,
     )
@@ -99,9 +99,12 @@ async def _serve(control: Control, first: dict[str, Any], board: Board, writer: 
             starting.result()
         except Exception as error:
             return _fail(describe(error))
-    await over
+    broken = loop.create_task(engine.is_broken.wait())
+    await asyncio.wait((over, broken), return_when=asyncio.FIRST_COMPLETED)
+    if not over.done():
+        return _fail("no device is left that runs")
     await engine.fronts_left()  # without a supervisor all are told at once
-    for task in (starting, *tasks):
+    for task in (starting, broken, *tasks):
         task.cancel()
     engine.close()
     return 0

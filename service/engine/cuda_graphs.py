@@ -33,6 +33,7 @@ class CapturedRuns:
         session: with graphs enabled, where ``device_type`` has them.
         sizes: the batch sizes to run, ascending.
         device_type: where the buffers are: ``cuda``, or ``cpu``, which captures nothing.
+        gpu: the index of the GPU.
         copies: between the host and the buffers, which the session was opened for.
         warn: is told why a size could not be captured.
     """
@@ -45,10 +46,11 @@ class CapturedRuns:
         device_type: DeviceType,
         copies: Copies,
         warn: Callable[[str], None],
+        gpu: int = 0,
     ) -> None:
         self._session = session
         self._sizes = list(sizes)
-        self._device_type = device_type
+        self._device = (device_type, gpu)
         self._copies = copies
         self._warn = warn
         self._buffers: dict[int, _Buffers] = {}
@@ -76,7 +78,7 @@ class CapturedRuns:
         return buffers
 
     def _new_buffers(self, size: int, *, graph_id: int) -> "_Buffers":
-        return _Buffers(self._session, size, self._device_type, self._copies, graph_id=graph_id)
+        return _Buffers(self._session, size, self._device, self._copies, graph_id=graph_id)
 
 
 class _Buffers:
@@ -86,7 +88,7 @@ class _Buffers:
         self,
         session: ort.InferenceSession,
         size: int,
-        device_type: DeviceType,
+        device: tuple[DeviceType, int],
         copies: Copies,
         *,
         graph_id: int,
@@ -98,7 +100,7 @@ class _Buffers:
         self._host_images = copies.allocate((size, *images.shape[1:]), np.uint8)
         self._host_probabilities = copies.allocate((size, *probabilities.shape[1:]), np.float32)
         self._images, self._probabilities = (
-            ort.OrtValue.ortvalue_from_numpy(host.copy(), device_type)
+            ort.OrtValue.ortvalue_from_numpy(host.copy(), *device)
             for host in (self._host_images, self._host_probabilities)
         )
         self._binding = session.io_binding()

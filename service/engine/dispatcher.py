@@ -43,6 +43,14 @@ Tell = Callable[[Event], None]
 RUN_OVERHEAD_S = 0.00015
 SHORT_RUN_S = 0.001  # so long may an answer be delivered late; the way to a thread and back takes a tenth of it
 
+MOST_FAILURES = (
+    3  # runs in a row that fail: the device is broken, as a GPU is for good after some errors
+)
+STUCK_S, STUCK_TIMES = (
+    0.3,
+    10.0,
+)  # a run that takes so long, and so many times what was predicted, seems to hang
+
 
 @dataclass(slots=True)
 class Job:
@@ -69,6 +77,7 @@ class Dispatcher:
         on_failure: is given the exception of a run, or of the choice of one, that failed.
         on_answer: is given the pixels, the subnetwork and the probabilities (classes,) of each last answer.
         on_change: is called when the load has changed.
+        on_broken: is given a device whose runs fail.
     """
 
     def __init__(
@@ -84,6 +93,7 @@ class Dispatcher:
         on_failure: Callable[[Exception], None],
         on_answer: Callable[[Pixels, str, bytes], None],
         on_change: Callable[[], None],
+        on_broken: Callable[[int], None],
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._devices = devices
@@ -96,9 +106,11 @@ class Dispatcher:
         self._on_failure = on_failure
         self._on_answer = on_answer
         self._on_change = on_change
+        self._on_broken = on_broken
         self._timer = Timer(self._act, clock)
         self._is_acting_soon = False
-        self._running = 0
+        self._running: dict[int, Run] = {}  # on the devices' threads, by device
+        self._failures = [0] * len(devices)  # in a row, of each device
         self._run_cpu_s = 0.0
         self._has_given_up = False
 
@@ -157,6 +169,14 @@ class Dispatcher:
         for request in self._scheduler.clear():
             self._fail(request, problem)
 
+    def lose(self, device: int) -> None:
+        """Give a device no more runs, and wait no longer for the one that it has; at least one other serves."""
+        self._scheduler.lose(device)
+        run = self._running.pop(device, None)
+        for request in run.batch if run is not None else ():
+            self._fail(request, InternalError("its run hangs"))
+        self._act_soon()
+
     def close(self) -> None:
         """Set no more timers, after the last request."""
         self._timer.close()
@@ -190,8 +210,8 @@ class Dispatcher:
                     self._act_soon()  # once what came meanwhile is read
                     break
                 case Run() as run:
-                    self._running += 1
-                    self._workers[run.device].start(partial(self._run, run))
+                    self._running[run.device] = run
+                    self._workers[run.device].start(partial(self._run, run), run.predicted_s)
                 case Expire(requests):
                     self._expire(requests)
                 case Displace(requests, shed):
@@ -214,11 +234,12 @@ class Dispatcher:
     def _is_short(self, run: Run) -> bool:
         """Whether to run it on this thread.
 
-        Not while the next bundle is warmed up on the device's thread: the two would slow each other, and its profile
-        would say for as long as it serves what was true for a moment.
+        Not while another device could run what waits. And not while the next bundle is warmed up on the device's thread:
+        the two would slow each other, and its profile would say for as long as it serves what was true for a moment.
         """
         is_short = run.predicted_s < SHORT_RUN_S and not self._running
-        return is_short and not self._workers[run.device].is_called
+        keeps_none_waiting = len(self._devices) == 1 or not len(self._scheduler)
+        return is_short and keeps_none_waiting and not self._workers[run.device].is_called
 
     def _run_here(self, run: Run) -> None:
         """Run a batch on the event loop."""
@@ -245,15 +266,16 @@ class Dispatcher:
         self._loop.call_soon_threadsafe(self._finish, run, outcome)
 
     def _finish(self, run: Run, outcome: "_Finished | _Failed") -> None:
-        self._running -= 1
-        self._conclude(run, outcome)
-        self._act()
+        if self._running.pop(run.device, None) is not None:  # else the device was lost meanwhile
+            self._conclude(run, outcome)
+            self._act()
 
     def _conclude(self, run: Run, outcome: "_Finished | _Failed") -> None:
         """Learn from a run that ended, and answer its requests."""
         self._scheduler.finished(run, self._clock())
         match outcome:
             case _Finished(probabilities, started_at, finished_at):
+                self._failures[run.device] = 0
                 size, run_s = len(run.batch), finished_at - started_at
                 self._latency.observe(run.subnetwork, size, run_s + RUN_OVERHEAD_S, run.device)
                 self._metrics.run_ended(
@@ -272,6 +294,9 @@ class Dispatcher:
                 self._on_failure(error)
                 for request in run.batch:
                     self._fail(request, InternalError(f"the run of {run.subnetwork} failed"))
+                self._failures[run.device] += 1
+                if self._failures[run.device] == MOST_FAILURES:
+                    self._on_broken(run.device)
 
     def _answer(
         self,

@@ -2,8 +2,11 @@
 
 import asyncio
 import gc
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from structlog.typing import FilteringBoundLogger
@@ -12,6 +15,7 @@ from model.bundle import Bundle
 from service import board as places
 from service.board import Board
 from service.engine.costs import Costs
+from service.engine.device import Device
 from service.engine.labels import Labels
 from service.engine.link import FrontLink
 from service.engine.load import Load
@@ -23,6 +27,7 @@ from service.engine.loaded import (
     read_current_bundle,
     return_memory,
 )
+from service.engine.runtime import Wanted
 from service.engine.worker import Worker
 from service.hop import Record, Tally
 from service.observability.feedback import AnswerMemory
@@ -37,7 +42,8 @@ MOST_RESTARTS, MOST_RELOADS = 1 << 12, 1 << 20  # before generations, of four by
 # At most so often: what is published are instants, which stay true for a while.
 PUBLISH_EVERY_S = 0.0005
 FLUSH_WITHIN_S = 0.25  # for a front that does not react
-BEAT_EVERY_S = 0.5
+BEAT_EVERY_S = 0.1
+LOST_AFTER_BEATS = 30  # that a device seems to hang
 LAST_REPLIES_S = 1.0  # for the answers that a drain gives out at its end
 
 
@@ -49,12 +55,13 @@ class Engine:
         metrics: is told of everything.
         log: takes events.
         board: where fronts see the load.
-        shares_cores: whether the fronts take their time from the runs.
+        cores: that the server may use; runs on the CPU get what the fronts leave.
         restarts: engines of this server that have ended before; their bundles are other generations.
         clock: seconds; the system's monotonic clock, as in the fronts.
 
     Attributes:
         draining: the server is about to stop, and still answers what reaches it.
+        is_broken: set once no device is left that runs.
     """
 
     def __init__(
@@ -64,12 +71,13 @@ class Engine:
         metrics: Metrics,
         log: FilteringBoundLogger,
         board: Board,
-        shares_cores: bool,
+        cores: int,
         restarts: int,
         clock: Callable[[], float],
     ) -> None:
         self.log = log
         self.draining = False
+        self.is_broken = asyncio.Event()
         self._settings = settings
         self._metrics = metrics
         self._board = board
@@ -79,10 +87,21 @@ class Engine:
             capacity=settings.feedback_answers, window_s=settings.feedback_window_s
         )
         self._labels = Labels(answers, metrics)
-        self._costs = Costs(board, shares_cores=shares_cores, clock=clock)
-        self._worker = Worker()
+        self._cores = cores
+        self._costs: Costs | None = None
+        self._workers: list[Worker] = []
+        self._hanging: Counter[int] = Counter()  # beats in a row, by device
         self._load = Load(clock)
-        self._resources = Resources(settings, self._worker, metrics, log, clock, self._load_changed)
+        wanted = Wanted(
+            settings.device,
+            settings.devices,
+            settings.threads,
+            max(cores - board.fronts, 1),
+            settings.engine_dir,
+        )
+        self._resources = Resources(
+            settings, wanted, self._workers, metrics, log, clock, self._load_changed, self._lose
+        )
         self._current: LoadedBundle | None = None
         self._generation = restarts % MOST_RESTARTS * MOST_RELOADS
         self._loaded: dict[int, LoadedBundle] = {}  # by generation: while one is replaced, both
@@ -108,14 +127,15 @@ class Engine:
         """
         started_at = self._clock()
         loaded = await self._open(bundle)
-        await self._worker.call(return_memory)  # of the graphs that were only tried
+        await self._return_memory()  # of the graphs that were only tried
         gc.collect()
         gc.freeze()  # what start-up made stays: collecting it again would stall a request for tens of ms
         await self._wait_for_fronts()
         self.log.info(
             "ready",
             bundle=bundle.manifest.name,
-            device=loaded.device.name,
+            device=loaded.device_name,
+            threads=loaded.devices[0].threads,
             subnetworks=len(bundle.manifest.subnetworks),
             fronts=self._board.fronts,
             warm_up_s=round(self._clock() - started_at, 3),
@@ -169,7 +189,8 @@ class Engine:
             link.close()
         for loaded in self._loaded.values():
             loaded.close()
-        self._worker.close()
+        for worker in self._workers:
+            worker.close()
 
     # What links ask
 
@@ -294,9 +315,9 @@ class Engine:
         """Warm a bundle up, and answer new requests from it."""
         self._generation += 1
         new = await load_bundle(self._generation, bundle, self._resources, rest=self._rest)
-        if self._current is None and new.device.gpu is not None:
-            self._show_memory(new.device.gpu)
-        if self._current is not None:
+        if self._current is None:
+            self._opened(new.devices)
+        else:
             new.latency.observe_reply(self._current.latency.reply_s)
         self._loaded[new.generation] = self._current = new
         self._all_released.clear()
@@ -304,9 +325,11 @@ class Engine:
             bundle=new.bundle_name,
             accuracy=new.expected_accuracy,
             labels=bundle.manifest.labels,
-            device=new.device.name,
             predict_s=lambda name: new.latency.predict_s(name, 1),
-            slowdown=new.latency.slowdown,
+            slowdowns={
+                device.name: partial(new.latency.slowdown, place)
+                for place, device in enumerate(new.devices)
+            },
             queue_depth=lambda: sum(len(each.scheduler) for each in self._loaded.values()),
         )
         self._publish()
@@ -324,7 +347,7 @@ class Engine:
         await self._wait_for_fronts(LAST_REPLIES_S)
         del self._loaded[old.generation]
         await asyncio.to_thread(old.close)
-        await self._worker.call(return_memory)  # behind the end of the old sessions
+        await self._return_memory()  # behind the end of the old sessions
 
     async def _wait_for_fronts(self, within_s: float | None = None) -> None:
         """Wait until every front asks the current bundle alone."""
@@ -357,6 +380,7 @@ class Engine:
         loaded, now = self._current, self._clock()
         self._published_at = now
         if loaded is not None:
+            assert self._costs is not None
             self._costs.observe(loaded.scheduler, loaded.dispatcher.run_here_s)
             load = loaded.scheduler.admission.publish(now)
             self._board.publish(loaded.generation, load.to_floats())
@@ -364,12 +388,59 @@ class Engine:
                 self._board.set(link.front, places.RECEIVED, link.received)
 
     def _beat(self) -> None:
-        """Say from time to time that the event loop works."""
-        self._board.beat(self._clock())
+        """Say from time to time that the event loop works, and a device that requests run on."""
         self._beating = self._loop.call_later(BEAT_EVERY_S, self._beat)
+        now = self._clock()
+        hanging = [
+            place
+            for place, each in enumerate(self._workers)
+            if not each.is_lost and each.seems_to_hang(now)
+        ]
+        self._hanging = Counter({place: self._hanging[place] + 1 for place in hanging})
+        if hanging and len(hanging) == self._devices_left:
+            return  # fronts answer for it meanwhile, and the supervisor ends it
+        self._board.beat(now)
+        for place in hanging:
+            if self._hanging[place] == LOST_AFTER_BEATS:
+                self._lose(place)
 
-    def _show_memory(self, gpu: int) -> None:
-        """Show the memory of a GPU, if its driver tells."""
+    def _lose(self, place: int) -> None:
+        """Go on without a device whose runs fail or hang; without the last one the engine has to be started again."""
+        worker = self._workers[place]
+        if worker.is_lost:
+            return
+        worker.is_lost = True
+        self.log.error("device_lost", device=place, left=self._devices_left)
+        if not self._devices_left:
+            self.is_broken.set()
+            return
+        for loaded in self._loaded.values():
+            loaded.dispatcher.lose(place)
+
+    @property
+    def _devices_left(self) -> int:
+        return sum(not each.is_lost for each in self._workers)
+
+    def _opened(self, devices: Sequence[Device]) -> None:
+        """Take in the devices of the first bundle: the next ones get as many."""
+        threads = sum(each.threads for each in devices if each.gpu is None) or 1
+        # More than there are cores: fronts and runs take time from each other.
+        shares_cores = self._cores < self._board.fronts + threads
+        self._costs = Costs(self._board, shares_cores=shares_cores, clock=self._clock)
+        wanted = replace(self._resources.wanted, devices=len(devices), threads=devices[0].threads)
+        self._resources = replace(self._resources, wanted=wanted)
+        self._metrics.devices.set_function(lambda: self._devices_left)
+        self._show_memory([each.gpu for each in devices if each.gpu is not None])
+
+    async def _return_memory(self) -> None:
+        """Give memory back to the system, behind what the devices were told to do."""
+        serving = [each for each in self._workers if not each.is_lost]
+        await asyncio.gather(*(each.call(return_memory) for each in serving))
+
+    def _show_memory(self, gpus: Sequence[int]) -> None:
+        """Show the memory of the GPUs, if their driver tells."""
+        if not gpus:
+            return
         try:  # its packages come with the extra ``gpu``
             from service.observability.gpu import memory_reader
         except ImportError as error:
@@ -377,10 +448,11 @@ class Engine:
                 "no_gpu_memory", reason=f"{error}; install nvidia-ml-py and cuda-bindings"
             )
             return
-        read = memory_reader(gpu)
-        if read is not None:
-            self._metrics.gpu_memory.labels("used").set_function(lambda: read().used)
-            self._metrics.gpu_memory.labels("total").set_function(lambda: read().total)
+        read = [each for gpu in gpus if (each := memory_reader(gpu)) is not None]
+        if read:
+            gauge = self._metrics.gpu_memory
+            gauge.labels("used").set_function(lambda: sum(each().used for each in read))
+            gauge.labels("total").set_function(lambda: sum(each().total for each in read))
 
     async def _rest(self, run_s: float) -> None:
         """Leave the device to requests after a run of the warm-up."""

@@ -12,13 +12,13 @@ import structlog
 
 from model.bundle import Bundle, BundleError, check_unchanged, read_bundle
 from model.images import Pixels
+from service.engine.device import Device, RuntimeUnavailable
 from service.engine.dispatcher import RUN_OVERHEAD_S, Dispatcher
 from service.engine.precision import Profile, Served, choose_precisions
 from service.engine.runtime import (
-    Device,
-    RuntimeUnavailable,
+    Wanted,
     measure_run_latency,
-    open_device,
+    open_devices,
     padded,
     warm_up_batch_sizes,
 )
@@ -41,18 +41,31 @@ REPLACED = NotReady("the bundle was replaced", headers={"Retry-After": "1"})
 
 @dataclass(frozen=True, slots=True)
 class Resources:
-    """What every bundle is served with, one after the other."""
+    """What every bundle is served with, one after the other.
+
+    Args:
+        settings: every knob.
+        wanted: the devices to open.
+        workers: the threads of the devices, by their place; more are added where there are more devices.
+        metrics: is told of everything.
+        log: takes events.
+        clock: seconds.
+        on_change: is called when the load has changed.
+        on_broken: is given the place of a device whose runs fail.
+    """
 
     settings: Settings
-    worker: Worker
+    wanted: Wanted
+    workers: list[Worker]
     metrics: Metrics
     log: structlog.typing.FilteringBoundLogger
     clock: Callable[[], float]
     on_change: Callable[[], None]
+    on_broken: Callable[[int], None]
 
 
 class LoadedBundle:
-    """A bundle on its device, with what schedules its requests.
+    """A bundle on its devices, with what schedules its requests.
 
     Attributes:
         generation: how many the engine has loaded, this one included.
@@ -63,7 +76,7 @@ class LoadedBundle:
         self,
         generation: int,
         bundle: Bundle,
-        device: Device,
+        devices: Sequence[Device],
         served: Sequence[Served],
         profile: Profile,
         resources: Resources,
@@ -78,8 +91,10 @@ class LoadedBundle:
         self.expected_accuracy = {
             each.subnetwork.name: each.accuracy.estimate.value for each in served
         }
-        self.device = device
-        self.latency = LatencyModel(profile, network_margin_s=NETWORK_MARGIN_S)
+        self.devices = devices
+        self.latency = LatencyModel(
+            profile, devices=len(devices), network_margin_s=NETWORK_MARGIN_S
+        )
         self.scheduler = Scheduler(
             [Candidate(name, value) for name, value in self.expected_accuracy.items()],
             self.latency,
@@ -89,26 +104,36 @@ class LoadedBundle:
             max_lateness=settings.max_lateness,
         )
         self.dispatcher = Dispatcher(
-            [device.run],
+            [device.run for device in devices],
             self.scheduler,
             self.latency,
             places={name: place for place, name in enumerate(self.names)},
-            workers=[resources.worker],
+            workers=resources.workers[: len(devices)],
             metrics=resources.metrics,
             clock=resources.clock,
             on_failure=lambda error: resources.log.error("run_failed", exc_info=error),
             on_answer=self._compare,
             on_change=resources.on_change,
+            on_broken=resources.on_broken,
         )
+        for place, worker in enumerate(resources.workers[: len(devices)]):
+            if worker.is_lost:
+                self.dispatcher.lose(place)
         self._agreement = self._open_agreement(aside, resources) if aside is not None else None
-        self._worker = resources.worker
+        self._workers = resources.workers
+
+    @property
+    def device_name(self) -> str:
+        """What it runs on: ``cpu``, ``cuda``, or with several devices such as ``2 x cpu``."""
+        kind, count = self.devices[0].name.partition(":")[0], len(self.devices)
+        return kind if count == 1 else f"{count} x {kind}"
 
     def describe(self) -> ServedBundle:
         """Return what fronts are told of it."""
         return {
             "generation": self.generation,
             "digest": self.bundle.digest,
-            "device": self.device.name,
+            "device": self.device_name,
             "manifest": self.bundle.manifest.model_dump_json(),
             "subnetworks": [
                 {
@@ -134,7 +159,8 @@ class LoadedBundle:
         if self._agreement is not None:
             self._agreement.close()
         self.dispatcher.close()
-        self._worker.start(self.device.close)
+        for device, worker in zip(self.devices, self._workers, strict=False):
+            worker.start(device.close)
 
     def _compare(self, pixels: Pixels, subnetwork: str, probabilities: bytes) -> None:
         """Have an answer compared with that of the best subnetwork, if it is in the sample."""
@@ -165,7 +191,7 @@ async def load_bundle(
     Args:
         generation: of it.
         bundle: as it was read.
-        resources: its worker runs the warm-up too, so that runs for requests and runs of the warm-up take turns.
+        resources: its workers run the warm-up too, so that runs for requests and runs of the warm-up take turns.
         rest: is awaited after each run of the warm-up, with its run latency; may raise to give up.
 
     Raises:
@@ -196,40 +222,50 @@ async def _warm_up(
     """Load every graph, and measure run latencies."""
     settings = resources.settings
     sizes = warm_up_batch_sizes(settings.max_batch)
-    device = await asyncio.to_thread(_load, bundle, resources, sizes)
+    devices = await asyncio.to_thread(_load, bundle, resources, sizes)
+    workers = resources.workers
+    workers += [Worker() for _ in range(len(devices) - len(workers))]
+    first, *others = [each for each in zip(devices, workers, strict=False) if not each[1].is_lost]
 
-    async def time_run(name: str, size: int) -> float:
-        run = partial(_time_run, bundle, device, name, size, resources.clock)
-        run_s = await resources.worker.call(run)
+    async def time_run(device: Device, worker: Worker, name: str, size: int) -> float:
+        run_s = await worker.call(partial(_time_run, bundle, device, name, size, resources.clock))
         await rest(run_s)
         return run_s
 
-    measured = await measure_run_latency(time_run, device.names, sizes, budget_s=settings.warm_up_s)
+    async def run_each(device: Device, worker: Worker) -> None:
+        for name in device.names:
+            for size in sizes:
+                await time_run(device, worker, name, size)
+
+    names = first[0].names
+    measured = await measure_run_latency(
+        partial(time_run, *first), names, sizes, budget_s=settings.warm_up_s
+    )
     served = choose_precisions(bundle.manifest.subnetworks, measured)
     chosen = {each.subnetwork.name: each.run_name for each in served}
-    device.keep(chosen)
+    for device in devices:
+        device.keep(chosen)
+    await asyncio.gather(*(run_each(*each) for each in others))  # they are taken to be as fast
     profile = {name: measured[run_name] for name, run_name in chosen.items()}
-    if device.gpu is not None:
+    if devices[0].gpu is not None:
         profile = padded(profile)
     profile = {
         name: {size: run_s + RUN_OVERHEAD_S for size, run_s in cells.items()}
         for name, cells in profile.items()
     }
-    return LoadedBundle(generation, bundle, device, served, profile, resources, aside)
+    return LoadedBundle(generation, bundle, devices, served, profile, resources, aside)
 
 
-def _load(bundle: Bundle, resources: Resources, batch_sizes: Sequence[int]) -> Device:
-    """Open every graph, and see to it that they are those of the manifest."""
-    device = open_device(
+def _load(bundle: Bundle, resources: Resources, batch_sizes: Sequence[int]) -> list[Device]:
+    """Open every graph on every device, and see to it that they are those of the manifest."""
+    devices = open_devices(
         bundle,
-        device=resources.settings.device,
-        threads=resources.settings.threads,
+        resources.wanted,
         batch_sizes=batch_sizes,
-        engine_dir=resources.settings.engine_dir,
         warn=lambda reason: resources.log.warning("slower_device", reason=reason),
     )
     check_unchanged(bundle)
-    return device
+    return devices
 
 
 def _time_run(

@@ -15,8 +15,8 @@ from numpy.typing import DTypeLike, NDArray
 
 Shape = tuple[int, ...]
 
-# Of sessions that are gone. A stream is never destroyed: ONNX Runtime may let go of it later than its copies do.
-_IDLE_STREAMS: list[int] = []
+# Of sessions that are gone, by GPU. A stream is never destroyed: ONNX Runtime may let go of it later than its copies do.
+_IDLE_STREAMS: dict[int, list[int]] = {}
 
 
 class CudaError(Exception):
@@ -73,15 +73,19 @@ class WaitingCopies:
 class StreamCopies:
     """Copies on a CUDA stream that the session's kernels run on too, from and to page-locked memory.
 
+    Args:
+        gpu: which one.
+
     Raises:
         ImportError: CUDA's Python bindings are missing.
         CudaError: there is no GPU to be used, as for all that is called later.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, gpu: int = 0) -> None:
         self._cuda = importlib.import_module("cuda.bindings.runtime")
-        self._stream = _IDLE_STREAMS.pop() if _IDLE_STREAMS else self._new_stream()
-        weakref.finalize(self, _IDLE_STREAMS.append, self._stream).atexit = False
+        idle = _IDLE_STREAMS.setdefault(gpu, [])
+        self._stream = idle.pop() if idle else self._new_stream(gpu)
+        weakref.finalize(self, idle.append, self._stream).atexit = False
         self.provider_options: dict[str, str] = {"user_compute_stream": str(self._stream)}
         # The run is waited for together with the download.
         self.run_options: dict[str, str] = {"disable_synchronize_execution_providers": "1"}
@@ -108,7 +112,8 @@ class StreamCopies:
         """Wait for the stream."""
         self._call("cudaStreamSynchronize", self._stream)
 
-    def _new_stream(self) -> int:
+    def _new_stream(self, gpu: int) -> int:
+        self._call("cudaSetDevice", gpu)  # a stream belongs to the calling thread's GPU
         # One that does not wait for the default stream, which other sessions' weights are copied on.
         return int(self._call("cudaStreamCreateWithFlags", self._cuda.cudaStreamNonBlocking))
 
@@ -117,9 +122,23 @@ class StreamCopies:
         self._call("cudaMemcpyAsync", to, source, n_bytes, kind, self._stream)
 
     def _call(self, function: str, *arguments: Any) -> Any:
-        """Call a function of CUDA's runtime and return its value, if it has one."""
-        error, *values = getattr(self._cuda, function)(*arguments)
-        if error:
-            _, text = self._cuda.cudaGetErrorString(error)
-            raise CudaError(f"{function}: {text.decode()}")
-        return values[0] if values else None
+        return _call(self._cuda, function, *arguments)
+
+
+def gpu_count() -> int:
+    """Return how many GPUs this process sees.
+
+    Raises:
+        ImportError: CUDA's Python bindings are missing.
+        CudaError: the driver cannot be used.
+    """
+    return int(_call(importlib.import_module("cuda.bindings.runtime"), "cudaGetDeviceCount"))
+
+
+def _call(cuda: Any, function: str, *arguments: Any) -> Any:
+    """Call a function of CUDA's runtime and return its value, if it has one."""
+    error, *values = getattr(cuda, function)(*arguments)
+    if error:
+        _, text = cuda.cudaGetErrorString(error)
+        raise CudaError(f"{function}: {text.decode()}")
+    return values[0] if values else None

@@ -13,7 +13,7 @@ import numpy as np
 
 from model.bundle import Bundle, read_bundle
 from model.images import Pixels
-from service.engine.runtime import open_cpu_device
+from service.engine.cpu import Split, open_cpu_devices
 
 CLASS_BYTES = 4
 PACKAGES = Path(__file__).parents[2]
@@ -77,7 +77,7 @@ def main() -> int:
         if each.name == subnetwork
     ]
     bundle = replace(bundle, manifest=manifest.model_copy(update={"subnetworks": alone}))
-    device = open_cpu_device(bundle, threads=1)
+    (device,) = open_cpu_devices(bundle, Split(devices=1, threads=1))
     size = manifest.preprocessing.size
     while image := sys.stdin.buffer.read(size * size * 3):
         pixels = np.frombuffer(image, np.uint8).reshape(size, size, 3)

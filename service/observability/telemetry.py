@@ -194,9 +194,14 @@ class Metrics:
             ["device"],
             registry=registry,
         )
+        self.devices = Gauge(
+            "anytime_devices",
+            "Devices that run requests; one whose runs failed or hung counts no longer.",
+            registry=registry,
+        )
         self.gpu_memory = Gauge(
             "anytime_gpu_memory_bytes",
-            "Memory of the GPU that runs, by all processes on it.",
+            "Memory of the GPUs that run, by all processes on them.",
             ["state"],
             registry=registry,
         )
@@ -235,9 +240,8 @@ class Metrics:
         bundle: Mapping[str, str],
         accuracy: Mapping[str, float],
         labels: Iterable[str],
-        device: str,
         predict_s: Callable[[str], float],
-        slowdown: Callable[[], float],
+        slowdowns: Mapping[str, Callable[[], float]],
         queue_depth: Callable[[], float],
     ) -> None:
         """Say what answers from now on; its series begin at 0, so that the first event is seen as a rise.
@@ -246,16 +250,16 @@ class Metrics:
             bundle: name and digest.
             accuracy: validation accuracy by subnetwork.
             labels: what may be answered.
-            device: where runs are.
             predict_s: the predicted run latency of a subnetwork for one image.
-            slowdown: of the device.
+            slowdowns: of each device.
             queue_depth: how many requests wait.
         """
         self.bundle.info(dict(bundle))
         self.queue_depth.set_function(queue_depth)
         for gauge in (self.slowdown, self.accuracy, self.predicted_run_latency):
             gauge.clear()  # of an earlier bundle
-        self.slowdown.labels(device).set_function(slowdown)
+        for device, slowdown in slowdowns.items():
+            self.slowdown.labels(device).set_function(slowdown)
         for name, value in accuracy.items():
             self.accuracy.labels(name).set(value)
             self.predicted_run_latency.labels(name).set_function(partial(predict_s, name))

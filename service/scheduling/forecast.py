@@ -103,7 +103,13 @@ class Capacity:
         self._latency = latency
         self._forecast = forecast
         self._fastest_s = fastest_s
+        self._serving = list(range(latency.devices))
         self._in_flight: dict[int, float] = {}  # device -> when it should be free
+
+    @property
+    def devices(self) -> int:
+        """How many devices serve."""
+        return len(self._serving)
 
     @property
     def is_idle(self) -> bool:
@@ -118,10 +124,17 @@ class Capacity:
         """Note that a device's run ended."""
         del self._in_flight[device]
 
+    def lose(self, device: int) -> None:
+        """Count with a device, and with its run, no longer; at least one other serves."""
+        self._serving.remove(device)
+        self._in_flight.pop(device, None)
+
     def free_device(self) -> int | None:
         """Return the fastest device without a run."""
-        free = [each for each in range(self._latency.devices) if each not in self._in_flight]
-        return min(free, key=self._latency.slowdown, default=None)
+        if len(self._in_flight) == len(self._serving):
+            return None
+        free = [each for each in self._serving if each not in self._in_flight]
+        return free[0] if len(free) == 1 else min(free, key=self._latency.slowdown)
 
     def next_device(self) -> int:
         """Return the device that is free, or will be first."""
@@ -130,23 +143,21 @@ class Capacity:
 
     def until_free_s(self, now: float) -> float:
         """Return how long until the next device is free."""
-        if len(self._in_flight) < self._latency.devices:
+        if len(self._in_flight) < len(self._serving):
             return 0.0
         return max(min(self._in_flight.values()) - now, 0.0)
 
     def pace_s(self, now: float) -> float:
-        """Return the least time that a waiting request takes, run and reply, beside the arrivals that are read meanwhile."""
-        each_s = self._fastest_s * self._latency.slowdown() + self._forecast.overhead_s / 2
-        return each_s / self._free(now)
+        """Return the least time between two waiting requests that are done, run and reply, beside the arrivals that are read meanwhile."""
+        return self._each_s(self._forecast.overhead_s / 2) / self._free_share(now)
 
     def unread_pace_s(self, now: float) -> float:
-        """Return the same of a request that is still to be read."""
-        each_s = self._fastest_s * self._latency.slowdown() + self._forecast.overhead_s
-        return each_s / self._free(now)
+        """Return the same of requests that are still to be read."""
+        return self._each_s(self._forecast.overhead_s) / self._free_share(now)
 
     def left_s(self, slacks_s: Sequence[float], now: float) -> list[float]:
         """Return the seconds of all devices in each span from now, less what arrivals and the runs under way take."""
-        devices = self._latency.devices
+        devices = len(self._serving)
         busy_s = sum(max(end_at - now, 0.0) for end_at in self._in_flight.values())
         rate, each_s = self._forecast.rate(now), self._forecast.deciding_s
         if not rate or not each_s:
@@ -157,15 +168,19 @@ class Capacity:
             for slack_s, coming in zip(slacks_s, comings, strict=True)
         ]
 
-    def _free(self, now: float) -> float:
-        """Return the seconds of device time in a second, of all devices, that reading arrivals leaves."""
-        devices = self._latency.devices
-        busy = self._forecast.rate(now) * self._forecast.deciding_s
-        return max(devices - busy, LEAST_FREE * devices)
-
     def idle_fraction(self, now: float) -> float:
         """Return the fraction of time that is left if all arrivals are answered."""
-        each_s = self._fastest_s * self._latency.slowdown() + self._forecast.overhead_s
-        return max(
-            1.0 - self._forecast.lasting_rate(now) * each_s / self._latency.devices, LEAST_IDLE
-        )
+        busy = self._forecast.lasting_rate(now) * self._each_s(self._forecast.overhead_s)
+        return max(1.0 - busy, LEAST_IDLE)
+
+    def _each_s(self, outside_s: float) -> float:
+        """Return the time from one request to the next where all devices run the fastest subnetwork, each at its own speed."""
+        a_second = 0.0
+        for device in self._serving:
+            a_second += 1 / (self._fastest_s * self._latency.slowdown(device) + outside_s)
+        return 1 / a_second
+
+    def _free_share(self, now: float) -> float:
+        """Return the share of the devices' time that reading arrivals leaves."""
+        busy = self._forecast.rate(now) * self._forecast.deciding_s
+        return max(1.0 - busy / len(self._serving), LEAST_FREE)

@@ -42,7 +42,8 @@ class Outlook:
         due_before: for the same, how many requests are due by then, it included and those expected to come.
         outside_s: seconds each waiting request will cost outside its run.
         rate: arrivals to expect, per second.
-        device: the device that is free.
+        devices: how many devices serve.
+        device: the one that is free.
     """
 
     waiting: int
@@ -53,6 +54,7 @@ class Outlook:
     due_before: Sequence[float]
     outside_s: float
     rate: float
+    devices: int
     device: int
 
     def share_s(self) -> float:
@@ -137,7 +139,7 @@ class Anytime:
     def _can_all_be_met(self, outlook: Outlook) -> bool:
         """Whether the devices have time for all arrivals: those that are shed never wait, and the queue looks short."""
         run_s = self.options[0].pace_s * self._latency.slowdown(outlook.device)
-        return outlook.rate * (run_s + 2 * outlook.outside_s) < self._latency.devices
+        return outlook.rate * (run_s + 2 * outlook.outside_s) < outlook.devices
 
     def _choose_overloaded(self, outlook: Outlook) -> Choice | ExpireHead:
         """Choose where not all can be met: run the fastest subnetwork in a batch of the best size.

@@ -141,6 +141,10 @@ class Scheduler:
         self._capacity.end(run.device)
         self.admission.ran(now)
 
+    def lose(self, device: int) -> None:
+        """Give a device no more runs, and expect no end of the one that it has; at least one other serves."""
+        self._capacity.lose(device)
+
     def refine(self, request: Request, answered_by: str, now: float) -> bool:
         """Keep a request that a run answered, for a better answer; False if this was its last."""
         if request.refine == "none":
@@ -210,6 +214,7 @@ class Scheduler:
             ],
             outside_s=self._forecast.overhead_s / 2,
             rate=rate,
+            devices=self._capacity.devices,
             device=device,
         )
 

@@ -46,12 +46,14 @@ class Machine:
     def __init__(self) -> None:
         self.runs: list[tuple[str, int]] = []
         self.threads: list[int] = []
+        self.begun = Event()
         self.go = Event()
         self.failure: Exception | None = None
 
     def run(self, subnetwork: str, batch: Sequence[Pixels]) -> NDArray[np.float32]:
         self.runs.append((subnetwork, len(batch)))
         self.threads.append(get_ident())
+        self.begun.set()
         assert self.go.wait(timeout=30)
         if self.failure is not None:
             raise self.failure
@@ -70,31 +72,34 @@ class Answered:
 
 @asynccontextmanager
 async def dispatching(
-    machine: Machine,
+    *machines: Machine,
     max_queue: int = 100,
     clock: Callable[[], float] = time.monotonic,
     worker: Worker | None = None,
+    on_broken: Callable[[int], None] = lambda device: None,
 ) -> AsyncIterator[Dispatcher]:
-    latency = LatencyModel(PROFILE)
+    latency = LatencyModel(PROFILE, devices=len(machines))
     scheduler = Scheduler(CANDIDATES, latency, max_batch=4, max_queue=max_queue)
-    worker = worker or Worker()
+    workers = [worker] if worker else [Worker() for _ in machines]
     dispatcher = Dispatcher(
-        [machine.run],
+        [machine.run for machine in machines],
         scheduler,
         latency,
         places={name: place for place, name in enumerate(PROFILE)},
-        workers=[worker],
+        workers=workers,
         metrics=Metrics(CollectorRegistry(), version="test"),
         clock=clock,
         on_failure=lambda error: None,
         on_answer=lambda pixels, subnetwork, probabilities: None,
         on_change=lambda: None,
+        on_broken=on_broken,
     )
     try:
         yield dispatcher
     finally:
-        machine.go.set()
-        worker.close()
+        for machine, each in zip(machines, workers, strict=True):
+            machine.go.set()
+            each.close()
         dispatcher.close()
 
 
@@ -439,3 +444,86 @@ async def test_a_client_that_leaves_is_refined_no_further() -> None:
             await stream
 
     assert machine.runs == [("deep", 1)]
+
+
+async def test_work_goes_to_both_of_two_devices() -> None:
+    one, other = Machine(), Machine()
+
+    async with dispatching(one, other) as dispatcher:
+        waiting = []
+        for machine in (one, other):
+            waiting.append(ask(dispatcher, subnetwork="deep"))
+            await asyncio.to_thread(machine.begun.wait)
+        assert one.runs == other.runs == [("deep", 1)]
+        one.go.set()
+        other.go.set()
+        await asyncio.gather(*waiting)
+
+
+async def test_a_device_whose_runs_fail_is_lost_and_the_other_answers() -> None:
+    broken, sound = Machine(), Machine()
+    broken.failure = RuntimeError("an illegal memory access was encountered")
+    broken.go.set()
+    sound.go.set()
+    lost: list[int] = []
+
+    async with dispatching(broken, sound, on_broken=lost.append) as dispatcher:
+        for _ in range(3):
+            with pytest.raises(InternalError):
+                await ask(dispatcher)
+        dispatcher.lose(*lost)
+        answers = await asyncio.gather(*(ask(dispatcher) for _ in range(4)))
+
+    assert lost == [0]
+    assert {each.subnetwork for each in answers} == {"deep"}
+    assert len(broken.runs) == 3
+
+
+async def test_what_runs_on_a_device_that_hangs_fails_and_the_other_answers() -> None:
+    hanging, sound = Machine(), Machine()
+    sound.go.set()
+
+    async with dispatching(hanging, sound) as dispatcher:
+        stuck = ask(dispatcher, subnetwork="deep")
+        await asyncio.to_thread(hanging.begun.wait)
+
+        dispatcher.lose(0)
+        with pytest.raises(InternalError, match="its run hangs"):
+            await stuck
+        assert (await ask(dispatcher)).subnetwork == "deep"
+        hanging.go.set()  # what it answers now has no one to go to
+        assert (await ask(dispatcher)).subnetwork == "deep"
+
+    assert len(hanging.runs) == 1
+
+
+async def test_a_run_hangs_that_takes_far_longer_than_expected() -> None:
+    now = 100.0
+    worker, go = Worker(clock=lambda: now), Event()
+
+    worker.start(lambda: None, 0.1)
+    worker.start(lambda: assert_comes(go), 0.1)
+    worker.start(lambda: None, 60.0)
+
+    now += 0.5
+    assert not worker.seems_to_hang(now)
+    assert worker.seems_to_hang(now + 10)
+    go.set()
+    worker.close()
+    assert not worker.seems_to_hang(now + 1000)
+
+
+async def test_a_warm_up_may_take_any_time() -> None:
+    worker, go = Worker(), Event()
+
+    warm_up = asyncio.create_task(worker.call(go.wait))
+    await asked()
+
+    assert not worker.seems_to_hang(time.monotonic() + 3600)
+    go.set()
+    assert await warm_up
+    worker.close()
+
+
+def assert_comes(event: Event) -> None:
+    assert event.wait(timeout=30)

@@ -1,6 +1,6 @@
 """Processes of the server that die: what its clients see of it, and what it counts afterwards.
 
-One server of two fronts serves all tests, in their order: after each it is whole again, after the last it is gone.
+One server of two fronts and two devices serves all tests, in their order: after each it is whole again, after the last it is gone.
 """
 
 import os
@@ -24,8 +24,8 @@ BROKEN = 0  # the connection was
 
 @pytest.fixture(scope="module")
 def pair() -> Iterator[ServerProcess]:
-    """A server of two fronts."""
-    with started({"fronts": 2, "max_batch": 2}) as server:
+    """A server of two fronts and two devices."""
+    with started({"fronts": 2, "devices": 2, "max_batch": 2}) as server:
         server.wait_for("ready")
         yield server
 
@@ -85,6 +85,17 @@ def test_a_label_is_taken_by_whichever_front_it_comes_to(pair: ServerProcess, jp
             answer = one.post("/classify?deadline_ms=60000", content=jpeg).json()
             label = {"request_id": answer["request_id"], "label": answer["label"]}
             assert other.post("/feedback", json=label).json()["is_right"], n
+
+
+def test_work_goes_to_both_devices(pair: ServerProcess, jpeg: bytes) -> None:
+    slowdowns = {1.0}
+
+    with load(pair, jpeg):
+        while 1.0 in slowdowns:  # what a device starts with, and learns from its own runs
+            metrics = pair.metrics()
+            slowdowns = {metrics[f'anytime_slowdown_ratio{{device="cpu:{i}"}}'] for i in range(2)}
+
+    assert metrics["anytime_devices"] == 2
 
 
 def test_a_front_that_is_killed_breaks_its_own_connections_alone_and_is_started_again(

@@ -8,14 +8,14 @@ import pytest
 from numpy.testing import assert_allclose
 
 from model.bundle import Bundle
-from service.engine import runtime
+from service.engine import cpu, runtime, tensorrt
+from service.engine.cpu import Split, choose_split, open_cpu_devices, possible_splits
+from service.engine.device import Device, RuntimeUnavailable
 from service.engine.runtime import (
-    Device,
     DeviceChoice,
-    RuntimeUnavailable,
+    Wanted,
     measure_run_latency,
-    open_cpu_device,
-    open_device,
+    open_devices,
     padded,
     warm_up_batch_sizes,
 )
@@ -23,7 +23,11 @@ from service.engine.runtime import (
 
 @pytest.fixture(scope="module")
 def device(bundle: Bundle) -> Device:
-    return open_cpu_device(bundle, threads=1)
+    return open_cpu_devices(bundle, Split(1, 1))[0]
+
+
+def wanted(device: DeviceChoice, engine_dir: Path, *, devices: int = 0, cores: int = 1) -> Wanted:
+    return Wanted(device, devices, 0, cores, engine_dir)
 
 
 def images(n: int, size: int) -> Iterator[np.ndarray]:
@@ -107,9 +111,7 @@ def test_a_gpu_that_cannot_be_used_is_no_silent_cpu(
     with pytest.raises(
         RuntimeUnavailable, match=f"is {device}, but .*no CUDA; install onnxruntime-gpu"
     ):
-        open_device(
-            bundle, device=device, threads=1, batch_sizes=[1], engine_dir=tmp_path, warn=print
-        )
+        open_devices(bundle, wanted(device, tmp_path), batch_sizes=[1], warn=print)
 
 
 @pytest.mark.skipif(
@@ -120,16 +122,9 @@ def test_where_onnx_runtime_has_no_gpu_the_cpu_is_no_surprise(
 ) -> None:
     warnings: list[str] = []
 
-    device = open_device(
-        bundle,
-        device="auto",
-        threads=1,
-        batch_sizes=[1],
-        engine_dir=tmp_path,
-        warn=warnings.append,
-    )
+    devices = open_devices(bundle, wanted("auto", tmp_path), batch_sizes=[1], warn=warnings.append)
 
-    assert device.name == "cpu"
+    assert [each.name for each in devices] == ["cpu:0"]
     assert not warnings
 
 
@@ -137,28 +132,79 @@ def test_tensorrt_keeps_engines_for_a_bundle_and_its_batch_sizes(
     bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[dict[str, str]] = []
-    monkeypatch.setattr(runtime, "_load_cuda", lambda: None)
+    monkeypatch.setattr(runtime, "choose_gpus", lambda devices: range(devices))
+    monkeypatch.setattr(tensorrt, "load_cuda", lambda: None)
     monkeypatch.setattr(
-        runtime, "_open_on_gpu", lambda path, providers: asked.append(providers[runtime.TENSORRT])
+        tensorrt, "open_on_gpu", lambda path, providers: asked.append(providers[tensorrt.TENSORRT])
     )
 
     for sizes in ([1, 2], [1, 2, 4]):
-        open_device(
+        opened = open_devices(
             bundle,
-            device="tensorrt",
-            threads=1,
+            wanted("tensorrt", tmp_path, devices=2),
             batch_sizes=sizes,
-            engine_dir=tmp_path,
             warn=pytest.fail,
-        ).close()
+        )
+        assert [each.name for each in opened] == ["tensorrt:0", "tensorrt:1"]
 
     side = bundle.manifest.preprocessing.size
     few, many = asked[0], asked[-1]
     assert few["trt_engine_cache_path"] != many["trt_engine_cache_path"]
     assert many["trt_profile_max_shapes"] == f"images:4x{side}x{side}x3"
+    assert {each["device_id"] for each in asked} == {"0", "1"}
     # Of its Python options TensorRT takes these words alone for switches.
     switches = {value for name, value in many.items() if name.endswith("_enable")}
     assert switches <= {"True", "False"}
+
+
+def test_devices_of_one_thread_run_the_same_sessions(bundle: Bundle) -> None:
+    first, second = open_cpu_devices(bundle, Split(devices=2, threads=1))
+    batch = list(images(2, bundle.manifest.preprocessing.size))
+
+    for name in first.names:
+        assert_allclose(first.run(name, batch), second.run(name, batch))
+    first.keep({"full": "full"})
+    first.close()
+
+    assert second.run("column-1", batch).shape[0] == 2
+
+
+@pytest.mark.parametrize(
+    ("cores", "devices", "threads", "splits"),
+    [
+        (1, 0, 0, [(1, 1)]),
+        (2, 0, 0, [(2, 1), (1, 2)]),
+        (12, 0, 0, [(12, 1), (6, 2), (3, 4)]),
+        (12, 0, 3, [(4, 3)]),
+        (12, 2, 0, [(2, 4)]),
+        (1, 2, 3, [(2, 3)]),
+    ],
+)
+def test_cores_are_split_between_devices_and_threads_in_every_way_that_is_left_open(
+    cores: int, devices: int, threads: int, splits: list[tuple[int, int]]
+) -> None:
+    found = possible_splits(cores, devices=devices, threads=threads)
+
+    assert found == [Split(*each) for each in splits]
+
+
+@pytest.mark.parametrize(("two_threads_s", "split"), [(0.6, Split(1, 2)), (0.8, Split(2, 1))])
+def test_runs_take_more_threads_where_these_are_well_used(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch, two_threads_s: float, split: Split
+) -> None:
+    now = 0.0
+
+    def open_graph(path: Path, *, threads: int, shares_threads: bool) -> int:
+        return threads
+
+    def run(threads: int, batch: object) -> None:
+        nonlocal now
+        now += 1.0 if threads == 1 else two_threads_s
+
+    monkeypatch.setattr(cpu, "open_graph", open_graph)
+    monkeypatch.setattr(cpu, "_run", run)
+
+    assert choose_split(bundle, possible_splits(2), clock=lambda: now) == split
 
 
 def test_a_padded_batch_costs_what_the_next_size_does() -> None:

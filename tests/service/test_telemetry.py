@@ -84,9 +84,8 @@ def show(metrics: Metrics, **accuracy: float) -> None:
         bundle={"name": "cifar10", "digest": "abc"},
         accuracy=accuracy,
         labels=["cat", "dog"],
-        device="cpu",
         predict_s=lambda name: 0.001 * len(name),
-        slowdown=lambda: 1.5,
+        slowdowns={"cpu:0": lambda: 1.5},
         queue_depth=lambda: 7,
     )
 
@@ -102,7 +101,7 @@ def test_what_can_happen_is_counted_from_zero() -> None:
     assert value("anytime_request_latency_seconds_count", {"subnetwork": "full"}) == 0
     assert value("anytime_predictions_total", {"label": "dog"}) == 0
     assert value("anytime_predicted_run_latency_seconds", {"subnetwork": "full"}) == 0.004
-    assert value("anytime_slowdown_ratio", {"device": "cpu"}) == 1.5
+    assert value("anytime_slowdown_ratio", {"device": "cpu:0"}) == 1.5
     assert value("anytime_queue_depth") == 7
 
 

@@ -39,6 +39,13 @@ class QueueingRuntime(SimpleNamespace):
         self.queued: dict[int, list[Copy]] = {}
         self.error = 0
 
+    def cudaGetDeviceCount(self) -> tuple[int, int]:
+        return 0, 2
+
+    def cudaSetDevice(self, gpu: int) -> tuple[int]:
+        assert gpu < 2
+        return (0,)
+
     def cudaStreamCreateWithFlags(self, flags: int) -> tuple[int, int | None]:
         assert flags == self.cudaStreamNonBlocking
         if self.error:
@@ -81,7 +88,7 @@ class QueueingRuntime(SimpleNamespace):
 @pytest.fixture
 def runtime(monkeypatch: pytest.MonkeyPatch) -> Iterator[QueueingRuntime]:
     runtime = QueueingRuntime()
-    monkeypatch.setattr(copies, "_IDLE_STREAMS", [])
+    monkeypatch.setattr(copies, "_IDLE_STREAMS", {})
     for name in ("cuda", "cuda.bindings", "cuda.bindings.runtime"):
         monkeypatch.setitem(sys.modules, name, runtime)
     yield runtime
@@ -114,7 +121,7 @@ def test_a_session_is_told_its_stream_and_its_runs_not_to_wait(runtime: Queueing
     assert first.run_options == {"disable_synchronize_execution_providers": "1"}
 
 
-def test_what_a_session_leaves_is_freed_and_its_stream_taken_by_the_next(
+def test_what_a_session_leaves_is_freed_and_its_stream_taken_by_the_next_on_its_gpu(
     runtime: QueueingRuntime,
 ) -> None:
     used = StreamCopies()
@@ -126,8 +133,10 @@ def test_what_a_session_leaves_is_freed_and_its_stream_taken_by_the_next(
     gc.collect()
 
     assert not runtime.allocated
+    StreamCopies(gpu=1)
+    assert runtime.streams == 2
     StreamCopies()
-    assert runtime.streams == 1
+    assert runtime.streams == 2
 
 
 def test_a_refusal_of_cuda_gives_its_reason(runtime: QueueingRuntime) -> None:
