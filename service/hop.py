@@ -9,10 +9,9 @@ processes of a machine share.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from enum import IntEnum
 from struct import Struct
-from typing import Any, Final, Literal, TypedDict, get_args
+from typing import Any, Final, Literal, NamedTuple, TypedDict, get_args
 
 from pydantic_core import from_json, to_json
 
@@ -98,8 +97,7 @@ REASONS: Final = ("impossible", "overloaded", "queue_full")
 ANY_SUBNETWORK: Final = 0xFFFF
 
 
-@dataclass(frozen=True, slots=True)
-class Ask:
+class Ask(NamedTuple):
     """A request for the best answer to one image.
 
     Attributes:
@@ -162,8 +160,7 @@ def read_ask(message: memoryview) -> tuple[Ask, memoryview]:
     )
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(NamedTuple):
     """An answer to a request.
 
     Attributes:
@@ -224,8 +221,7 @@ def read_shed(message: memoryview) -> Shed:
     return Shed(REASONS[reason], needed_s, limit, retry_after_s)
 
 
-@dataclass(frozen=True, slots=True)
-class Record:
+class Record(NamedTuple):
     """What became of a request that was answered; its front tells it once the reply is written.
 
     Attributes:
@@ -282,8 +278,7 @@ def read_record(message: memoryview) -> Record:
     return Record(request_id, generation, OUTCOMES[outcome], *rest)
 
 
-@dataclass(frozen=True, slots=True)
-class Delivered:
+class Delivered(NamedTuple):
     """The last answer told is the best that there will be.
 
     Attributes:

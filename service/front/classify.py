@@ -3,9 +3,8 @@
 import asyncio
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, replace
 from math import inf
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from pydantic_core import to_json
@@ -26,8 +25,7 @@ from service.scheduling.requests import Refine
 from service.schemas import ClassifyQuery
 
 
-@dataclass(frozen=True, slots=True)
-class Found:
+class Found(NamedTuple):
     """The best answer to an image, and the document of it."""
 
     answered: Answered
@@ -123,7 +121,7 @@ async def find_each(
     """Return what becomes of each of several images, in their order: each is a request of its own, and accounted for."""
 
     async def outcome(n: int, image: bytes | Pixels) -> Found | Problem:
-        own = replace(received, request_id=f"{received.request_id}-{n}")
+        own = received._replace(request_id=f"{received.request_id}-{n}")
         with served:
             return await accounted(front, own, find(front, served, own, query, read_at, image))
 

@@ -3,8 +3,7 @@
 import asyncio
 import time
 from collections.abc import AsyncGenerator, Callable
-from dataclasses import dataclass
-from typing import Any, TypeVar, cast
+from typing import Any, NamedTuple, TypeVar, cast
 
 from model.images import Pixels
 from service.front.served import Served
@@ -35,8 +34,7 @@ TELL_WITHIN_S = 0.02
 T = TypeVar("T")
 
 
-@dataclass(frozen=True, slots=True)
-class Answered:
+class Answered(NamedTuple):
     """An answer to a request, and when it became the best.
 
     Attributes:

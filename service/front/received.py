@@ -2,8 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Mapping
-from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from starlette.requests import ClientDisconnect, Request
 
@@ -31,8 +30,7 @@ LOGGED = (
 )  # of the reply
 
 
-@dataclass(frozen=True, slots=True)
-class Received:
+class Received(NamedTuple):
     """A request to classify one image, before the image is looked at; of a form with several files, one of them.
 
     Attributes:
@@ -46,8 +44,7 @@ class Received:
     state: Mapping[str, Any]
 
 
-@dataclass(frozen=True, slots=True)
-class Decoded:
+class Decoded(NamedTuple):
     """An image that is ready to be run.
 
     Attributes:

@@ -1,6 +1,6 @@
 """From the body of a request to the files and the parameters in it: the body itself, or a multipart form (RFC 7578)."""
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from python_multipart.multipart import parse_options_header
 
@@ -19,8 +19,7 @@ DOCUMENT_BEGINS = (
 UNENCODED = {b"", b"binary", b"8bit", b"7bit"}
 
 
-@dataclass(frozen=True, slots=True)
-class Upload:
+class Upload(NamedTuple):
     """What a body holds.
 
     Attributes:

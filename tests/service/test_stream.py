@@ -103,11 +103,10 @@ def test_the_time_before_the_first_run_is_the_queue_time_of_every_answer(
     assert len({event["queue_ms"] for event in events}) == 1
 
 
-@pytest.mark.parametrize("deadline_ms", [0.001, 1])
-def test_a_short_deadline_still_gets_one_answer(
-    server: ServerProcess, jpeg: bytes, deadline_ms: float
+def test_a_deadline_that_no_machine_meets_still_gets_one_answer(
+    server: ServerProcess, jpeg: bytes
 ) -> None:
-    events = stream(server, jpeg, deadline_ms=deadline_ms)
+    events = stream(server, jpeg, deadline_ms=0.001)
 
     assert events[-1]["final"]
     assert events[0]["subnetwork"] == events[-1]["subnetwork"] == "column-1"
