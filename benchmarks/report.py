@@ -93,7 +93,7 @@ def _conditions(conditions: Mapping[str, Any]) -> str:
         "The server has one core and the load generator another. Open loop, Poisson arrivals, latency from the "
         f"intended send time; {conditions['seconds']:g} s a point and seed after 0.5 s that are not counted; "
         "runs in which the generator itself lagged are thrown out, except the overload: ten times the capacity is "
-        "more than one core can send on time. Requests carry JPEG files of labelled test images, so that accuracy is "
+        "more than one core can send on time. Other servers run the same files in the precision that ours keeps here (int8). Requests carry JPEG files of labelled test images, so that accuracy is "
         "that of the answers given. All fractions are of the requests offered; the "
         f"deadline is {conditions['deadline_ms']:g} ms, and late answers are refused (`on_miss=refuse`)."
     )

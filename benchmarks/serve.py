@@ -34,9 +34,9 @@ from model.bundle import Bundle, read_bundle
 
 FIRST_PORT = 9100  # a peer takes up to three
 PARTS = ("floor", "deadlines", "capacity", "overload", "modes", "peers", "sweep")
-RATES = (50, 100, 200, 300, 500, 700, 900, 1100, 1300, 1600, 2000, 3000)
+RATES = (50, 100, 300, 500, 700, 1000, 1500, 2000, 3000, 4000, 6000, 10000)
 MODES = ("answer", "refuse")  # of on_miss
-MODE_RATES = (1200, 1600, 2000, 3000, 5000)
+MODE_RATES = (1200, 1600, 2000, 3000, 4000, 5000, 10000, 16000)
 MODE_CONNECTIONS = (64, 512, 3000)
 MODE_SEEDS = 2
 IN_TIME = 0.99  # of all requests offered: the server holds the rate
@@ -82,8 +82,9 @@ class Session:
         return ["anytime", *(f"static:{name}" for name in names)]
 
     def graph(self, name: str) -> Path:
-        """Return the file of a subnetwork."""
-        return (self.bundle.folder / f"{name}.onnx").resolve()
+        """Return the file of a subnetwork; of its precisions the one that ours keeps on a processor."""
+        small = self.bundle.folder / f"{name}.int8.onnx"
+        return (small if small.exists() else self.bundle.folder / f"{name}.onnx").resolve()
 
     @contextmanager
     def serving(self, system: System) -> Iterator[Server]:
