@@ -1,5 +1,7 @@
 """The Helm chart, rendered by Helm's own library, for the tests of what it makes."""
 
+import json
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -91,7 +93,9 @@ VALUES: dict[str, Document] = {
             "egress": [{"to": [{"namespaceSelector": {}}], "ports": [{"port": 4318}]}]
         },
     },
+    "over gRPC": {"settings": {"grpc_port": 8001}},
     "kserve": {"kserve": {"enabled": True}},
+    "kserve, over gRPC": {"kserve": {"enabled": True}, "settings": {"grpc_port": 8001}},
     "kserve, gpu, scaled": {**GPU, **SCALED, "kserve": {"enabled": True}},
 }
 
@@ -108,12 +112,16 @@ def render(values: Document, name: str = "anytime") -> dict[str, Document]:
         **values,
         "image": {"repository": "registry.example/anytime", **values.get("image", {})},
     }
-    with helm_python.Chart.load(CHART) as chart:
-        files = chart.render(values, name=name, namespace="prod")
-    documents = [
-        yaml.load(text, yaml.CSafeLoader) for name, text in files.items() if name.endswith(".yaml")
-    ]
+    documents = [yaml.load(text, yaml.CSafeLoader) for text in _files(json.dumps(values), name)]
     return {document["kind"]: document for document in documents if document}
+
+
+@cache
+def _files(values: str, name: str) -> list[str]:
+    """Return the files that the chart makes, of each set of values once."""
+    with helm_python.Chart.load(CHART) as chart:
+        files = chart.render(json.loads(values), name=name, namespace="prod")
+    return [text for name, text in files.items() if name.endswith(".yaml")]
 
 
 def pod_of(rendered: dict[str, Document]) -> Document:

@@ -8,8 +8,9 @@ import pytest
 from cloudcoil.models.keda.v1alpha1 import ScaledObject
 from cloudcoil.models.prometheus_operator.v1 import PrometheusRule, ServiceMonitor
 
+from service.front.open_inference.routes import router as open_inference
 from service.front.routes import router
-from tests.deploy.chart import CHART, SCALED, VALUES, Document, pod_of, render
+from tests.deploy.chart import CHART, SCALED, VALUES, Document, environment_of, pod_of, render
 
 KUBERNETES = ("1.30", "1.37")  # the oldest that the chart takes, and the newest known
 
@@ -111,9 +112,20 @@ def test_what_is_not_for_everybody_has_no_way_from_outside() -> None:
     by_gateway = {each["path"]["value"] for each in rule["matches"]}
     assert by_ingress.keys() == by_gateway
     assert by_ingress["/"] == "Exact"
-    assert not [path for path in by_gateway if path.startswith(("/metrics", "/admin", "/docs"))]
-    served = {getattr(route, "path", "").partition("/{")[0] for route in router.routes}
-    assert by_gateway - served == {"/", "/samples"}  # the page's
+    assert not [
+        path
+        for path in by_gateway
+        if path.startswith(("/metrics", "/admin", "/docs", "/v2/repository/models"))
+    ]
+    served = {
+        getattr(route, "path", "").partition("/{")[0]
+        for route in (*router.routes, *open_inference.routes)
+    }
+    assert by_gateway - served == {
+        "/",
+        "/samples",
+        "/v2/health",
+    }  # of the page, and above what is served
 
 
 def test_whoever_asks_and_prometheus_may_connect_and_nobody_else() -> None:
@@ -129,3 +141,27 @@ def test_whoever_asks_and_prometheus_may_connect_and_nobody_else() -> None:
     assert (
         not render({})["Service"]["spec"]["selector"].items() <= pod["metadata"]["labels"].items()
     )
+
+
+def test_grpc_has_a_port_of_the_service_and_of_the_policy() -> None:
+    rendered = render(VALUES["over gRPC"])
+
+    assert environment_of(rendered)["ANYTIME_GRPC_PORT"] == "8001"
+    (container,) = pod_of(rendered)["containers"]
+    assert {"name": "h2c", "containerPort": 8001, "protocol": "TCP"} in container["ports"]
+    _, port = rendered["Service"]["spec"]["ports"]
+    assert (port["port"], port["targetPort"]) == (8001, "h2c")
+    assert port["appProtocol"] == "kubernetes.io/h2c"
+    (ingress,) = rendered["NetworkPolicy"]["spec"]["ingress"]
+    assert {"port": "h2c", "protocol": "TCP"} in ingress["ports"]
+    (port,) = render({})["Service"]["spec"]["ports"]
+    assert port["name"] == "http"
+
+
+def test_kserve_makes_its_service_of_the_containers_ports_with_http_first() -> None:
+    rendered = render(VALUES["kserve, over gRPC"])
+
+    (container,) = pod_of(rendered)["containers"]
+    assert [each["name"] for each in container["ports"]] == ["http", "h2c"]
+    assert {"name": "PROTOCOL", "value": "v2"} in container["env"]
+    assert [each["name"] for each in rendered["Service"]["spec"]["ports"]] == ["http"]

@@ -11,12 +11,19 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
+import grpc
 import pytest
+
+from service.front.open_inference.grpc_messages import SERVICE, message_class
+from tests.server import started
+from tests.service.conftest import free_port
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 CONFIG = DEPLOY / "haproxy" / "haproxy.cfg"
@@ -35,6 +42,7 @@ class Replicas:
 
     statuses: Iterator[int | None] = field(default_factory=lambda: iter(()))
     reached: list[tuple[str, str]] = field(default_factory=list)  # address and path
+    released: threading.Event = field(default_factory=threading.Event)  # of /held
 
     def handler(self) -> type[BaseHTTPRequestHandler]:
         """Return what a server of the standard library handles requests by."""
@@ -52,6 +60,8 @@ class Replicas:
             def do_POST(self) -> None:
                 self.rfile.read(int(self.headers.get("Content-Length", 0)))
                 replicas.reached.append((self.connection.getsockname()[0], self.path))
+                if self.path == "/held":
+                    replicas.released.wait()
                 status = next(replicas.statuses, 200)
                 if status is None:
                     self.close_connection = True
@@ -100,7 +110,7 @@ def ask(replicas: Replicas, tmp_path: Path) -> Iterator[Ask]:
     addresses = [str(each.server_address[0]) for each in servers]
     with (
         NameServer(addresses) as names,
-        _proxy(tmp_path, f"anytime.example:{port}", names.address) as send,
+        _proxy(tmp_path, f"anytime.example:{port}", names.address, IN_PROGRESS="2") as send,
     ):
         while send("GET", "/health/ready").status != 200:
             time.sleep(BETWEEN_S)  # the name is looked up after the start
@@ -168,6 +178,7 @@ def _connect(address: str) -> socket.socket:
         ("POST", "/admin/reload"),
         ("POST", "/%61dmin/reload"),
         ("POST", "/admin%2Freload"),
+        ("POST", "/v2/repository/models/cifar10/load"),
         ("GET", "/docs"),
         ("GET", "/docs/swagger-ui.css"),
         ("GET", "/openapi.json"),
@@ -207,7 +218,9 @@ def test_refusal_is_not_repeated(ask: Ask, replicas: Replicas) -> None:
     assert len(replicas.reached) == 1
 
 
-@pytest.mark.parametrize("path", ["/classify", "/classify/stream"])
+@pytest.mark.parametrize(
+    "path", ["/classify", "/classify/stream", "/v2/models/cifar10/versions/1/infer"]
+)
 def test_request_whose_replica_ends_is_asked_of_another(
     ask: Ask, replicas: Replicas, path: str
 ) -> None:
@@ -225,6 +238,23 @@ def test_request_that_changes_something_is_not_repeated(ask: Ask, replicas: Repl
 
     assert (reply.status, json.loads(reply.body)["title"]) == (502, "Bad Gateway")
     assert len(replicas.reached) == 1
+
+
+def test_nothing_waits_in_the_proxy_for_longer_than_a_deadline(
+    ask: Ask, replicas: Replicas
+) -> None:
+    with ThreadPoolExecutor() as others:
+        held = [others.submit(ask, "POST", "/held") for _ in range(2 * REPLICAS)]
+        while len(replicas.reached) < len(held):
+            time.sleep(BETWEEN_S)
+
+        reply = ask("POST", "/classify", b"image")
+
+        replicas.released.set()
+    assert [each.result().status for each in held] == [200] * len(held)
+    assert reply.status == 503
+    assert json.loads(reply.body)["type"] == "/problems/not-ready"
+    assert "/classify" not in {path for _, path in replicas.reached}
 
 
 def test_where_no_replica_is_left_a_problem_says_when_to_ask_again(tmp_path: Path) -> None:
@@ -284,3 +314,47 @@ def test_with_a_certificate_only_tls_is_served(tmp_path: Path) -> None:
 
     assert (plain.status, plain.headers["Location"]) == (308, "https://proxy/classify")
     assert reply.startswith(b"HTTP/1.1 503 ")
+
+
+def test_grpc_is_passed_on_call_by_call_but_for_the_repository(tmp_path: Path) -> None:
+    request, reply = message_class("ModelInferRequest"), message_class("ModelInferResponse")
+    infer = request(model_name="cifar10", raw_input_contents=[bytes(32 * 32 * 3)])
+    infer.inputs.add(name="images", datatype="UINT8", shape=[1, 32, 32, 3])
+    infer.parameters["deadline_ms"].double_param = 5000
+    address = f"127.0.0.1:{free_port()}"
+
+    def call(channel: grpc.Channel, name: str) -> Any:
+        return channel.unary_unary(
+            f"/{SERVICE}/{name}", request.SerializeToString, reply.FromString
+        )
+
+    with (
+        NameServer(["127.0.0.1"]) as names,
+        started({"grpc_port": free_port()}) as server,
+        grpc.insecure_channel(address) as channel,
+    ):
+        server.wait_for("ready")
+        _, port = server.address
+        grpc_replicas = f"anytime.example:{server.settings['grpc_port']}"
+        variables = {"GRPC_REPLICAS": grpc_replicas, "BIND_GRPC": address, "READY_PORT": str(port)}
+        with _proxy(tmp_path, f"anytime.example:{port}", names.address, **variables) as send:
+            while b'grpc_replicas",state="UP"} 1' not in send("GET", "/metrics", by="PRIVATE").body:
+                time.sleep(BETWEEN_S)
+            answered = call(channel, "ModelInfer")(infer, wait_for_ready=True, timeout=60)
+            stream = channel.stream_stream(
+                f"/{SERVICE}/ModelStreamInfer",
+                request.SerializeToString,
+                message_class("ModelStreamInferResponse").FromString,
+            )
+            streamed = list(stream(iter([infer])))
+            with pytest.raises(grpc.RpcError) as private:
+                call(channel, "RepositoryModelLoad")(request())
+            server.terminate()
+            server.end()
+            with pytest.raises(grpc.RpcError) as gone:
+                call(channel, "ModelInfer")(infer, timeout=60)
+
+    assert answered.parameters["subnetwork"].string_param
+    assert streamed[-1].infer_response.parameters["triton_final_response"].bool_param
+    assert private.value.code() == grpc.StatusCode.UNIMPLEMENTED
+    assert gone.value.code() == grpc.StatusCode.UNAVAILABLE

@@ -21,6 +21,12 @@
 {{- if and .Values.gateway.enabled (not .Values.gateway.parentRefs) }}
 {{- fail "gateway.enabled needs gateway.parentRefs, the Gateway to be reached by" }}
 {{- end }}
+{{- if eq (int .Values.settings.grpc_port) 8000 }}
+{{- fail "settings.grpc_port is 8000, the port of HTTP" }}
+{{- end }}
+{{- if and .Values.settings.grpc_port (eq (int .Values.settings.grpc_port) (int .Values.service.port)) }}
+{{- fail (printf "settings.grpc_port is %v, as service.port: the Service needs two" .Values.settings.grpc_port) }}
+{{- end }}
 {{- with .Values.autoscaling }}
 {{- if gt (int .minReplicas) (int .maxReplicas) }}
 {{- fail (printf "autoscaling.minReplicas is %v, over autoscaling.maxReplicas, %v" .minReplicas .maxReplicas) }}
@@ -65,7 +71,7 @@ app.kubernetes.io/name: {{ .Chart.Name }}-test
 app.kubernetes.io/instance: {{ .Release.Name | quote }}
 {{- end }}
 
-{{- /* What the world may ask: neither metrics nor administration nor /docs. */ -}}
+{{- /* What the world may ask: neither metrics nor administration, such as /v2/repository/models, nor /docs. */ -}}
 {{- define "anytime.paths" -}}
 - {path: /, type: Exact}
 - {path: /classify, type: Prefix}
@@ -73,6 +79,10 @@ app.kubernetes.io/instance: {{ .Release.Name | quote }}
 - {path: /problems, type: Prefix}
 - {path: /samples, type: Prefix}
 - {path: /subnetworks, type: Exact}
+- {path: /v2, type: Exact}
+- {path: /v2/health, type: Prefix}
+- {path: /v2/models, type: Prefix}
+- {path: /v2/repository/index, type: Exact}
 {{- end }}
 
 {{- /* A pod reads its Secret once, at its start: a changed one makes new pods, at the next upgrade. */ -}}
@@ -136,6 +146,9 @@ containers:
       capabilities: {drop: [ALL]}
     ports:
       - {name: http, containerPort: 8000, protocol: TCP}
+      {{- with .Values.settings.grpc_port }}
+      - {name: h2c, containerPort: {{ . }}, protocol: TCP} # KServe's name for gRPC
+      {{- end }}
     env:
       {{- if .Values.kserve.enabled }}
       - {name: PROTOCOL, value: v2} # by which KServe knows what a container of one's own speaks
