@@ -121,3 +121,25 @@ class Board:
             self.set(front, place, 0.0)
         for key in range(KEYS):
             self.set_in_flight(front, key, 0)
+
+
+class Pulse:
+    """Tells whether a process has stopped working, from looks at the instant of its last sign of life.
+
+    It counts looks, not seconds: while the whole machine or container is paused, nobody looks.
+
+    Args:
+        most_missed: looks in a row that find no new sign of life before it says so.
+    """
+
+    def __init__(self, most_missed: int) -> None:
+        self._most_missed = most_missed
+        self._beat_at = 0.0
+        self._missed = 0
+
+    def has_stopped(self, beat_at: float) -> bool:
+        """Look; 0 says that there was no sign of life yet, which is waited for."""
+        is_same = beat_at > 0 and beat_at == self._beat_at
+        self._missed = self._missed + 1 if is_same else 0
+        self._beat_at = beat_at
+        return self._missed >= self._most_missed

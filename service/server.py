@@ -25,7 +25,7 @@ from structlog.typing import FilteringBoundLogger
 
 from model.cores import cores
 from service import __version__
-from service.board import Board
+from service.board import Board, Pulse
 from service.control import complain, tell
 from service.front.keys import KeysUnusable, read_keys
 from service.listening import listen, url_of
@@ -38,26 +38,8 @@ RESTART_AFTER_S = 0.1  # doubled each time that it dies soon again
 LONGEST_RESTART_S = 5.0
 SOON_S = 10.0
 END_WITHIN_S = 5.0  # beyond the time that a drain may take
-WATCH_EVERY_S = 1.0
-HANGS_AFTER_LOOKS = 10  # without a sign of life
-
-
-class Pulse:
-    """Tells whether a process has stopped working, from looks at the instant of its last sign of life.
-
-    It counts looks, not seconds: while the whole machine or container is paused, nobody looks.
-    """
-
-    def __init__(self) -> None:
-        self._beat_at = 0.0
-        self._missed = 0
-
-    def has_stopped(self, beat_at: float) -> bool:
-        """Look; 0 says that there was no sign of life yet, which is waited for."""
-        is_same = beat_at > 0 and beat_at == self._beat_at
-        self._missed = self._missed + 1 if is_same else 0
-        self._beat_at = beat_at
-        return self._missed >= HANGS_AFTER_LOOKS
+WATCH_EVERY_S = 0.5
+HANGS_AFTER_LOOKS = 6  # without a sign of life; a process that works gives one at least every 0.25 s, on a busy machine too
 
 
 class Child:
@@ -67,7 +49,7 @@ class Child:
         self._program = program
         self._process: asyncio.subprocess.Process | None = None
         self._control: socket.socket | None = None
-        self.pulse = Pulse()
+        self.pulse = Pulse(HANGS_AFTER_LOOKS)
 
     @property
     def pid(self) -> int | None:

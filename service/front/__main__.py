@@ -32,6 +32,7 @@ LAST_LOOKS = (
     3  # one takes the connections that wait, one reads them, one begins to handle what was read
 )
 SHOW_EVERY_S = 0.25
+LOOK_EVERY_S = 0.1  # at the engine, which gives a sign of life as often
 
 
 def main() -> int:
@@ -94,11 +95,16 @@ async def _serve(
         front.access.refresh()
         loop.call_later(SHOW_EVERY_S, show)
 
+    def look() -> None:
+        front.look()
+        loop.call_later(LOOK_EVERY_S, look)
+
     # uvicorn takes these signals while it serves, and raises them again afterwards: this makes that harmless.
     for each in (signal.SIGTERM, signal.SIGINT):
         signal.signal(each, server.handle_exit)
     control.watch(told, gone=lambda: server.handle_exit(signal.SIGTERM, None))
     show()
+    look()
     await server.serve(sockets=[socket.socket(fileno=each) for each in listeners])
     front.show()
     front.close()

@@ -30,6 +30,7 @@ from service.problems import NotReady, Problem, problem_of, unpacked
 
 # What the engine need not know at once goes with the next request, or after this.
 TELL_WITHIN_S = 0.02
+STALLED, SOON = "the engine does not react", {"Retry-After": "1"}
 
 T = TypeVar("T")
 
@@ -63,6 +64,7 @@ class EngineClient(asyncio.Protocol):
 
     Attributes:
         served: what answers; None while no engine is warm.
+        is_stalled: the engine gives no sign of life; it is asked nothing until it does.
     """
 
     def __init__(
@@ -71,6 +73,7 @@ class EngineClient(asyncio.Protocol):
         on_flush: Callable[[], None],
     ) -> None:
         self.served: Served | None = None
+        self.is_stalled = False
         self._open_served = open_served
         self._on_flush = on_flush
         self._loop = asyncio.get_running_loop()
@@ -190,19 +193,27 @@ class EngineClient(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """End what the engine has not ended, with the best answer so far if there is one: another engine is on its way."""
         served, self._transport, self.served = self.served, None, None
+        self.is_stalled = False
         self._replaced.clear()
         if served is not None:
             served.replaced()
-        now = time.monotonic()
-        for asked in tuple(self._asked.values()):
-            if asked.answers:
-                self._delivered(asked.number, Delivered(now))
-            else:
-                self._end(asked, _ended())
-        for reply in tuple(self._calls.values()):
-            if not reply.done():
-                reply.set_exception(_ended())
+        self._give_up(_ended())
         self._lost.set()
+
+    def look(self, *, is_alive: bool) -> bool:
+        """Ask the engine nothing while it gives no sign of life, and wait no longer for what it was asked; True if that is new."""
+        was_stalled = self.is_stalled
+        self.is_stalled = not is_alive and self._transport is not None
+        if was_stalled and not self.is_stalled:
+            self._tell_soon()
+        has_stalled = self.is_stalled and not was_stalled
+        if has_stalled:
+            gone = [
+                frame(Kind.GONE, each.number) for each in self._asked.values() if not each.is_over
+            ]
+            self._write(*self._told(), *gone)  # if it goes on, it need not answer them
+            self._give_up(NotReady(STALLED, headers=SOON))
+        return has_stalled
 
     async def lost(self) -> None:
         """Wait until there is no connection to an engine."""
@@ -219,7 +230,21 @@ class EngineClient(asyncio.Protocol):
     def _connected(self) -> asyncio.Transport:
         if self._transport is None:
             raise _ended()
+        if self.is_stalled:
+            raise NotReady(STALLED, headers=SOON)
         return self._transport
+
+    def _give_up(self, problem: Problem) -> None:
+        """End all that the engine has not, with the best answer so far if there is one."""
+        now = time.monotonic()
+        for asked in tuple(self._asked.values()):
+            if asked.answers:
+                self._delivered(asked.number, Delivered(now))
+            else:
+                self._end(asked, problem)
+        for reply in tuple(self._calls.values()):
+            if not reply.done():
+                reply.set_exception(problem)
 
     def _ask(self, ask: Ask, pixels: Pixels) -> "_Asked":
         self._connected()
@@ -320,7 +345,9 @@ class EngineClient(asyncio.Protocol):
 
     def _tell(self) -> None:
         self._telling = None
-        if self._transport is not None:  # else the next engine is told
+        if (
+            self._transport is not None and not self.is_stalled
+        ):  # else it, or the next one, is told later
             self._write(*self._told())
 
     def _told(self) -> list[bytes]:
@@ -354,4 +381,4 @@ def _no_tally() -> Tally:
 
 
 def _ended() -> Problem:
-    return NotReady("the engine has ended, another one starts", headers={"Retry-After": "1"})
+    return NotReady("the engine has ended, another one starts", headers=SOON)

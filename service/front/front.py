@@ -12,12 +12,12 @@ from structlog.typing import FilteringBoundLogger
 from model.preprocessing import Preprocessing
 from service import __version__
 from service import board as places
-from service.board import Board
+from service.board import Board, Pulse
 from service.front.access import Access
 from service.front.arrivals import Arrivals
 from service.front.bodies import Bodies
 from service.front.connections import Connections
-from service.front.engine_client import EngineClient
+from service.front.engine_client import SOON, STALLED, EngineClient
 from service.front.images import ImageDecoder
 from service.front.inbox import Inbox
 from service.front.served import Served
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 SANE_REQUEST_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
 SHOWN_TOGETHER = 8  # requests
 CROWD = 4  # requests that were read and wait: from then on the next may be shed by its head
+STALLED_AFTER_LOOKS = 4  # at the engine's sign of life
 WARM_UP = Preprocessing(size=32)
 CROWDED = Overloaded(
     "more requests wait to be read than can be answered in time", headers={"Retry-After": "1"}
@@ -90,16 +91,19 @@ class Front:
         self._last_query: ClassifyQuery | None = None
         self.inbox = Inbox(self)
         self._shed_cpu_s = 0.0
+        self._pulse = Pulse(STALLED_AFTER_LOOKS)
 
     @property
     def served(self) -> Served:
         """What answers.
 
         Raises:
-            NotReady: the engine is still warming up.
+            NotReady: the engine is still warming up, or does not react.
         """
+        if self.engine.is_stalled:
+            raise NotReady(STALLED, headers=SOON)
         if self.engine.served is None:
-            raise NotReady("the server is warming up", headers={"Retry-After": "1"})
+            raise NotReady("the server is warming up", headers=SOON)
         return self.engine.served
 
     async def warm_up(self) -> None:
@@ -244,6 +248,12 @@ class Front:
         self._board.set(self._index, places.CONNECTIONS, len(self.connections))
         self._board.set(self._index, places.LINES_DROPPED, self._lines_dropped())
         self._board.set(self._index, places.BEAT_AT, self.clock())
+
+    def look(self) -> None:
+        """See whether the engine works."""
+        is_alive = not self._pulse.has_stopped(self._board.engine_beat_at)
+        if self.engine.look(is_alive=is_alive):
+            self.log.warning("engine_stalled", front=self._index)
 
     def close(self) -> None:
         """End what it began, after the last request was answered."""

@@ -5,7 +5,9 @@ import resource
 import pytest
 
 from service import board as places
-from service.board import Board
+from service.board import Board, Pulse
+
+LOOKS = 5
 
 
 def test_every_process_sees_what_one_of_them_writes() -> None:
@@ -53,3 +55,20 @@ def test_memory_that_cannot_be_had_is_told_at_the_start() -> None:
             Board.create(1)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_a_process_has_stopped_after_some_looks_without_a_sign_of_life() -> None:
+    pulse = Pulse(LOOKS)
+
+    assert not any(pulse.has_stopped(float(beat)) for beat in range(1, 20))
+    looks = [pulse.has_stopped(19.0) for _ in range(LOOKS)]
+    assert looks == [False] * (LOOKS - 1) + [True]
+
+
+def test_a_process_that_starts_again_is_waited_for() -> None:
+    pulse = Pulse(LOOKS)
+    for _ in range(LOOKS + 1):
+        pulse.has_stopped(7.0)
+
+    assert not any(pulse.has_stopped(0.0) for _ in range(3 * LOOKS))
+    assert not pulse.has_stopped(8.0)

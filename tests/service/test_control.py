@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 
 from service.control import Control, tell
-from service.server import HANGS_AFTER_LOOKS, Pulse
 
 
 @pytest.fixture
@@ -89,20 +88,3 @@ def test_a_child_that_has_ended_is_told_nothing() -> None:
     theirs.close()
     with ours:
         tell(ours, {"is": "reload"})
-
-
-def test_a_process_has_stopped_after_some_looks_without_a_sign_of_life() -> None:
-    pulse = Pulse()
-
-    assert not any(pulse.has_stopped(float(beat)) for beat in range(1, 20))
-    looks = [pulse.has_stopped(19.0) for _ in range(HANGS_AFTER_LOOKS)]
-    assert looks == [False] * (HANGS_AFTER_LOOKS - 1) + [True]
-
-
-def test_a_process_that_starts_again_is_waited_for() -> None:
-    pulse = Pulse()
-    for _ in range(HANGS_AFTER_LOOKS + 1):
-        pulse.has_stopped(7.0)
-
-    assert not any(pulse.has_stopped(0.0) for _ in range(3 * HANGS_AFTER_LOOKS))
-    assert not pulse.has_stopped(8.0)

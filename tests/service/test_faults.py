@@ -150,6 +150,47 @@ def test_an_engine_that_is_killed_is_started_again_and_every_request_has_one_fat
     assert len(list(descriptors.iterdir())) == held
 
 
+def test_an_engine_that_hangs_is_told_of_at_once_and_started_again(
+    pair: ServerProcess, jpeg: bytes
+) -> None:
+    wait_until_ready(pair)
+    (victim,) = pair.parts("engine")
+
+    with load(pair, jpeg) as ledger:
+        os.kill(victim, signal.SIGSTOP)
+        assert {pair.wait_for("engine_stalled")["front"] for _ in range(2)} == {0, 1}
+        for path in ("/health/ready", "/metrics", "/subnetworks"):
+            reply = pair.client.get(path)
+            assert reply.status_code == 503
+            assert reply.headers["Retry-After"] == "1"
+        assert pair.wait_for("process_died")["exit_code"] == -signal.SIGKILL
+        pair.wait_for("ready")
+
+    assert set(ledger) == {200, 503}
+    assert pair.requests_by_outcome()["refused"] == ledger[503]
+
+
+def test_an_engine_that_goes_on_after_a_pause_answers_again(
+    pair: ServerProcess, jpeg: bytes
+) -> None:
+    wait_until_ready(pair)
+    (paused,) = pair.parts("engine")
+    before = pair.requests_by_outcome()
+
+    with load(pair, jpeg) as ledger:
+        os.kill(paused, signal.SIGSTOP)
+        for _ in range(2):
+            pair.wait_for("engine_stalled")
+        os.kill(paused, signal.SIGCONT)
+        wait_until_ready(pair)
+
+    assert pair.parts("engine") == [paused]
+    assert set(ledger) == {200, 503}
+    after = pair.requests_by_outcome()
+    assert after["refused"] - before["refused"] == ledger[503]
+    assert sum(after.values()) - sum(before.values()) == ledger.total()
+
+
 def test_the_processes_end_by_themselves_when_the_supervisor_is_killed(pair: ServerProcess) -> None:
     address = pair.address
     parts = [os.pidfd_open(pid) for pid in (*pair.parts("engine"), *pair.parts("front"))]
