@@ -112,9 +112,9 @@ class Connection(asyncio.Protocol):
         self._begun_at = time.monotonic()
         try:
             self._parser.feed(data)
-        except MalformedError:
+        except MalformedError as error:
             self._connections.ended("malformed")
-            self._refuse(MalformedRequest("what was sent is no HTTP/1.1 request"))
+            self._refuse(MalformedRequest(str(error)))
         except LargeHeadError:
             limit = self._settings.max_head_bytes
             self._connections.ended("large_head")

@@ -6,7 +6,10 @@ import httptools
 
 
 class MalformedError(Exception):
-    """What came is no HTTP/1.1."""
+    """What came is no HTTP/1.1; says why not."""
+
+    def __init__(self, detail: str = "what was sent is no HTTP/1.1 request") -> None:
+        super().__init__(detail)
 
 
 class LargeHeadError(Exception):
@@ -46,6 +49,7 @@ class RequestParser:
         self._max_head_bytes = max_head_bytes
         self._parser = httptools.HttpRequestParser(self)
         self._head_bytes = 0
+        self._hosts = 0  # headers of that name
         self._untold_bytes = 0  # since the parser told of anything: of a header that does not end
         self.method = self.target = self.raw_path = self.query_string = b""
         self.headers: list[tuple[bytes, bytes]] = []
@@ -72,9 +76,9 @@ class RequestParser:
             while data:
                 data = data[self._parse(data) :]
         except httptools.HttpParserError as error:
-            if isinstance(error.__context__, LargeHeadError):
+            if isinstance(error.__context__, (LargeHeadError, MalformedError)):
                 raise error.__context__ from None
-            if error.__context__ is None or isinstance(error.__context__, MalformedError):
+            if error.__context__ is None:
                 raise MalformedError from error
             raise  # a bug in one of the calls below
         self._check_size()
@@ -108,7 +112,7 @@ class RequestParser:
     def on_message_begin(self) -> None:
         """Begin a head, or begin it again."""
         self.target, self.headers = b"", []
-        self._head_bytes = self._untold_bytes = 0
+        self._head_bytes = self._untold_bytes = self._hosts = 0
         if not self.is_in_head:
             self.is_in_head = True
             self._reader.head_begun()
@@ -122,7 +126,10 @@ class RequestParser:
         """Take a header; behind a chunked body it is a trailer, which nobody asked for."""
         self._head_bytes += len(name) + len(value)
         if self.is_in_head:
-            self.headers.append((name.lower(), value))
+            name = name.lower()
+            self.headers.append((name, value))
+            if name == b"host":
+                self._hosts += 1
 
     def on_headers_complete(self) -> None:
         """Tell of a head, unless it is to be read again."""
@@ -131,6 +138,8 @@ class RequestParser:
         self.method = self._parser.get_method()
         if self._parser.should_upgrade():
             return
+        if self._hosts != 1 and (self._hosts or self.http_version == "1.1"):
+            raise MalformedError(f"a request has one Host header; this one has {self._hosts}")
         try:
             url = httptools.parse_url(self.target)
         except httptools.HttpParserInvalidURLError as error:

@@ -63,7 +63,7 @@ def _forms() -> dict[str, bytes]:
 def _requests() -> dict[str, bytes]:
     classify = b"POST /classify?deadline_ms=25 HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\nPNG"
     chunked = b"POST /classify HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n3;a=b\r\nPNG\r\n0\r\nt: u\r\n\r\n"
-    upgrade = b"GET /health/live HTTP/1.1\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n"
+    upgrade = b"GET /health/live HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n"
     return {
         "pipelined": b"\xff" + 2 * classify + upgrade + b"GET / HTTP/1.0\r\n\r\n",
         "chunked": b"\x05" + chunked + classify,

@@ -4,9 +4,7 @@ import pytest
 
 from service.front.request_parser import LargeHeadError, MalformedError, RequestParser
 
-UPGRADE = (
-    b"POST /classify HTTP/1.1\r\nUpgrade: h2c\r\nConnection: Upgrade\r\nContent-Length: 2\r\n\r\nhi"
-)
+UPGRADE = b"POST /classify HTTP/1.1\r\nHost: a\r\nUpgrade: h2c\r\nConnection: Upgrade\r\nContent-Length: 2\r\n\r\nhi"
 
 
 class Heard:
@@ -47,7 +45,10 @@ def test_thousands_of_wishes_for_another_protocol_at_once_are_ignored_one_by_one
 @pytest.mark.parametrize(
     ("data", "error"),
     [
-        (b"CONNECT a:1 HTTP/1.1\r\n\r\n", MalformedError),
+        (b"CONNECT a:1 HTTP/1.1\r\nHost: a\r\n\r\n", MalformedError),
+        (b"GET / HTTP/1.1\r\n\r\n", MalformedError),
+        (b"GET / HTTP/1.1\r\nHost: a\r\nhost: b\r\n\r\n", MalformedError),
+        (b"GET / HTTP/1.0\r\nHost: a\r\nhost: a\r\n\r\n", MalformedError),
         (b"GET / HTTP/1.1\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n", MalformedError),
         (
             b"POST / HTTP/1.1\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n",
