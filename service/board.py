@@ -116,9 +116,10 @@ class Board:
         self._values[self._in_flight + KEYS * front + key] = requests
 
     def clear(self, front: int) -> None:
-        """Forget the values of a front that has ended."""
+        """Forget the values of a front that has ended, but for the lines that it lost: the next one adds to them."""
         for place in range(PLACES):
-            self.set(front, place, 0.0)
+            if place != LINES_DROPPED:
+                self.set(front, place, 0.0)
         for key in range(KEYS):
             self.set_in_flight(front, key, 0)
 

@@ -122,6 +122,7 @@ class Server:
         self._fronts = [Child(FRONT) for _ in range(board.fronts)]
         self._engines_ended = 0
         self._died = 0
+        self._ended = 0  # the process that the last look found ended and not waited for
         self._has_failed = False
         self._over = asyncio.Event()
         self._has_engine = asyncio.Event()  # which can be told to reload
@@ -227,6 +228,24 @@ class Server:
             for child, beat_at in zip((self._engine, *self._fronts), beats, strict=True):
                 if child.pulse.has_stopped(beat_at):
                     child.signal(signal.SIGKILL)
+            self._reap_orphan()
+
+    def _reap_orphan(self) -> None:
+        """Take leave of a process that has ended and that nobody else waits for.
+
+        Where this is process 1 of a container, what a child leaves behind becomes its own. This process waits for those
+        that it has started: one that it has not for two looks is an orphan.
+        """
+        if not hasattr(os, "waitid"):  # macOS, where no container has it for process 1
+            return
+        try:
+            ended = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        except ChildProcessError:  # there is none at all
+            return
+        before, self._ended = self._ended, ended.si_pid if ended is not None else 0
+        if self._ended and self._ended == before:
+            with suppress(ChildProcessError):
+                os.waitpid(self._ended, os.WNOHANG)
 
     async def _end(self, children: Sequence[Child], keeping: Sequence[asyncio.Task[None]]) -> None:
         """Have processes end, and see to it that they do."""

@@ -127,8 +127,10 @@ class ServerProcess:
 
 
 @contextmanager
-def started(settings: Mapping[str, Any]) -> Iterator[ServerProcess]:
-    server = ServerProcess(**settings)
+def started(
+    settings: Mapping[str, Any], command: Sequence[str | Path] = MODULE
+) -> Iterator[ServerProcess]:
+    server = ServerProcess(command=command, **settings)
     try:
         yield server
     finally:

@@ -86,6 +86,7 @@ class Front:
         self._board = board
         self._index = index
         self._lines_dropped = lines_dropped
+        self._dropped_before = board.get(index, places.LINES_DROPPED)
         self._ids = Random()  # the system's own lets go of the interpreter for each number
         self._handled = self._shed = 0
         self._last_query: ClassifyQuery | None = None
@@ -246,7 +247,8 @@ class Front:
         """Show on the board what changes slowly."""
         self._show_sheds()
         self._board.set(self._index, places.CONNECTIONS, len(self.connections))
-        self._board.set(self._index, places.LINES_DROPPED, self._lines_dropped())
+        lines_dropped = self._dropped_before + self._lines_dropped()
+        self._board.set(self._index, places.LINES_DROPPED, lines_dropped)
         self._board.set(self._index, places.BEAT_AT, self.clock())
 
     def look(self) -> None:

@@ -39,12 +39,14 @@ def test_what_a_front_wrote_goes_with_it_and_no_others() -> None:
     for front in range(3):
         board.set(front, places.HANDLED, 10 + front)
         board.set(front, places.BEAT_AT, 1.0)
+        board.set(front, places.LINES_DROPPED, 5)
 
     board.clear(1)
 
     assert [board.get(front, places.HANDLED) for front in range(3)] == [10, 0, 12]
     assert board.total(places.HANDLED) == 22
     assert board.beat_at(1) == 0
+    assert board.total(places.LINES_DROPPED) == 15  # the metric never falls
 
 
 def test_memory_that_cannot_be_had_is_told_at_the_start() -> None:

@@ -6,6 +6,7 @@ One server of two fronts and two devices serves all tests, in their order: after
 import os
 import signal
 import socket
+import sys
 import threading
 from collections import Counter
 from collections.abc import Iterator
@@ -21,11 +22,20 @@ from tests.server import ServerProcess, started
 CLIENTS = 4
 BROKEN = 0  # the connection was
 
+# What its processes leave behind becomes a child of the server, as in a container without an init.
+AS_PROCESS_1 = """
+import ctypes, os, sys
+PR_SET_CHILD_SUBREAPER = 36
+assert ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1) == 0
+os.execv(sys.executable, [sys.executable, "-m", "service"])
+"""
+
 
 @pytest.fixture(scope="module")
 def pair() -> Iterator[ServerProcess]:
     """A server of two fronts and two devices."""
-    with started({"fronts": 2, "devices": 2, "max_batch": 2}) as server:
+    settings = {"fronts": 2, "devices": 2, "max_batch": 2}
+    with started(settings, (sys.executable, "-c", AS_PROCESS_1)) as server:
         server.wait_for("ready")
         yield server
 
@@ -66,6 +76,10 @@ def load(server: ServerProcess, jpeg: bytes) -> Iterator[Counter[int]]:
         over.set()
         for each in clients:
             each.join()
+
+
+def children(pid: int) -> list[int]:
+    return [int(each) for each in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
 def wait_until_ready(server: ServerProcess) -> None:
@@ -148,6 +162,20 @@ def test_an_engine_that_is_killed_is_started_again_and_every_request_has_one_fat
     )  # those that the engine before has answered went with it
     assert pair.client.get("/health/ready").status_code == 200
     assert len(list(descriptors.iterdir())) == held
+
+
+def test_what_a_process_that_died_leaves_behind_does_not_stay_a_zombie(
+    pair: ServerProcess,
+) -> None:
+    wait_until_ready(pair)
+    (victim,) = pair.parts("engine")
+    (left,) = children(victim)  # it compares answers
+
+    os.kill(victim, signal.SIGKILL)
+    pair.wait_for("ready")
+
+    while left in children(pair.process.pid):
+        pass
 
 
 def test_an_engine_that_hangs_is_told_of_at_once_and_started_again(
