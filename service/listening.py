@@ -31,9 +31,9 @@ def listen(host: str, port: int) -> list[socket.socket]:
         raise OSError(f"cannot listen on {_written(host)}:{port}: {reason}") from error
 
 
-def url_of(host: str, listeners: Sequence[socket.socket]) -> str:
+def url_of(host: str, listeners: Sequence[socket.socket], scheme: str = "http") -> str:
     """Return the URL at which a host is reached."""
-    return f"http://{_written(host)}:{listeners[0].getsockname()[1]}"
+    return f"{scheme}://{_written(host)}:{listeners[0].getsockname()[1]}"
 
 
 def _listen_on_all(host: str, port: int) -> list[socket.socket]:

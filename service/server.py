@@ -27,6 +27,7 @@ from model.cores import cores
 from service import __version__
 from service.board import Board, Pulse
 from service.control import complain, tell
+from service.front.certificates import Certificates, CertificatesUnusable
 from service.front.keys import KeysUnusable, read_keys
 from service.listening import listen, url_of
 from service.observability.log import LineWriter, open_log, standard_output, take_in_libraries
@@ -140,7 +141,8 @@ class Server:
         ]
         watching = asyncio.create_task(self._watch())
         await self._has_engine.wait()
-        self._log.info("listening", url=url_of(self._settings.host, self._listeners))
+        scheme = "https" if self._settings.tls_certificate else "http"
+        self._log.info("listening", url=url_of(self._settings.host, self._listeners, scheme))
         await self._over.wait()
         began_at = time.monotonic()
         if not self._has_failed:
@@ -271,8 +273,11 @@ def serve(settings: Settings) -> int:
         try:
             _check_traces(settings)
             _check_access(settings)
+            _check_tls(settings)
             _check_grpc(settings)
             listeners = listen(settings.host, settings.port)
+            if settings.private_port:
+                listeners += listen(settings.host, settings.private_port)
         except SettingsError as error:
             return _fail(str(error), 2)
         except OSError as error:
@@ -331,6 +336,20 @@ def _check_traces(settings: Settings) -> None:
             f"ANYTIME_TRACE_SAMPLE is {settings.trace_sample:g}, but OpenTelemetry is not installed: "
             "pip install 'anytime-inference[traces]', or set it to 0"
         )
+
+
+def _check_tls(settings: Settings) -> None:
+    """See to it that TLS can be spoken if it is wanted.
+
+    Raises:
+        SettingsError: it cannot, or a file is named that is of no use without a certificate.
+    """
+    if settings.tls_certificate is None and (settings.tls_key or settings.tls_client_ca):
+        raise SettingsError("ANYTIME_TLS_CERTIFICATE is needed where TLS is wanted")
+    try:
+        Certificates(settings)
+    except CertificatesUnusable as error:
+        raise SettingsError(str(error)) from error
 
 
 def _check_access(settings: Settings) -> None:

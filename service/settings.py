@@ -3,7 +3,7 @@
 import os
 import re
 from collections.abc import Mapping
-from ipaddress import ip_address
+from ipaddress import ip_address, ip_network
 from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Any, Literal
@@ -70,6 +70,37 @@ class Settings(BaseSettings):
         ge=0,
         le=65535,
         description="Port for the Open Inference Protocol over gRPC, on the same address; 0 is off.",
+    )
+    private_port: int = Field(
+        default=0,
+        ge=0,
+        le=65535,
+        description="Port for /metrics and /admin, which are then served there alone; 0 is the same port as all else.",
+    )
+    root_path: str = Field(
+        default="",
+        pattern=r"^(/[A-Za-z0-9._~-]+)*$",
+        description="Path below which a proxy shows the server, such as /anytime; paths may come with or without it.",
+    )
+    trusted_proxies: str = Field(
+        default="",
+        description="Addresses and networks of proxies whose X-Forwarded-For is believed, a space between two.",
+    )
+    cors_origins: str = Field(
+        default="",
+        pattern=r"^(https?://[^\s/*,]+(\s+|$))*$",
+        description="Origins whose pages may read replies, such as https://example.com, a space between two.",
+    )
+    tls_certificate: ExpandedPath | None = Field(
+        default=None,
+        description="PEM file of the server's certificate and its chain; TLS is on with it.",
+    )
+    tls_key: ExpandedPath | None = Field(
+        default=None, description="PEM file of its key, if that is not in the certificate's."
+    )
+    tls_client_ca: ExpandedPath | None = Field(
+        default=None,
+        description="PEM file of authorities; a client must have a certificate of one of them.",
     )
     bundle_dir: ExpandedPath = Field(
         default=PRETRAINED_DIR / "cifar10",
@@ -257,6 +288,18 @@ class Settings(BaseSettings):
         except SignatureRefused as error:
             raise PydanticCustomError("bundle_keys", "{reason}", {"reason": str(error)}) from error
         return keys
+
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _check_proxies(cls, proxies: str) -> str:
+        for each in proxies.split():
+            try:
+                ip_network(each, strict=False)
+            except ValueError as error:
+                raise PydanticCustomError(
+                    "proxies", "{each} is no address or network", {"each": each}
+                ) from error
+        return proxies
 
     @field_validator("admin_key")
     @classmethod

@@ -20,6 +20,8 @@ from service.control import Control
 from service.front.app import App
 from service.front.connection import Connection
 from service.front.front import Front
+from service.front.origins import SECURITY_HEADERS
+from service.listening import BACKLOG
 from service.observability.log import LineWriter, open_log, standard_output, take_in_libraries
 from service.settings import Settings
 
@@ -66,11 +68,12 @@ async def _serve(
         ws="none",
         lifespan="off",
         access_log=False,
-        proxy_headers=False,  # nothing asks who the client is
+        proxy_headers=False,  # front.proxies says who the client is
         log_config=None,  # its loggers are taken in like those of other libraries
         log_level="warning",
         server_header=False,
         timeout_graceful_shutdown=ceil(settings.drain_s),
+        headers=SECURITY_HEADERS,
     )
     grpc = None
     if settings.grpc_port:  # imported for those who want it: it takes 20 MiB
@@ -92,7 +95,7 @@ async def _serve(
 
     def show() -> None:
         front.show()
-        front.access.refresh()
+        front.refresh()
         loop.call_later(SHOW_EVERY_S, show)
 
     def look() -> None:
@@ -118,6 +121,28 @@ class Server(uvicorn.Server):
         super().__init__(config)
         self._front = front
         self._grpc = grpc
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Listen. For the handshakes of TLS a client has as long as for the head of a request."""
+        loop = asyncio.get_running_loop()
+        context = self._front.certificates.context
+        within_s = self._front.settings.read_head_s if context is not None else None
+
+        def connect() -> Connection:
+            return Connection(self.config, self.server_state, {}, loop)
+
+        self.servers = [
+            await loop.create_server(
+                connect,
+                sock=each,
+                backlog=BACKLOG,
+                ssl=context,
+                ssl_handshake_timeout=within_s,
+                ssl_shutdown_timeout=within_s,
+            )
+            for each in sockets or ()
+        ]
+        self.started = True
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Answer what comes for a while, each reply the last of its connection; then stop listening, and close what is idle."""

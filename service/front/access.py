@@ -14,12 +14,16 @@ from typing import Any
 from structlog.typing import FilteringBoundLogger
 
 from service.board import Board
+from service.front.addresses import Proxies
 from service.front.exchange import Exchange
 from service.front.keys import ApiKey, Keyring, KeysUnusable, Scope, read_keys
 from service.front.limits import Bucket
+from service.front.origins import Origins
 from service.outcomes import KeyRefusal
 from service.problems import Forbidden, NotFound, Problem, TooManyRequests, Unauthorized
 from service.settings import Settings
+
+Headers = Iterable[tuple[bytes, bytes]]
 
 OPEN = {"/health/live", "/health/ready"}
 SCOPES: Mapping[str, Scope] = {
@@ -31,6 +35,7 @@ SCOPES: Mapping[str, Scope] = {
     "inference.GRPCInferenceService": Scope.CLASSIFY,
 }  # by the first part of a path; any key is enough for all else
 LOADING = ("/v2/repository/models/", "/inference.GRPCInferenceService/RepositoryModel")
+PRIVATE = {Scope.METRICS, Scope.ADMIN}  # what may have a port of its own
 BEARER = b"bearer "
 LOG_EVERY_S = 1.0  # of what strangers are refused
 
@@ -61,6 +66,8 @@ class Access:
 
     Attributes:
         demands_keys: whether every request must bear one.
+        origins: whose pages may read replies.
+        proxies: whose word for their clients' addresses is taken.
 
     Raises:
         KeysUnusable: the file cannot be used.
@@ -84,6 +91,9 @@ class Access:
         self._clock = clock
         self._log = log
         self._count = count
+        self.origins = Origins(settings.cors_origins)
+        self.proxies = Proxies(settings.trusted_proxies)
+        self._private_port = settings.private_port
         self._in_flight: dict[int, int] = {}
         self._logged_at = -LOG_EVERY_S
         self._seen = _version_of(self._file)
@@ -104,7 +114,11 @@ class Access:
     def check(self, exchange: Exchange) -> Problem | None:
         """Let a request in, or say why not."""
         path = exchange.scope["path"]
-        entered = self.enter(path, exchange.scope["headers"])
+        scope = exchange.scope
+        if self.origins.is_preflight(scope["method"], scope["headers"]):
+            return None  # which bears no key
+        (peer, _), (_, port) = scope["client"], scope["server"]
+        entered = self.enter(path, scope["headers"], peer, port)
         if isinstance(entered, Problem):
             return entered
         exchange.headers += [
@@ -113,44 +127,60 @@ class Access:
         exchange.on_over = entered.leave
         return None
 
-    def enter(self, path: str, headers: Iterable[tuple[bytes, bytes]]) -> Entered | Problem:
-        """Let a request in by its path and headers, whose names are in lower case, or say why not."""
-        key = self.find(path, headers)
+    def enter(self, path: str, headers: Headers, peer: str, port: int) -> Entered | Problem:
+        """Let a request in, or say why not; see ``find``."""
+        key = self.find(path, headers, peer, port)
         if key is None:
             return Entered()
-        return key if isinstance(key, Problem) else self._take(path, key)
+        return (
+            key
+            if isinstance(key, Problem)
+            else self._take(path, key, self.proxies.client_of(peer, headers))
+        )
 
-    def find(self, path: str, headers: Iterable[tuple[bytes, bytes]]) -> ApiKey | Problem | None:
+    def find(self, path: str, headers: Headers, peer: str, port: int) -> ApiKey | Problem | None:
         """Return the key that a request bears, or say why it is refused; nothing is taken from the key's limits.
+
+        Args:
+            path: of what is asked for.
+            headers: names in lower case.
+            peer: the address that the request came from; empty over gRPC, where that is not told in time.
+            port: of the server, that it came to.
 
         Returns:
             None where no key is needed.
         """
-        scope = _scope_of(path)
-        if path in OPEN or (not self.demands_keys and scope is not Scope.ADMIN):
+        if path in OPEN:
             return None
-        sent = _key_in(headers)
-        key = self._keyring.find(sent) if sent else None
-        if key is None:
-            if not self.demands_keys and not self._has_admin:
+        scope, key = _scope_of(path), None
+        if self.demands_keys or scope is Scope.ADMIN:
+            sent = _key_in(headers)
+            key = self._keyring.find(sent) if sent else None
+            if key is None and not self.demands_keys and not self._has_admin:
                 return NotFound("no key is for /admin here: set ANYTIME_ADMIN_KEY", path=path)
-            return self._refuse(path, "unknown" if sent else "missing", _unauthorized())
-        if scope is not None and scope not in key.scopes:
-            detail = f"the key {key.name!r} is not for {scope.value}"
-            return self._refuse(path, "scope", Forbidden(detail, scope=scope.value), key)
+            client = self.proxies.client_of(peer, headers)
+            if key is None:
+                reason: KeyRefusal = "unknown" if sent else "missing"
+                return self._refuse(path, client, reason, _unauthorized())
+            if scope is not None and scope not in key.scopes:
+                detail = f"the key {key.name!r} is not for {scope.value}"
+                problem = Forbidden(detail, scope=scope.value)
+                return self._refuse(path, client, "scope", problem, key)
+        if self._private_port and (port == self._private_port) != (scope in PRIVATE):
+            return NotFound(f"nothing is served at {path} on this port", path=path)
         return key
 
     @property
     def _has_admin(self) -> bool:
         return any(Scope.ADMIN in key.scopes for key in self._keyring.keys)
 
-    def _take(self, path: str, key: ApiKey) -> Entered | Problem:
+    def _take(self, path: str, key: ApiKey, client: str) -> Entered | Problem:
         """Take a request out of what a key may ask for."""
         now, place, headers = self._clock(), key.place, {}
         if key.concurrency is not None and self._board.in_flight(place) >= key.concurrency:
             detail = f"{key.concurrency} requests of {key.name!r} are answered already, the most that may at a time"
             problem = TooManyRequests(detail, headers={"Retry-After": "1"}, limit=key.concurrency)
-            return self._refuse(path, "concurrency", problem, key)
+            return self._refuse(path, client, "concurrency", problem, key)
         if key.requests_per_s is not None:
             bucket = Bucket(key.requests_per_s, key.burst)
             full_at, wait_s = bucket.take(self._board.full_at(place), now)
@@ -160,7 +190,7 @@ class Access:
                 detail = f"{key.name!r} may ask {key.requests_per_s:g} times a second"
                 headers["Retry-After"] = str(ceil(wait_s))
                 problem = TooManyRequests(detail, headers=headers, limit=key.requests_per_s)
-                return self._refuse(path, "rate", problem, key)
+                return self._refuse(path, client, "rate", problem, key)
         if key.concurrency is None:
             return Entered(headers)
         self._change_in_flight(place, 1)
@@ -171,7 +201,12 @@ class Access:
         self._board.set_in_flight(self._index, place, self._in_flight[place])
 
     def _refuse(
-        self, path: str, reason: KeyRefusal, problem: Problem, key: ApiKey | None = None
+        self,
+        path: str,
+        client: str,
+        reason: KeyRefusal,
+        problem: Problem,
+        key: ApiKey | None = None,
     ) -> Problem:
         """Account for a refusal; of many, one a second is logged."""
         self._count(reason)
@@ -179,7 +214,7 @@ class Access:
         if now - self._logged_at >= LOG_EVERY_S:
             self._logged_at = now
             name = {"key": key.name} if key else {}
-            self._log.warning("key_refused", reason=reason, path=path, **name)
+            self._log.warning("key_refused", reason=reason, path=path, client=client, **name)
         return problem
 
     def _read(self) -> Keyring:
@@ -197,7 +232,7 @@ def _scope_of(path: str) -> Scope | None:
     return SCOPES.get(path.split("/", 2)[1] if path.startswith("/") else "")
 
 
-def _key_in(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
+def _key_in(headers: Headers) -> bytes:
     """Return the key that was sent, empty if none was."""
     for name, value in headers:
         if name == b"authorization" and value[: len(BEARER)].lower() == BEARER:

@@ -13,6 +13,7 @@ from service.front.front import Front
 from service.front.open_inference.messages import is_infer
 from service.front.open_inference.routes import infer
 from service.front.open_inference.routes import router as open_inference
+from service.front.origins import PREFLIGHT
 from service.front.page import add_page
 from service.front.problem_replies import from_status, render
 from service.front.routes import classify, classify_stream, router
@@ -37,6 +38,11 @@ class App:
         """Answer one request."""
         if scope["method"] == "HEAD":
             scope = {**scope, "method": "GET"}  # the connection leaves the body away
+        if self.front.access.origins.is_preflight(scope["method"], scope["headers"]):
+            reply = Response(status_code=HTTPStatus.NO_CONTENT)
+            reply.raw_headers += PREFLIGHT
+            await reply(scope, receive, send)
+            return
         path = scope["path"]
         endpoint = infer if is_infer(path) else self._direct.get(path)
         if endpoint is None or scope["method"] != "POST":
@@ -55,6 +61,7 @@ def create_api(front: Front) -> FastAPI:
         version=__version__,
         docs_url=None,
         redoc_url=None,
+        servers=[{"url": front.settings.root_path}] if front.settings.root_path else None,
         redirect_slashes=False,  # a redirect would lead to whatever host the client names
     )
     api.state.front = front

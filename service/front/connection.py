@@ -53,7 +53,7 @@ class Connection(asyncio.Protocol):
         self._app_state = app_state
         self._loop = _loop or asyncio.get_running_loop()
         self._transport: asyncio.Transport
-        self._parser = RequestParser(self, self._settings.max_head_bytes)
+        self._parser = RequestParser(self, self._settings.max_head_bytes, self._settings.root_path)
         self._arrived_at = 0.0  # the request whose head is read
         # The requests that were read and not answered yet, in their order; of the last one the body may be to come.
         self._exchanges: deque[Exchange] = deque()
@@ -82,6 +82,8 @@ class Connection(asyncio.Protocol):
         self._transport = cast(asyncio.Transport, transport)  # uvloop's are no subclass
         host, port, *_ = transport.get_extra_info("sockname")
         self._server = (host, port)
+        self._peer = transport.get_extra_info("peername")[0]
+        self._is_secure = transport.get_extra_info("sslcontext") is not None
         self._server_state.connections.add(self)  # type: ignore[arg-type]
         self._made_at = time.monotonic()
         if not self._connections.add(self):
@@ -127,7 +129,8 @@ class Connection(asyncio.Protocol):
         """Answer what was read, though no more comes; return whether the connection stays open for that."""
         self._front.inbox.handle_now(self)
         self._is_half_closed = True
-        return bool(self._exchanges) and self._reading is None and self._lingering is None
+        is_awaited = bool(self._exchanges) and self._reading is None and self._lingering is None
+        return is_awaited and not self._is_secure  # TLS has no half of a connection
 
     def pause_writing(self) -> None:
         """Wait for a client that does not read."""
@@ -194,7 +197,14 @@ class Connection(asyncio.Protocol):
         shed = None if demands_keys else self._shed_by_head(head)
         stays = head.http_version == "1.1" and head.keep_alive
         awaits_continue = (b"expect", b"100-continue") in head.headers
-        is_plain = stays and not awaits_continue and not self._exchanges and not self._ends()
+        headers = self._front.access.origins.headers(head.headers)
+        is_plain = (
+            not headers
+            and stays
+            and not awaits_continue
+            and not self._exchanges
+            and not self._ends()
+        )
         if shed is not None and is_plain:
             self._shed, self._shed_id = shed, dict(head.headers).get(b"x-request-id", b"")
             self._skipped_bytes = 0
@@ -202,11 +212,12 @@ class Connection(asyncio.Protocol):
         state = {**self._app_state, "arrived_at": self._arrived_at}
         exchange = self._reading = Exchange(
             self,
-            scope_of(head, state, self._server),
+            scope_of(head, state, self._server, self._peer, is_secure=self._is_secure),
             keep_alive=stays,
             awaits_continue=awaits_continue,
         )
         exchange.classifies = _classifies(exchange.scope)
+        exchange.headers += headers
         self._exchanges.append(exchange)
         exchange.refusal = self._front.access.check(exchange)
         if exchange.refusal is None:
@@ -420,7 +431,7 @@ class Connection(asyncio.Protocol):
         self._is_deaf, self._reading = True, None
         while self._exchanges:
             self._abandon(self._exchanges.popleft())
-        if self._is_half_closed:
+        if self._is_half_closed or self._is_secure:  # TLS says by itself that it ends
             self._transport.close()
             return
         self._lingering = Lingering(self._transport)

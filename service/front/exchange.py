@@ -187,21 +187,28 @@ def refused(wire: Wire, problem: Problem) -> Exchange:
     return exchange
 
 
-def scope_of(head: RequestParser, state: dict[str, Any], server: tuple[str, int]) -> dict[str, Any]:
-    """Return ASGI's description of a request that came to an address of the server."""
+def scope_of(
+    head: RequestParser,
+    state: dict[str, Any],
+    server: tuple[str, int],
+    peer: str,
+    *,
+    is_secure: bool,
+) -> dict[str, Any]:
+    """Return ASGI's description of a request that came from the address of a peer to one of the server."""
     path = head.raw_path.decode("latin-1")
     return {
         "type": "http",
         "asgi": {"version": "3.0", "spec_version": "2.3"},
         "http_version": head.http_version,
         "method": head.method.decode("ascii"),
-        "scheme": "http",
+        "scheme": "https" if is_secure else "http",
         "path": unquote(path) if "%" in path else path,
         "raw_path": head.raw_path,
         "query_string": head.query_string,
         "root_path": "",
         "headers": head.headers,
-        "client": None,  # nothing asks
+        "client": (peer, 0),
         "server": server,
         "state": state,
     }

@@ -16,6 +16,7 @@ from service.board import Board, Pulse
 from service.front.access import Access
 from service.front.arrivals import Arrivals
 from service.front.bodies import Bodies
+from service.front.certificates import Certificates, CertificatesUnusable
 from service.front.connections import Connections
 from service.front.engine_client import SOON, STALLED, EngineClient
 from service.front.images import ImageDecoder
@@ -75,6 +76,7 @@ class Front:
         self.bodies = Bodies(
             settings.read_body_s, on_slow=lambda: self.connections.ended("slow_body")
         )
+        self.certificates = Certificates(settings)
         self.access = Access(
             settings,
             board,
@@ -133,7 +135,7 @@ class Front:
                 "request_id": request_id,
                 **({"trace_id": trace_id} if trace_id else {}),
                 "latency_ms": round(1e3 * (self.clock() - arrived_at), 3),
-                **({"problem": problem.slug(), "detail": problem.detail} if problem else {}),
+                **_told_of(problem),
             },
         )
 
@@ -257,6 +259,15 @@ class Front:
         if self.engine.look(is_alive=is_alive):
             self.log.warning("engine_stalled", front=self._index)
 
+    def refresh(self) -> None:
+        """Read what files have changed: those of keys and of certificates."""
+        self.access.refresh()
+        try:
+            if self.certificates.refresh():
+                self.log.info("certificate_read")
+        except CertificatesUnusable as error:
+            self.log.error("certificate_unusable", reason=str(error))
+
     def close(self) -> None:
         """End what it began, after the last request was answered."""
         self.engine.close()
@@ -274,6 +285,15 @@ class Front:
 
     def _open_served(self, document: ServedBundle, on_empty: Callable[[], None]) -> Served:
         return Served(document, self.settings, self._board, self._decoder, on_empty)
+
+
+def _told_of(problem: Problem | None) -> dict[str, str]:
+    """Return what the log says of a problem: of one with what was sent, whose detail names it, no detail."""
+    if problem is None:
+        return {}
+    if problem.outcome == "invalid":
+        return {"problem": problem.slug()}
+    return {"problem": problem.slug(), "detail": problem.detail}
 
 
 def open_tracer(settings: Settings, clock: Callable[[], float]) -> "Tracer | None":

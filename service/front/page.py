@@ -56,8 +56,6 @@ class Asset:
         self._media_type = media_type
         self._headers = {
             "Cache-Control": "no-cache",  # keep it, and ask before each use
-            "X-Content-Type-Options": "nosniff",
-            "Referrer-Policy": "no-referrer",
             "Vary": "Accept-Encoding",
             **(headers or {}),
         }
@@ -90,6 +88,8 @@ def add_page(app: FastAPI, settings: Settings) -> None:
 
 def shows_load(settings: Settings) -> bool:
     """Whether the page may have the server send load to itself: left to itself, only where no other machine can ask."""
+    if settings.tls_certificate is not None:  # which the load's sender does not speak
+        return False
     if settings.page_load == "auto":
         return settings.is_private and settings.keys_file is None
     return settings.page_load == "on"

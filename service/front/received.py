@@ -20,7 +20,6 @@ ENDED = "the server, or its bundle, ended before the answer was found"
 T = TypeVar("T")
 LOGGED = (
     "request_id",
-    "label",
     "confidence",
     "subnetwork",
     "deadline_ms",

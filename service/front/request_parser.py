@@ -37,6 +37,7 @@ class RequestParser:
 
     Args:
         reader: is told what was read.
+        root_path: is taken away from paths that begin with it.
         max_head_bytes: of a request's first line, headers and trailers, and of anything else that is no body.
 
     Attributes:
@@ -44,9 +45,10 @@ class RequestParser:
         is_in_head: a head has begun, and has not ended.
     """
 
-    def __init__(self, reader: Reader, max_head_bytes: int) -> None:
+    def __init__(self, reader: Reader, max_head_bytes: int, root_path: str = "") -> None:
         self._reader = reader
         self._max_head_bytes = max_head_bytes
+        self._root = root_path.encode() + b"/"
         self._parser = httptools.HttpRequestParser(self)
         self._head_bytes = 0
         self._hosts = 0  # headers of that name
@@ -144,7 +146,9 @@ class RequestParser:
             url = httptools.parse_url(self.target)
         except httptools.HttpParserInvalidURLError as error:
             raise MalformedError from error
-        self.raw_path, self.query_string = url.path or b"/", url.query or b""
+        path, self.query_string = url.path or b"/", url.query or b""
+        is_below = len(self._root) > 1 and path.startswith(self._root)
+        self.raw_path = path[len(self._root) - 1 :] if is_below else path
         self.is_in_head = False
         self._reader.head_read(self)
 

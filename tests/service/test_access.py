@@ -8,6 +8,7 @@ from typing import Any, cast
 import httpx
 import pytest
 import structlog
+import structlog.testing
 
 from service.board import Board
 from service.front.access import Access
@@ -30,6 +31,12 @@ KEYS: dict[str, dict[str, object]] = {
 
 def bearing(name: str) -> dict[str, str]:
     return {"Authorization": f"Bearer key-of-{name}"}
+
+
+def asked(path: str, headers: list[tuple[bytes, bytes]]) -> dict[str, Any]:
+    """Describe a request, which came from a proxy."""
+    peers = {"client": ("10.0.0.1", 0), "server": ("10.0.0.2", 8000)}
+    return {"method": "POST", "path": path, "headers": headers, "state": {}, **peers}
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +68,7 @@ def fronts(keys_file: Path) -> list[Callable[[str], tuple[Problem | None, Exchan
 
         def ask(name: str) -> tuple[Problem | None, Exchange]:
             headers = [(b"authorization", f"bearer key-of-{name}".encode())]
-            scope: dict[str, Any] = {"path": "/classify", "headers": headers, "state": {}}
+            scope = asked("/classify", headers)
             exchange = Exchange(cast(Wire, None), scope, keep_alive=True, awaits_continue=False)
             return access.check(exchange), exchange
 
@@ -197,11 +204,7 @@ def test_a_changed_file_is_read_again_and_a_bad_one_changes_nothing(
     )
 
     def is_known(name: str) -> bool:
-        scope: dict[str, Any] = {
-            "path": "/subnetworks",
-            "headers": [(b"authorization", f"Bearer key-of-{name}".encode())],
-            "state": {},
-        }
+        scope = asked("/subnetworks", [(b"authorization", f"Bearer key-of-{name}".encode())])
         exchange = Exchange(cast(Wire, None), scope, keep_alive=True, awaits_continue=False)
         return access.check(exchange) is None
 
@@ -214,3 +217,25 @@ def test_a_changed_file_is_read_again_and_a_bad_one_changes_nothing(
     access.refresh()
     assert is_known("new")
     assert not is_known("web")
+
+
+def test_who_was_refused_is_logged_as_a_trusted_proxy_says(keys_file: Path) -> None:
+    settings = read_settings({"keys_file": str(keys_file), "trusted_proxies": "10.0.0.0/8"})
+    headers = [(b"x-forwarded-for", b"1.1.1.1, 198.51.100.7"), (b"authorization", b"Bearer secret")]
+    with structlog.testing.capture_logs() as lines:
+        access = Access(
+            settings,
+            Board.create(1),
+            0,
+            clock=lambda: 100.0,
+            log=structlog.get_logger(),
+            count=lambda reason: None,
+        )
+
+        exchange = Exchange(
+            cast(Wire, None), asked("/metrics", headers), keep_alive=True, awaits_continue=False
+        )
+        access.check(exchange)
+
+    assert [each["client"] for each in lines] == ["198.51.100.7"]
+    assert "secret" not in str(lines)

@@ -192,6 +192,31 @@ def test_start_drain_and_stop_are_events(start_server: StartServer) -> None:
     assert "secret" not in str(started)
 
 
+def test_no_key_label_or_value_that_was_sent_is_in_the_log(
+    start_server: StartServer, jpeg: bytes
+) -> None:
+    server = start_server(log_sample=1, admin_key="wanted-key", warm_up_s=0.01, max_batch=1)
+    server.wait_for("ready")
+    client = server.client
+    answer = server.classify(jpeg, deadline_ms=60_000).json()
+    client.post("/feedback", json={"request_id": answer["request_id"], "label": answer["label"]})
+    client.post("/classify?subnetwork=sent-value", content=jpeg)
+    client.post("/classify?sent-value=1", content=jpeg)
+    client.post("/classify", content=b"sent-value" * 10)
+    for key in ("wanted-key", "wrong-key"):
+        client.post("/admin/reload?key=query-key", headers={"Authorization": f"Bearer {key}"})
+
+    server.terminate()
+    assert server.process.stdout is not None
+    log = server.process.stdout.read()
+
+    assert server.end()[0] == 0
+    assert log.count('"event":"request"') + log.count('"event": "request"') == 4
+    assert "key_refused" in log
+    for word in ("wanted-key", "wrong-key", "query-key", "sent-value", f'"{answer["label"]}"'):
+        assert word not in log
+
+
 def test_log_level_leaves_out_what_is_below() -> None:
     lines: list[str] = []
     log = open_log(lines.append, "error")

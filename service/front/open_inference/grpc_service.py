@@ -73,9 +73,25 @@ async def open_grpc(front: Front, host: str, port: int) -> aio.Server:
         options=[("grpc.so_reuseport", 1), ("grpc.max_receive_message_length", most)],
     )
     server.add_generic_rpc_handlers((GrpcService(front).handler(),))
-    server.add_insecure_port(f"[{host}]:{port}" if ":" in host else f"{host}:{port}")
+    address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    if front.certificates.context is None:
+        server.add_insecure_port(address)
+    else:
+        server.add_secure_port(address, _credentials(front))
     await server.start()
     return server
+
+
+def _credentials(front: Front) -> grpc.ServerCredentials:
+    """Return what gRPC speaks TLS with: the files as they are when a client connects."""
+
+    def read() -> Any:
+        key, certificate, authorities = front.certificates.files()
+        return grpc.ssl_server_certificate_configuration([(key, certificate)], authorities)
+
+    return grpc.dynamic_ssl_server_credentials(
+        read(), read, require_client_authentication=front.settings.tls_client_ca is not None
+    )
 
 
 class _Gate(aio.ServerInterceptor):
@@ -88,7 +104,8 @@ class _Gate(aio.ServerInterceptor):
         self, continuation: Callable[..., Awaitable[Any]], details: grpc.HandlerCallDetails
     ) -> Any:
         """Pass a call on to its method, or to its refusal."""
-        found = self._front.access.find(details.method, _pairs(details.invocation_metadata))
+        headers, port = _pairs(details.invocation_metadata), self._front.settings.grpc_port
+        found = self._front.access.find(details.method, headers, "", port)
         if not isinstance(found, Problem):
             return await continuation(details)
         problem = found
@@ -293,8 +310,8 @@ class GrpcService:
     @contextmanager
     def _entered(self, method: str, context: Context) -> Iterator[Mapping[str, str]]:
         """Take a request out of what its key may ask for, for as long as it is answered; give what its reply says of that."""
-        headers = _pairs(context.invocation_metadata())
-        entered = self._front.access.enter(f"/{SERVICE}/{method}", headers)
+        headers, port = _pairs(context.invocation_metadata()), self._front.settings.grpc_port
+        entered = self._front.access.enter(f"/{SERVICE}/{method}", headers, "", port)
         if isinstance(entered, Problem):
             raise entered
         try:
