@@ -31,6 +31,20 @@ def is_worse(own: Right, other: Right, chance: float = CHANCE) -> bool:
     return bool(binomtest(lost, lost + won, alternative="greater").pvalue < chance)
 
 
+class Front:
+    """Goes through subnetworks, cheapest first, and says which of them are worth their cost."""
+
+    def __init__(self) -> None:
+        self._best: Right | None = None
+
+    def takes(self, own: Right) -> bool:
+        """Say whether the next subnetwork is more accurate than all before it, and hardly by luck."""
+        best = self._best
+        if best is None or own.sum() > best.sum():
+            self._best = own
+        return best is None or is_worse(best, own, LUCK)
+
+
 def with_expected(
     subnetworks: Sequence[Subnetwork], rights: Mapping[str, Right]
 ) -> tuple[Subnetwork, ...]:

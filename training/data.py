@@ -14,11 +14,11 @@ Sets of CIFAR's size are one tensor in memory; larger ones stay on disk and are 
 
 import hashlib
 import os
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import tee
 from pathlib import Path
 from typing import Protocol, Self
 
@@ -35,7 +35,7 @@ from model.images import Pixels
 from model.preprocessing import Preprocessing
 from training import TrainingError
 from training.archives import DOWNLOADS, Labelled, download, read_archive
-from training.decoding import naming, read_pixels
+from training.decoding import batches_ahead, naming, read_pixels
 from training.folders import EXPECTED, Images, find_images, named
 from training.held_out import doubts, stratified
 
@@ -43,7 +43,6 @@ OF_CIFAR = Preprocessing(size=32)  # and of SVHN
 VALIDATION_FRACTION = 0.1  # CIFAR-10: 45,000 to train on, 5,000 to select on
 MAX_TENSOR_BYTES = 2 << 30  # of the training images; SVHN with its extra images still fits
 FILES_AHEAD = 10_000  # that wait to be opened; each takes a kilobyte
-BATCHES_AHEAD = 2  # decoded while the network works on another
 
 
 class Split(Protocol):
@@ -128,18 +127,12 @@ class FileSplit:
         return replace(self, labels=self.labels.to(device))
 
     def batches(self, chunks: Iterable[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
-        """Give the images and labels at each chunk of indices, decoding some chunks ahead in threads."""
-        waiting: deque[tuple[Tensor, list[Future[Pixels]]]] = deque()
-        with ThreadPoolExecutor() as pool:
-            for chunk in chunks:
-                files = self.paths[chunk.numpy()]
-                waiting.append(
-                    (chunk, [pool.submit(read_pixels, f, self.preprocessing) for f in files])
-                )
-                if len(waiting) > BATCHES_AHEAD:
-                    yield self._decoded(*waiting.popleft())
-            while waiting:
-                yield self._decoded(*waiting.popleft())
+        """Give the images and labels at each chunk of indices."""
+        chunks, chunks_to_read = tee(chunks)
+        files = (self.paths[chunk.numpy()] for chunk in chunks_to_read)
+        device = self.labels.device
+        for chunk, images in zip(chunks, batches_ahead(files, self.preprocessing), strict=True):
+            yield torch.from_numpy(images).to(device), self.labels[chunk.to(device)]
 
     def content(self) -> Iterator[bytes]:
         """Give names and sizes of the files, and the labels: to read a large set for a hash would take hours."""
@@ -150,12 +143,6 @@ class FileSplit:
     def identities(self) -> list[bytes]:
         """Return the path that each file has behind links."""
         return [os.fsencode(os.path.realpath(path)) for path in self.paths]
-
-    def _decoded(self, chunk: Tensor, images: Sequence[Future[Pixels]]) -> tuple[Tensor, Tensor]:
-        """Return the batch of a chunk once its images are decoded."""
-        device = self.labels.device
-        stacked = torch.from_numpy(np.stack([image.result() for image in images]))
-        return stacked.to(device), self.labels[chunk.to(device)]
 
 
 @dataclass(frozen=True, slots=True)

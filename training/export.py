@@ -43,7 +43,7 @@ from model.sessions import open_session
 from training import TrainingError
 from training.augment import Normalisation, channel_statistics
 from training.checkpoint import Checkpoint, restore_network
-from training.choice import LUCK, Right, is_worse, with_expected
+from training.choice import Front, Right, with_expected
 from training.data import DataSet, Split
 from training.evaluate import extract_for_serving, in_order, predict
 from training.graph_scores import (
@@ -166,7 +166,7 @@ def export_specialists(
     manifest, normalise = bundle.manifest, channel_statistics(data.train)
     architecture, origin = bundle.trained
     chosen: dict[frozenset[int], tuple[FractalNet, Tensor]] = {}
-    best: Right | None = None
+    front = Front()
     for subnetwork in manifest.subnetworks:
         columns = frozenset(subnetwork.columns)
         rivals = [_restored(bundle, subnetwork)]
@@ -175,11 +175,8 @@ def export_specialists(
             rivals.append(extract_for_serving(trained, columns, data.train, normalise))
         ready = [_ready(each, data, manifest.precision) for each in rivals]
         kept = max(reversed(ready), key=lambda each: _right(each[1], data.validation).sum())
-        own = _right(kept[1], data.validation)
-        if columns == architecture.all_columns or best is None or is_worse(best, own, LUCK):
+        if front.takes(_right(kept[1], data.validation)) or columns == architecture.all_columns:
             chosen[columns] = kept
-        if best is None or own.sum() > best.sum():
-            best = own
     return _write_bundle(
         chosen,
         architecture,
@@ -312,7 +309,7 @@ def _useful_subnetworks(
     sets.sort(key=lambda active: cost.macs(architecture, active))
 
     useful = {}
-    best: Right | None = None
+    front = Front()
     for active in tqdm(sets, desc="choosing subnetworks", disable=None):
         subnetwork = extract_for_serving(network, active, training, normalise)
         logits = predict(subnetwork, validation, normalise).cpu()
@@ -321,12 +318,9 @@ def _useful_subnetworks(
                 f"{subnetwork_name(active, architecture.columns)}: its answers are not finite numbers; "
                 "train it for more epochs, or with a lower learning rate"
             )
-        own = _right(logits, data.validation)
         is_always = len(active) == 1 or active == architecture.all_columns
-        if is_always or best is None or is_worse(best, own, LUCK):
+        if front.takes(_right(logits, data.validation)) or is_always:
             useful[active] = (subnetwork.cpu(), logits)
-        if best is None or own.sum() > best.sum():
-            best = own
     return useful
 
 

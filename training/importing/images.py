@@ -2,23 +2,19 @@
 
 import hashlib
 import os
-from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from model.images import Pixels
 from model.preprocessing import Preprocessing
 from training import TrainingError
-from training.decoding import read_pixels
+from training.decoding import batches_ahead, read_pixels
 from training.folders import Images, find_images, named
 
 BATCH = 32
-BATCHES_AHEAD = 2  # decoded while the networks work on another
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,16 +30,10 @@ class LabelledImages:
     preprocessing: Preprocessing
 
     def batches(self) -> Iterator[NDArray[np.uint8]]:
-        """Give all images in order, (n, H, W, 3) at a time, some batches ahead decoded in threads."""
-        waiting: deque[list[Future[Pixels]]] = deque()
-        with ThreadPoolExecutor() as pool:
-            for first in range(0, len(self.paths), BATCH):
-                files = self.paths[first : first + BATCH]
-                waiting.append([pool.submit(read_pixels, f, self.preprocessing) for f in files])
-                if len(waiting) > BATCHES_AHEAD:
-                    yield np.stack([image.result() for image in waiting.popleft()])
-            while waiting:
-                yield np.stack([image.result() for image in waiting.popleft()])
+        """Give all images in order, (n, H, W, 3) at a time."""
+        starts = range(0, len(self.paths), BATCH)
+        batches = (self.paths[first : first + BATCH] for first in starts)
+        return batches_ahead(batches, self.preprocessing)
 
     def some(self, n: int) -> NDArray[np.uint8]:
         """Return up to n images from all over the folder, (n, H, W, 3)."""
