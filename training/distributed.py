@@ -144,6 +144,10 @@ def joined_group() -> Iterator[Group]:
     if "WORLD_SIZE" not in os.environ:
         yield Group()
         return
+    # Optimisers load it, whose functions have the group of that moment as their default. They would keep it for ever, and
+    # with it Gloo's threads, which abort the process when they let go of a tensor while Python ends.
+    import torch.distributed.nn
+
     try:
         dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
     except (ValueError, dist.DistError) as error:  # ValueError: the environment lacks something
