@@ -24,7 +24,6 @@ from training import TrainingError
 from training.anytime import evaluate_anytime
 from training.arguments import DATA_HELP, add_run_arguments, add_seed, positive
 from training.asking import add_train_arguments, asked_for
-from training.check import check_folder
 from training.checkpoint import Checkpoint, load_trained
 from training.commands import run_command
 from training.compare import compare
@@ -83,7 +82,7 @@ def _parser() -> argparse.ArgumentParser:
     folder.add_argument(
         "folder", type=Path, help="<class>/*, or train/<class>/* and test/<class>/*"
     )
-    folder.set_defaults(command=lambda options: print(check_folder(options.folder)))
+    folder.set_defaults(command=_check)
 
     fit = commands.add_parser(
         "train",
@@ -219,6 +218,13 @@ def _joined(load: Callable[[], DataSet]) -> Iterator[tuple[DataSet, torch.device
         with group.together():
             data, device = load(), own_device()
         yield data, device, group
+
+
+def _check(options: argparse.Namespace) -> None:
+    """Print what a folder of images holds."""
+    from training.check import check_folder  # with SciPy and PyWavelets, which take a second
+
+    print(check_folder(options.folder))
 
 
 def _train(options: argparse.Namespace) -> None:

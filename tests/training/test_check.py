@@ -4,6 +4,8 @@ import shutil
 from pathlib import Path
 
 import pytest
+from PIL import Image
+from sklearn.datasets import load_sample_images
 
 from training.__main__ import main
 
@@ -36,6 +38,27 @@ def test_a_check_tells_all_that_is_wrong_with_a_folder_at_once(
     assert "several times: 1: train/dark/004.jpg = train/dark/copy.jpg" in report
     assert "1 .gif" in report
     assert "suggestion" not in report
+
+
+def test_images_that_were_scaled_recompressed_or_relit_are_told_of(
+    class_folders: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    china, flower = (Image.fromarray(pixels) for pixels in load_sample_images().images)
+    train, test = class_folders / "train", class_folders / "test"
+    china.save(train / "dark" / "china.png")
+    china.resize((320, 213)).save(test / "dark" / "small.jpg", quality=40)
+    china.point(lambda level: level * 4 // 5).save(train / "dark" / "dim.webp")
+    flower.save(train / "light" / "flower.jpg")
+    flower.convert("L").save(train / "dark" / "grey.png")
+
+    assert main(["data", "check", str(class_folders)]) == 0
+
+    repeated = [line for line in capsys.readouterr().out.splitlines() if "≈" in line]
+    assert repeated == [
+        "nearly the same image as several classes: 1: train/dark/grey.png ≈ train/light/flower.jpg",
+        "nearly the same image to train and to score with, which flatters: 1: "
+        "train/dark/china.png ≈ train/dark/dim.webp ≈ test/dark/small.jpg",
+    ]
 
 
 def test_a_check_says_which_classes_have_few_images(
