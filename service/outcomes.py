@@ -8,7 +8,15 @@ Outcome = Literal[
 """How a request to classify ended."""
 
 Ending = Literal[
-    "silent", "slow_head", "slow_body", "idle", "unread", "malformed", "large_head", "crowded"
+    "silent",
+    "slow_head",
+    "slow_body",
+    "idle",
+    "unread",
+    "malformed",
+    "large_head",
+    "crowded",
+    "address",
 ]
 """Why the server ended a connection that its client did not end."""
 

@@ -216,7 +216,7 @@ class Forbidden(Problem):
 
 
 class TooManyRequests(Problem):
-    """The key has asked more often, or for more at a time, than it may; ``Retry-After`` says when to ask again."""
+    """The key has asked more often, or for more at a time, than it may, or the address has more connections; ``Retry-After`` says when to ask again."""
 
     status, title = 429, "Too many requests"
 

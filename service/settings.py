@@ -185,6 +185,36 @@ class Settings(BaseSettings):
         ge=1,
         description="Largest image in pixels; larger ones are never decoded.",
     )
+    decode_s: int = Field(
+        default=10,
+        ge=1,
+        le=3600,
+        description="Longest that a large image may take to decode, in seconds of a core.",
+    )
+    decode_memory_bytes: int = Field(
+        default=2**30,
+        ge=2**24,
+        description="Most memory that a large image may take to decode.",
+    )
+    front_memory_bytes: int = Field(
+        default=4 * 2**30,
+        ge=2**26,
+        description="Most memory that a front may take beyond that of its start.",
+    )
+    max_files: int = Field(default=64, ge=1, le=64, description="Most images in one request.")
+    max_streams: int = Field(
+        default=256, ge=1, description="Most streams that a front answers at a time."
+    )
+    max_connections: int = Field(
+        default=4096,
+        ge=1,
+        description="Most connections of a front; beyond that the one that waits longest ends.",
+    )
+    max_connections_per_address: int = Field(
+        default=1024,
+        ge=1,
+        description="Most connections of a front from one address, or one /64 of IPv6; of trusted proxies any number.",
+    )
     warm_up_s: float = Field(
         default=1.0,
         gt=0,

@@ -20,6 +20,7 @@ from service.control import Control
 from service.front.app import App
 from service.front.connection import Connection
 from service.front.front import Front
+from service.front.kernel_limits import hold_memory
 from service.front.origins import SECURITY_HEADERS
 from service.listening import BACKLOG
 from service.observability.log import LineWriter, open_log, standard_output, take_in_libraries
@@ -57,6 +58,7 @@ async def _serve(
     writer: LineWriter,
 ) -> None:
     settings = Settings(**first["settings"])
+    hold_memory(settings.front_memory_bytes)
     log = open_log(writer.write, settings.log_level)
     take_in_libraries(log)
     front = Front(settings, log, board, first["front"], lambda: writer.dropped)

@@ -19,7 +19,7 @@ from service.front.received import ENDED, Decoded, Received, accounted, receive,
 from service.front.served import Served
 from service.front.uploads import Upload, read_upload
 from service.hop import Ask
-from service.problems import NotReady, Problem
+from service.problems import InvalidUpload, NotReady, Problem
 from service.scheduling.published import late_until
 from service.scheduling.requests import Refine
 from service.schemas import ClassifyQuery
@@ -119,6 +119,9 @@ async def find_each(
     images: Sequence[bytes | Pixels],
 ) -> list[Found | Problem]:
     """Return what becomes of each of several images, in their order: each is a request of its own, and accounted for."""
+
+    if len(images) > (most := front.settings.max_files):
+        raise InvalidUpload(f"the request holds {len(images)} images, the most that may is {most}")
 
     async def outcome(n: int, image: bytes | Pixels) -> Found | Problem:
         own = received._replace(request_id=f"{received.request_id}-{n}")

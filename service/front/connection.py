@@ -26,6 +26,7 @@ from service.problems import (
     MalformedRequest,
     Overloaded,
     Problem,
+    TooManyRequests,
 )
 
 CLASSIFYING = {"/classify", "/classify/stream"}
@@ -86,7 +87,11 @@ class Connection(asyncio.Protocol):
         self._is_secure = transport.get_extra_info("sslcontext") is not None
         self._server_state.connections.add(self)  # type: ignore[arg-type]
         self._made_at = time.monotonic()
-        if not self._connections.add(self):
+        if not self._connections.allows_another_from(self._peer):
+            self._connections.add(self)
+            detail = "too many connections are open from this address"
+            self._refuse(TooManyRequests(detail, headers={"Retry-After": "1"}))
+        elif not self._connections.add(self):
             self._refuse(Overloaded("too many connections are open", headers={"Retry-After": "1"}))
 
     def data_received(self, data: bytes) -> None:
@@ -148,7 +153,7 @@ class Connection(asyncio.Protocol):
         """Stop the work for a client that has gone."""
         self._front.inbox.handle_now(self)  # what it sent is accounted for
         self._server_state.connections.discard(self)
-        self._connections.remove(self)
+        self._connections.remove(self, self._peer)
         self._is_deaf = True
         self._abandon_shed()
         self._writable.set()

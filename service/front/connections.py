@@ -3,10 +3,12 @@
 import asyncio
 import resource
 import time
+from collections import Counter
 from collections.abc import Callable
 from math import inf
 from typing import TYPE_CHECKING
 
+from service.front.addresses import Proxies, household_of
 from service.outcomes import Ending
 from service.settings import Settings
 
@@ -26,7 +28,11 @@ class Connections:
     """
 
     def __init__(self, settings: Settings, count_ended: Callable[[Ending], None]) -> None:
-        self._most = max(resource.getrlimit(resource.RLIMIT_NOFILE)[0] - OTHER_FILES, 1)
+        files = max(resource.getrlimit(resource.RLIMIT_NOFILE)[0] - OTHER_FILES, 1)
+        self._most = min(files, settings.max_connections)
+        self._most_per_address = settings.max_connections_per_address
+        self._proxies = Proxies(settings.trusted_proxies)
+        self._households: Counter[str] = Counter()
         shortest_s = min(settings.read_head_s, settings.read_body_s, settings.keep_alive_s)
         self._sweep_every_s = min(shortest_s / SWEEPS, 1.0)
         self._count_ended = count_ended
@@ -54,8 +60,23 @@ class Connections:
             self._arm()
         return has_room
 
-    def remove(self, connection: "Connection") -> None:
-        """Forget a connection that has ended."""
+    def allows_another_from(self, address: str) -> bool:
+        """Count a new connection from an address; False if there are too many."""
+        if address in self._proxies:
+            return True
+        household = household_of(address)
+        self._households[household] += 1
+        if self._households[household] <= self._most_per_address:
+            return True
+        self.ended("address")
+        return False
+
+    def remove(self, connection: "Connection", address: str) -> None:
+        """Forget a connection that has ended, from an address."""
+        household = household_of(address)
+        self._households[household] -= 1
+        if self._households[household] <= 0:
+            del self._households[household]
         self._open.discard(connection)
         if not self._open:
             self._all_closed.set()

@@ -2,7 +2,8 @@
 
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from math import inf
 from random import Random
 from typing import TYPE_CHECKING
@@ -90,7 +91,7 @@ class Front:
         self._lines_dropped = lines_dropped
         self._dropped_before = board.get(index, places.LINES_DROPPED)
         self._ids = Random()  # the system's own lets go of the interpreter for each number
-        self._handled = self._shed = 0
+        self._handled = self._shed = self._streams = 0
         self._last_query: ClassifyQuery | None = None
         self.inbox = Inbox(self)
         self._shed_cpu_s = 0.0
@@ -112,6 +113,26 @@ class Front:
     async def warm_up(self) -> None:
         """Do what only the first image would do."""
         await self._decoder(WARM_UP).warm_up()
+
+    @contextmanager
+    def streaming(self) -> Iterator[None]:
+        """Count a stream for as long as it is answered.
+
+        Raises:
+            Overloaded: as many are as may be.
+        """
+        most = self.settings.max_streams
+        if self._streams >= most:
+            raise Overloaded(
+                f"{most} streams are answered already, the most that may",
+                headers={"Retry-After": "1"},
+                limit=most,
+            )
+        self._streams += 1
+        try:
+            yield
+        finally:
+            self._streams -= 1
 
     def request_id(self, sent: bytes) -> str:
         """Return the client's own id if it is fit to be written to headers and logs, else a new one."""
@@ -279,6 +300,8 @@ class Front:
             preprocessing=preprocessing,
             max_pixels=self.settings.max_pixels,
             max_waiting=self.settings.max_queue,
+            decode_s=self.settings.decode_s,
+            decode_memory_bytes=self.settings.decode_memory_bytes,
             clock=self.clock,
             on_wake=self.arrivals.woke,
         )

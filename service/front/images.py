@@ -42,6 +42,8 @@ class ImageDecoder:
         preprocessing: what they are brought to.
         max_pixels: images with more are refused by their header, before they are decoded.
         max_waiting: medium and large images that may wait for their turn; more are refused.
+        decode_s: what a large image may take of a core's time.
+        decode_memory_bytes: and of memory.
         clock: seconds, monotonic.
         on_wake: is told each time that a thread has called the event loop.
     """
@@ -52,12 +54,16 @@ class ImageDecoder:
         preprocessing: Preprocessing,
         max_pixels: int,
         max_waiting: int,
+        decode_s: int,
+        decode_memory_bytes: int,
         clock: Callable[[], float],
         on_wake: Callable[[float], None],
     ) -> None:
         self._preprocessing = preprocessing
         self._max_pixels = max_pixels
         self._max_waiting = max_waiting
+        self._decode_s = decode_s
+        self._decode_memory_bytes = decode_memory_bytes
         self._clock = clock
         self._on_wake = on_wake
         self._waiting = 0
@@ -168,6 +174,7 @@ class ImageDecoder:
         preprocessing = json.dumps(asdict(self._preprocessing))
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-P", decode_process.__file__, preprocessing),
+            *(str(self._decode_s), str(self._decode_memory_bytes)),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
@@ -184,6 +191,10 @@ class ImageDecoder:
             return np.frombuffer(pixels, np.uint8).reshape(size, size, 3)
         if process.returncode == decode_process.BROKEN:
             raise BrokenImage(reason.decode())
+        if process.returncode == decode_process.TOO_LARGE:
+            raise BrokenImage(f"it takes more than {self._decode_memory_bytes} bytes of memory")
+        if process.returncode == -signal.SIGXCPU:
+            raise BrokenImage(f"it takes more than {self._decode_s} s")
         if process.returncode in CRASHES:
             raise BrokenImage("it ends its decoder")
         told = reason.decode(errors="replace").strip().splitlines()

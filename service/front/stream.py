@@ -42,15 +42,16 @@ class AnswerStream(Response):
         """Send each event when it comes. What fails, fails before the first: later there is an answer to send."""
         is_ndjson = prefers_ndjson(received.headers.get(b"accept", b""))
         async with aclosing(events):
-            async for event in events:
-                document = to_json(event)
-                body = document + b"\n" if is_ndjson else b"data: " + document + b"\n\n"
-                sending = self._write(received, event, body, is_ndjson, send)
-                if event["final"]:
-                    with suppress(asyncio.CancelledError, TimeoutError):  # it is accounted for
+            with self._front.streaming():
+                async for event in events:
+                    document = to_json(event)
+                    body = document + b"\n" if is_ndjson else b"data: " + document + b"\n\n"
+                    sending = self._write(received, event, body, is_ndjson, send)
+                    if event["final"]:
+                        with suppress(asyncio.CancelledError, TimeoutError):  # it is accounted for
+                            await sending
+                    else:
                         await sending
-                else:
-                    await sending
 
     async def _write(
         self, received: Received, event: dict[str, Any], body: bytes, is_ndjson: bool, send: Send

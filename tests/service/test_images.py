@@ -37,6 +37,8 @@ def decoder_with(max_waiting: int = 4, max_pixels: int = 4_000_000) -> ImageDeco
         preprocessing=Preprocessing(size=32),
         max_pixels=max_pixels,
         max_waiting=max_waiting,
+        decode_s=60,
+        decode_memory_bytes=2**30,
         clock=time.monotonic,
         on_wake=lambda now: None,
     )

@@ -121,6 +121,8 @@ async def test_training_sees_the_pixels_that_the_server_sees(
     data = load_data(str(class_folders), seed=0, preprocessing=preprocessing)
 
     served = ImageDecoder(
+        decode_s=60,
+        decode_memory_bytes=2**30,
         preprocessing=data.preprocessing,
         max_pixels=10**6,
         max_waiting=1,

@@ -67,10 +67,18 @@ Context = aio.ServicerContext[Any, Any]
 
 async def open_grpc(front: Front, host: str, port: int) -> aio.Server:
     """Listen for calls, on a port that other fronts listen on too."""
-    most = front.settings.max_body_bytes
+    settings = front.settings
     server = aio.server(
         interceptors=[_Gate(front)],
-        options=[("grpc.so_reuseport", 1), ("grpc.max_receive_message_length", most)],
+        maximum_concurrent_rpcs=settings.max_connections,
+        options=[
+            ("grpc.so_reuseport", 1),
+            ("grpc.max_receive_message_length", settings.max_body_bytes),
+            ("grpc.absolute_max_metadata_size", settings.max_head_bytes),
+            ("grpc.max_metadata_size", settings.max_head_bytes),
+            ("grpc.server_handshake_timeout_ms", round(1e3 * settings.read_head_s)),
+            ("grpc.max_connection_idle_ms", round(1e3 * settings.keep_alive_s)),
+        ],
     )
     server.add_generic_rpc_handlers((GrpcService(front).handler(),))
     address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
@@ -274,11 +282,15 @@ class GrpcService:
             finally:
                 slots.release()
 
-        async with asyncio.TaskGroup() as group:
-            async for request in requests:
-                await slots.acquire()
-                received = self._receive("ModelStreamInfer", context)
-                group.create_task(answer(request, received, _remaining_ms(context)))
+        try:
+            with self._front.streaming():
+                async with asyncio.TaskGroup() as group:
+                    async for request in requests:
+                        await slots.acquire()
+                        received = self._receive("ModelStreamInfer", context)
+                        group.create_task(answer(request, received, _remaining_ms(context)))
+        except Overloaded as problem:
+            await _abort(context, problem)
 
     async def _steps(
         self,
