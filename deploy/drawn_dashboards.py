@@ -21,6 +21,11 @@ UNITS = {
 }
 COLOURS = {"green": "#37872d", "orange": "#e0752d", "red": "#c4162a", "text": "#44546a"}
 MARKS = {"Reloads": "tab:blue", "Starts": "tab:purple", "Alerts": "tab:red"}
+LEGEND = (
+    "Seconds since the start of the server. Dotted: a reload (blue), a start (purple), an alert that begins (red). "
+    "Windows of minutes and hours are shortened to seconds, and numbers in colour are the last ones."
+)
+EDGES = 12  # of a heat map that are named
 
 Series = list[tuple[float, float]]  # seconds and value
 
@@ -63,15 +68,16 @@ class _Drawing:
 
         places = [panel["gridPos"] for panel in dashboard["panels"]]
         rows = max(place["y"] + place["h"] for place in places)
-        figure = plt.figure(figsize=(19, 0.36 * rows))
+        figure = plt.figure(figsize=(19, 0.42 * rows))
+        figure.text(0.03, 0.1 / rows, LEGEND, fontsize=9)
         grid = figure.add_gridspec(
             rows,
             24,
             left=0.03,
             right=0.99,
             top=1 - 0.4 / rows,
-            bottom=0.6 / rows,
-            hspace=2.2,
+            bottom=1.0 / rows,
+            hspace=4.0,
             wspace=1.6,
         )
         marks = {
@@ -103,11 +109,20 @@ class _Drawing:
             for series in self._api.get("/query_range", params=query).json()["data"]["result"]:
                 legend = re.sub(
                     r"\{\{(\w+)\}\}",
-                    lambda match, metric=series["metric"]: metric.get(match[1], "")[:12],
+                    lambda match, metric=series["metric"]: metric.get(match[1], "")[:16],
                     target["legendFormat"],
                 )
                 points = [(float(t) - self._started_at, float(v)) for t, v in series["values"]]
                 yield legend, points
+
+    def _found_last(self, targets: list[dict[str, Any]]) -> list[tuple[str, float]]:
+        """Return legend and value of what there was in the end."""
+        end_at = self._ended_at - self._started_at - STEP_S
+        return [
+            (legend, points[-1][1])
+            for legend, points in self._found(targets)
+            if points[-1][0] >= end_at
+        ]
 
     def _mark(self, axis: Any, marks: dict[str, list[tuple[str, Series]]]) -> None:
         for name, events in marks.items():
@@ -148,13 +163,14 @@ class _Drawing:
                 cmap="Oranges",
                 norm=PowerNorm(0.4),
             )
-            axis.set_yticks([at + 1 for at in range(len(edges))], edges)
+            every = 1 + len(edges) // EDGES
+            axis.set_yticks(range(1, len(edges) + 1, every), edges[::every])
         axis.set_ylabel(unit, fontsize=7)
 
     def _stat(self, axis: Any, panel: dict[str, Any]) -> None:
         defaults = panel["fieldConfig"]["defaults"]
         scale, unit = UNITS.get(defaults["unit"], (1.0, ""))
-        found = [(legend, points[-1][1]) for legend, points in self._found(panel["targets"])]
+        found = self._found_last(panel["targets"])
         colour = "text"
         for step in defaults["thresholds"]["steps"]:
             if found and (step["value"] is None or found[-1][1] >= step["value"]):
@@ -169,9 +185,7 @@ class _Drawing:
         axis.text(0.5, 0.5, text, color="white", fontsize=size, ha="center", va="center")
 
     def _table(self, axis: Any, panel: dict[str, Any]) -> None:
-        cells = [
-            [legend, f"{points[-1][1]:.3g}"] for legend, points in self._found(panel["targets"])
-        ]
+        cells = [[legend, f"{value:.3g}"] for legend, value in self._found_last(panel["targets"])]
         axis.axis("off")
         if cells:
             height = min(len(cells) / 12, 1)  # of the panel

@@ -38,6 +38,7 @@ GPU_METRIC = "anytime_gpu_"
 HAS_GPU = shutil.which("nvidia-smi") is not None
 DRAWN_S = 40.0  # of healthy load; of the overload, and of what follows it, half as much
 TIMEOUT_S = 120.0  # for the data of an expression, or an alert
+AMPLE_MS = 2000  # deadline of the healthy load
 OVERLOAD = f"--phase 3000:{TIMEOUT_S} --connections 64 --deadline-ms 5 10 25"  # and on_miss=refuse
 EXPECTED_ALERTS = {
     "AnytimeBudgetBurnsFast",
@@ -203,9 +204,11 @@ class Load:
     def send(self) -> None:
         """Ask the next subnetwork, with time enough, and say what was right; and ask for a stream."""
         image = self._rng.choice(self._images)
-        answer = self._ask(image, subnetwork=next(self._subnetworks), deadline_ms=10_000)
+        answer = self._ask(image, subnetwork=next(self._subnetworks), deadline_ms=AMPLE_MS)
         self._label(answer, image.parent.name if self._labelled else answer["label"])
-        streamed = self._client.post("/classify/stream", content=image.read_bytes())
+        streamed = self._client.post(
+            "/classify/stream", content=image.read_bytes(), params={"deadline_ms": AMPLE_MS}
+        )
         streamed.raise_for_status()
 
     def send_mislabelled(self) -> None:

@@ -230,6 +230,7 @@ class Record(NamedTuple):
         subnetwork, label: places in the bundle's lists.
         is_first_reply: of its ``Answer``.
         first_answer_s: arrival to the first answer of a stream; negative where it is none.
+        trace_id: of the trace that it is a part of, in hexadecimal; empty where it is of none.
     """
 
     request_id: str
@@ -246,9 +247,10 @@ class Record(NamedTuple):
     reply_s: float
     slack_s: float
     first_answer_s: float
+    trace_id: str
 
 
-RECORD: Final = Struct("<IBHH?dddddddd")
+RECORD: Final = Struct("<IBHH?dddddddd16s")
 
 
 def record_frame(record: Record) -> bytes:
@@ -267,14 +269,16 @@ def record_frame(record: Record) -> bytes:
         record.reply_s,
         record.slack_s,
         record.first_answer_s,
+        bytes.fromhex(record.trace_id),
     )
     return frame(Kind.RECORD, 0, message + record.request_id.encode())
 
 
 def read_record(message: memoryview) -> Record:
     """Return a ``Record``."""
-    generation, outcome, *rest = RECORD.unpack_from(message)
+    generation, outcome, *rest, trace = RECORD.unpack_from(message)
     request_id = bytes(message[RECORD.size :]).decode()
+    rest.append(trace.hex() if any(trace) else "")
     return Record(request_id, generation, OUTCOMES[outcome], *rest)
 
 

@@ -54,7 +54,9 @@ def test_every_problem_is_documented(slug: str) -> None:
 
 def test_every_metric_is_documented() -> None:
     metrics = Metrics(CollectorRegistry(), version="test")
-    names = set(re.findall(r"^# TYPE (anytime_\w+)", metrics.exposition().decode(), re.MULTILINE))
+    names = set(
+        re.findall(r"^# TYPE (anytime_\w+)", metrics.exposition()[0].decode(), re.MULTILINE)
+    )
 
     undocumented = {name for name in names if f"`{name}" not in API}
 

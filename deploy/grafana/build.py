@@ -153,7 +153,8 @@ WHAT_DO_CALLERS_GET = Row(
             "Latency",
             "s",
             quantiles("anytime_request_latency_seconds", 0.5, 0.95, 0.99, of=SUBNETWORK),
-            "Arrival to answer at the server; network and proxies come on top.",
+            "Arrival to answer at the server; network and proxies come on top. A diamond is a request that was traced, with its trace_id.",
+            has_exemplars=True,
         ),
         Panel(
             "Latency of all answers",
@@ -261,7 +262,7 @@ WHY_MACHINE = Row(
             "Cost of a request outside its run",
             "s",
             {"decode": mean("anytime_decode_seconds"), "reply": mean("anytime_reply_seconds")},
-            "Large images cost more to decode than to classify.",
+            "Large images cost more to decode than to classify. Replies of milliseconds wait for a front: more fronts (ANYTIME_FRONTS) or cores.",
         ),
         Panel(
             "Memory",
@@ -326,6 +327,7 @@ WHAT_RUNS = Row(
             kind="table",
             runbook="AnytimeBundlesDiffer",
             columns=12,
+            rows=4,
         ),
         Panel(
             "Replicas",
@@ -338,6 +340,7 @@ WHAT_RUNS = Row(
             kind="table",
             runbook="AnytimeNotReady",
             columns=12,
+            rows=4,
         ),
         Panel(
             "Reloads",
@@ -348,6 +351,7 @@ WHAT_RUNS = Row(
             "Of the last hour. A failed one leaves the bundle before at work; the log says why.",
             kind="stat",
             columns=12,
+            rows=4,
             runbook="AnytimeReloadFailed",
         ),
         Panel(
@@ -358,6 +362,7 @@ WHAT_RUNS = Row(
             kind="stat",
             steps=NONE_IS_WELL,
             columns=12,
+            rows=4,
             runbook="AnytimeProcessesDie",
         ),
     ],

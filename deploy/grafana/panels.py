@@ -32,6 +32,7 @@ class Panel:
         steps: colours by the value from which on they hold, the first from the least on.
         names: what to call values, in a stat.
         runbook: the alert whose entry helps.
+        has_exemplars: whether single requests are shown, with their traces.
         columns: of 24.
         rows: of the grid.
     """
@@ -45,6 +46,7 @@ class Panel:
     high: float | None = None
     steps: Sequence[tuple[float | None, Colour]] = ((None, "text"),)
     runbook: str = ""
+    has_exemplars: bool = False
     columns: int = 8
     rows: int = 8
 
@@ -209,7 +211,8 @@ def _row(number: int, title: str, y: int) -> dict[str, Any]:
 
 
 def _panel(number: int, panel: Panel, place: dict[str, int]) -> dict[str, Any]:
-    is_now = panel.kind == "table"
+    # A stat of a range shows the last value that there was, however old; and NaN in the colour of the least.
+    is_now = panel.kind in ("table", "stat")
     limits = {"min": panel.low, "max": panel.high}
     defaults: dict[str, Any] = {"unit": panel.unit}
     defaults |= {name: value for name, value in limits.items() if value is not None}
@@ -229,11 +232,12 @@ def _panel(number: int, panel: Panel, place: dict[str, int]) -> dict[str, Any]:
             {
                 "refId": chr(ord("A") + at),
                 "datasource": SOURCE,
-                "expr": query,
+                "expr": f"({query}) > -Inf" if panel.kind == "stat" else query,
                 "legendFormat": legend,
                 "format": "heatmap" if panel.kind == "heatmap" else "time_series",
             }
             | ({"instant": True} if is_now else {})
+            | ({"exemplar": True} if panel.has_exemplars else {})
             for at, (legend, query) in enumerate(panel.queries.items())
         ],
     }
@@ -249,7 +253,7 @@ def _panel(number: int, panel: Panel, place: dict[str, int]) -> dict[str, Any]:
             document["options"] = {
                 "reduceOptions": {"calcs": ["lastNotNull"]},
                 "colorMode": "background",
-                "graphMode": "area",
+                "graphMode": "none",
                 "textMode": "value_and_name" if len(panel.queries) > 1 else "value",
             }
         case "heatmap":

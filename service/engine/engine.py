@@ -243,6 +243,7 @@ class Engine:
             decode_s=record.decode_s,
             reply_s=record.reply_s,
             slack_s=record.slack_s,
+            trace_id=record.trace_id,
         )
         if record.first_answer_s >= 0:
             self._metrics.first_answer.observe(record.first_answer_s)
@@ -272,7 +273,8 @@ class Engine:
         match name:
             case "metrics":
                 await self._flush()
-                return self._metrics.exposition().decode()
+                body, content_type = self._metrics.exposition(arguments["accept"])
+                return {"body": body.decode(), "content_type": content_type}
             case "feedback":
                 return await self._feedback(arguments["request_id"], arguments["label"])
             case "invalid_feedback":

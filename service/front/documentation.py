@@ -311,7 +311,7 @@ RELOAD_RESPONSES = told(
 READY_RESPONSES = told(problems.NotReady)
 LIST_RESPONSES = told(*KEYED, problems.NotReady)
 METRICS_RESPONSES: dict[int | str, Document] = {
-    200: {"content": {"text/plain": {}}},
+    200: {"content": {"text/plain": {}, "application/openmetrics-text": {}}},
     **told(*KEYED),
 }
 

@@ -108,6 +108,7 @@ def record(
     deadline_s = query.deadline_ms / 1e3
     slack_s = deadline_s - (answer.started_at - received.arrived_at) - answer.predicted_s
     outcome = _outcome(served, query, reply)
+    trace_id = trace_answer(front, served, received, query, decoded, answered, outcome)
     front.engine.record(
         Record(
             received.request_id,
@@ -124,9 +125,9 @@ def record(
             now - answered.given_at,
             slack_s,
             first_answer_s,
+            trace_id,
         )
     )
-    trace_id = trace_answer(front, served, received, query, decoded, answered, outcome)
     front.log_request(
         outcome,
         lambda: {

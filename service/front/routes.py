@@ -46,7 +46,6 @@ from service.schemas import (
 )
 
 MAX_FEEDBACK_BYTES = 4096
-CONTENT_TYPE_PLAIN_0_0_4 = "text/plain; version=0.0.4; charset=utf-8"  # Prometheus'
 
 router = APIRouter()
 AdminKey = Annotated[HTTPAuthorizationCredentials | None, Depends(HTTPBearer(auto_error=False))]
@@ -161,14 +160,15 @@ async def ready(request: Request) -> Health:
 
 @router.get("/metrics", response_class=Response, responses=METRICS_RESPONSES)
 async def metrics(request: Request) -> Response:
-    """Give the metrics in Prometheus' text format, packed if the scraper takes that: to a tenth or so."""
-    text: str = await front_of(request).engine.call("metrics")
-    headers = {"Vary": "Accept-Encoding"}
-    body = text.encode()
+    """Give the metrics as Prometheus' text or OpenMetrics, and packed to a tenth or so, as the scraper takes them."""
+    accept = request.headers.get("accept", "")
+    found = await front_of(request).engine.call("metrics", accept=accept)
+    headers = {"Vary": "Accept, Accept-Encoding"}
+    body = found["body"].encode()
     if "gzip" in request.headers.get("accept-encoding", ""):
         body = await asyncio.to_thread(gzip.compress, body, compresslevel=1)
         headers["Content-Encoding"] = "gzip"
-    return Response(body, headers=headers, media_type=CONTENT_TYPE_PLAIN_0_0_4)
+    return Response(body, headers=headers, media_type=found["content_type"])
 
 
 @router.get(

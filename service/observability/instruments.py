@@ -7,10 +7,12 @@ records a dozen values. Here all of that, and the scrape, is on the event loop.
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
+from time import time
 
 from prometheus_client import CollectorRegistry, ProcessCollector
 from prometheus_client.metrics_core import CounterMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
+from prometheus_client.samples import Exemplar
 from prometheus_client.utils import floatToGoString
 
 
@@ -96,6 +98,7 @@ class Histogram(Collector):
         self._label = label
         self._counts: dict[str, list[int]] = {}
         self._sums: dict[str, float] = {}
+        self._exemplars: dict[tuple[str, int], Exemplar] = {}
         if label is None:
             self.show("")
         registry.register(self)
@@ -105,22 +108,28 @@ class Histogram(Collector):
         self._counts.setdefault(label, [0] * len(self._edges))
         self._sums.setdefault(label, 0.0)
 
-    def observe(self, value: float, label: str = "") -> None:
-        """Count a value."""
+    def observe(self, value: float, label: str = "", trace_id: str = "") -> None:
+        """Count a value; the last one of a trace in each bucket is its example."""
         if label not in self._counts:
             self.show(label)
-        self._counts[label][bisect_left(self._bounds, value)] += 1
+        bucket = bisect_left(self._bounds, value)
+        self._counts[label][bucket] += 1
         self._sums[label] += value
+        if trace_id:
+            self._exemplars[label, bucket] = Exemplar({"trace_id": trace_id}, value, time())
 
     def collect(self) -> Iterator[Metric]:
         """Yield every bucket; the library leaves out a sum that might fall, where values may be negative."""
         labels = None if self._label is None else [self._label]
         family = HistogramMetricFamily(self._name, self._documentation, labels=labels)
         for label, counts in self._counts.items():
-            reached, total = [], 0
-            for edge, count in zip(self._edges, counts, strict=True):
+            reached: list[tuple[str, float] | tuple[str, float, Exemplar]] = []
+            total = 0
+            for bucket, (edge, count) in enumerate(zip(self._edges, counts, strict=True)):
                 total += count
-                reached.append((edge, float(total)))
+                exemplar = self._exemplars.get((label, bucket))
+                told = (edge, float(total))
+                reached.append(told if exemplar is None else (*told, exemplar))
             family.add_metric([] if labels is None else [label], reached, self._sums[label])
         yield family
 

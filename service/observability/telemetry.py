@@ -9,8 +9,8 @@ from prometheus_client import (
     CollectorRegistry,
     Gauge,
     Info,
-    generate_latest,
 )
+from prometheus_client.exposition import choose_encoder
 
 from service.observability.instruments import Counter, CounterReader, Histogram, Processes
 from service.outcomes import Ending, FeedbackOutcome, KeyRefusal, Outcome
@@ -307,10 +307,11 @@ class Metrics:
         decode_s: float,
         reply_s: float,
         slack_s: float,
+        trace_id: str = "",
     ) -> None:
         """Record an answer."""
         self.request_ended(outcome, subnetwork)
-        self.latency.observe(latency_s, subnetwork)
+        self.latency.observe(latency_s, subnetwork, trace_id)
         self.deadline_used.observe(latency_s / deadline_s)
         self.queue_time.observe(queue_s)
         self.decode.observe(decode_s)
@@ -341,6 +342,7 @@ class Metrics:
         self.feedback.inc("scored")
         self.labelled.inc(subnetwork, LABELLED[is_right])
 
-    def exposition(self) -> bytes:
-        """Return all metrics in Prometheus' text format."""
-        return generate_latest(self.registry)
+    def exposition(self, accept: str = "") -> tuple[bytes, str]:
+        """Return all metrics in the format that a scraper's Accept asks for, Prometheus' own or OpenMetrics', and its name."""
+        encode, content_type = choose_encoder(accept)
+        return encode(self.registry), content_type

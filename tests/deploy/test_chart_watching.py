@@ -70,7 +70,7 @@ def test_scaling_leaves_the_count_to_the_scaler() -> None:
 
 
 def test_scaling_asks_for_metrics_that_the_server_has() -> None:
-    text = Metrics(CollectorRegistry(), version="0").exposition().decode()
+    text = Metrics(CollectorRegistry(), version="0").exposition()[0].decode()
     exported = {family.name for family in text_string_to_metric_families(text)}
 
     for trigger in render(SCALED)["ScaledObject"]["spec"]["triggers"]:

@@ -113,7 +113,7 @@ def test_every_selector_names_the_job_so_that_the_chart_can_narrow_it() -> None:
 
 
 def test_rules_and_dashboards_name_only_metrics_that_exist() -> None:
-    exposition = Metrics(CollectorRegistry(), version="test").exposition().decode()
+    exposition = Metrics(CollectorRegistry(), version="test").exposition()[0].decode()
     types = dict(re.findall(r"^# TYPE (\w+) (\w+)", exposition, re.MULTILINE))
     series = {
         name + suffix

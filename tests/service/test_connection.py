@@ -8,6 +8,9 @@ import threading
 from collections.abc import Callable, Iterator
 
 import pytest
+from prometheus_client.openmetrics.parser import (
+    text_string_to_metric_families as openmetrics_families,
+)
 
 from tests.server import ServerProcess, read_reply, started
 
@@ -188,6 +191,31 @@ def test_metrics_are_packed_for_who_takes_that(server: ServerProcess) -> None:
     assert "content-encoding" not in plain.headers
     assert "anytime_ready 1.0" in packed.text.splitlines()
     assert 4 * int(packed.headers["content-length"]) < int(plain.headers["content-length"])
+
+
+def test_openmetrics_names_the_trace_of_a_request_for_who_takes_that(
+    server: ServerProcess, jpeg: bytes
+) -> None:
+    trace_id = "0af7651916cd43dd8448eb211c80319c"
+    headers = {"traceparent": f"00-{trace_id}-b7ad6b7169203331-01"}
+    server.client.post("/classify", content=jpeg, headers=headers).raise_for_status()
+
+    scraped = server.client.get(
+        "/metrics", headers={"Accept": "application/openmetrics-text;version=1.0.0"}
+    )
+    plain = server.client.get("/metrics")
+
+    assert scraped.headers["content-type"].startswith("application/openmetrics-text; version=1.0.0")
+    assert plain.headers["content-type"].startswith("text/plain; version=0.0.4")
+    assert trace_id not in plain.text
+    (latency,) = [
+        sample
+        for family in openmetrics_families(scraped.text)  # type: ignore[no-untyped-call]
+        for sample in family.samples
+        if sample.exemplar and sample.exemplar.labels["trace_id"] == trace_id
+    ]
+    assert latency.name == "anytime_request_latency_seconds_bucket"
+    assert latency.exemplar.value <= float(latency.labels["le"])
 
 
 @pytest.mark.parametrize("path", ["/classify/", "/classify/stream/", "/feedback/", "/metrics/"])

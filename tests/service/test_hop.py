@@ -78,6 +78,7 @@ records = st.builds(
     subnetwork=places,
     label=places,
     is_first_reply=st.booleans(),
+    trace_id=st.just("") | st.just("0af7651916cd43dd8448eb211c80319c"),
     **dict.fromkeys(
         (
             *("confidence", "latency_s", "deadline_s", "queue_s"),

@@ -102,6 +102,7 @@ def inferred(served: Served, request: InferRequest, found: Sequence[Found]) -> I
 
 async def model_statistics(front: Front) -> Document:
     """Return counts and times of the requests since the start, of all processes."""
-    families = text_string_to_metric_families(await front.engine.call("metrics"))
+    metrics = await front.engine.call("metrics", accept="")
+    families = text_string_to_metric_families(metrics["body"])
     name = front.served.bundle_name
     return documents.model_statistics(name["name"], name["digest"], families)
