@@ -57,6 +57,9 @@ class Admission:
         self._max_lateness = max_lateness
         self._displaced: list[Request] = []
         self._last_run_at = -inf
+        self._fastest_place = latency.subnetworks.index(fastest.name)
+        self._idle_reserve_s = -1.0
+        self._idle: tuple[float, ...] = ()
 
     @property
     def waiting(self) -> int:
@@ -116,8 +119,8 @@ class Admission:
 
     def least_s(self, subnetwork: str | None = None) -> float:
         """Return how long before its deadline the run of a request must start, if it runs alone: in this subnetwork, or any."""
-        name = subnetwork or self._fastest.name
-        return self._latency.predict_s(name, 1) + self._latency.reserve_s
+        name, device = subnetwork or self._fastest.name, self._capacity.fastest_device
+        return self._latency.predict_s(name, 1, device) + self._latency.reserve_s
 
     def idle_s(self, subnetwork: str | None = None) -> float:
         """Return the shortest deadline that an idle machine meets, in this subnetwork or any."""
@@ -135,7 +138,10 @@ class Admission:
     def publish(self, now: float) -> Published:
         """Return what fronts may know of the load."""
         places = _spread(len(self._queue))
-        names = (None, *self._latency.subnetworks)
+        latency = self._latency
+        run_s = [
+            each + latency.reserve_s for each in latency.alone_s(self._capacity.fastest_device)
+        ]
         padding = (inf,) * (STEPS - len(places))
         free_at, pace_s, drain_s = self._backlog(now)
         return Published(
@@ -153,9 +159,17 @@ class Admission:
             max_queue=self._max_queue,
             last_due_at=self._last_due_at,
             max_lateness=self._max_lateness,
-            run_s=tuple(self.least_s(name) for name in names),
-            idle_s=tuple(self.idle_s(name) for name in names),
+            run_s=(run_s[self._fastest_place], *run_s),
+            idle_s=self._idle_s(),
         )
+
+    def _idle_s(self) -> tuple[float, ...]:
+        """Return ``idle_s`` of any subnetwork, then of each; it changes with the reserve alone."""
+        reserve_s = self._latency.idle_reserve_s
+        if reserve_s != self._idle_reserve_s:
+            self._idle_reserve_s = reserve_s
+            self._idle = tuple(map(self.idle_s, (None, *self._latency.subnetworks)))
+        return self._idle
 
     @property
     def _last_due_at(self) -> float:

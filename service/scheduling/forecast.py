@@ -136,6 +136,12 @@ class Capacity:
         free = [each for each in self._serving if each not in self._in_flight]
         return free[0] if len(free) == 1 else min(free, key=self._latency.slowdown)
 
+    @property
+    def fastest_device(self) -> int:
+        """The device whose runs are over soonest."""
+        serving = self._serving
+        return serving[0] if len(serving) == 1 else min(serving, key=self._latency.slowdown)
+
     def next_device(self) -> int:
         """Return the device that is free, or will be first."""
         free = self.free_device()

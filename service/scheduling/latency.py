@@ -109,6 +109,14 @@ class LatencyModel:
         spread = self._spread[subnetwork][self._cell(subnetwork, batch_size)]
         return self.profile_s(subnetwork, batch_size) * self._slowdown[device] * spread
 
+    def alone_s(self, device: int = 0) -> list[float]:
+        """Return what ``predict_s`` does of one image, of each subnetwork."""
+        slowdown, spreads = self._slowdown[device], self._spread.values()
+        return [
+            own[1] * slowdown * spread[0]  # the first cell has the least size
+            for own, spread in zip(self._profile.values(), spreads, strict=True)
+        ]
+
     def largest_batch(self, subnetwork: str, most: int, limit_s: float, device: int = 0) -> int:
         """Return the largest batch size, at most ``most``, whose run is predicted to end within a limit; 0 if none is."""
         size = most

@@ -10,8 +10,7 @@ subnetwork within the share runs, in a batch while a larger one saves time. See 
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from math import inf
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from service.scheduling.latency import LatencyModel
 
@@ -28,8 +27,7 @@ class Candidate:
     accuracy: float
 
 
-@dataclass(slots=True)  # not frozen: to make one costs a third
-class Outlook:
+class Outlook(NamedTuple):
     """What a policy knows of the load.
 
     Args:
@@ -37,9 +35,7 @@ class Outlook:
         runnable: how many of the most urgent may run together; at least 1.
         head_s: seconds until the run of the most urgent one must have ended.
         missed_after: how many of the most urgent can no longer be met by a run that ends after so many seconds.
-        machine_s: for some of them, ascending from the first, the seconds of all devices until its deadline, less what
-            arrivals and the runs under way take.
-        due_before: for the same, how many requests are due by then, it included and those expected to come.
+        share_s: the run time that each may take for all to be met, those to come before them included.
         outside_s: seconds each waiting request will cost outside its run.
         rate: arrivals to expect, per second.
         devices: how many devices serve.
@@ -50,35 +46,24 @@ class Outlook:
     runnable: int
     head_s: float
     missed_after: Callable[[float], int]
-    machine_s: Sequence[float]
-    due_before: Sequence[float]
+    share_s: float
     outside_s: float
     rate: float
     devices: int
     device: int
 
-    def share_s(self) -> float:
-        """Return the run time that each request may take for all to be met."""
-        least_s = inf
-        for machine_s, due_before in zip(self.machine_s, self.due_before, strict=True):
-            if machine_s < least_s * due_before:
-                least_s = machine_s / due_before
-        return least_s - self.outside_s
 
-
-@dataclass(frozen=True, slots=True)
-class Choice:
+class Choice(NamedTuple):
     """Run the ``batch_size`` most urgent requests in ``subnetwork``."""
 
     subnetwork: str
     batch_size: int
 
 
-@dataclass(frozen=True, slots=True)
-class ExpireHead:
-    """Give the ``count`` most urgent requests up, so that more of the others are met; then ask again."""
+class ExpireHead(NamedTuple):
+    """Give the ``head`` most urgent requests up, so that more of the others are met; then ask again."""
 
-    count: int
+    head: int
 
 
 class Option:
@@ -126,12 +111,12 @@ class Anytime:
 
     def choose(self, outlook: Outlook) -> Choice | ExpireHead:
         """Return the deepest subnetwork whose time per request is within the share."""
-        share_s = outlook.share_s()
         for option in reversed(self.options if self._can_all_be_met(outlook) else self.options[:1]):
             size = option.efficient_size(outlook.runnable, outlook.head_s, outlook.device)
             if (
                 size
-                and self._latency.typical_s(option.name, size, outlook.device) <= size * share_s
+                and self._latency.typical_s(option.name, size, outlook.device)
+                <= size * outlook.share_s
             ):
                 return Choice(option.name, size)
         return self._choose_overloaded(outlook)

@@ -11,9 +11,8 @@ between two, or after the last.
 
 from bisect import bisect_right
 from collections.abc import Sequence
-from dataclasses import dataclass
 from math import inf
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from service.scheduling.requests import OnMiss, Shed
 
@@ -21,8 +20,7 @@ STEPS = 16  # deadlines published: the place of a request among those that wait 
 LEAST_LATE_S = 0.1  # for a deadline that no machine meets: it asks for the fastest answer there is
 
 
-@dataclass(frozen=True, slots=True)
-class Chance:
+class Chance(NamedTuple):
     """What a new request can expect.
 
     Args:
@@ -87,8 +85,7 @@ def late_until(
     return arrived_at + deadline_s + max(max_lateness * deadline_s, least_s)
 
 
-@dataclass(frozen=True, slots=True)
-class Published:
+class Published(NamedTuple):
     """The load of an engine at one instant. All instants are in seconds of one monotonic clock of the machine.
 
     Args:

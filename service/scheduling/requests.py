@@ -1,7 +1,7 @@
 """PURE: a request, and what may become of it."""
 
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 OnMiss = Literal["answer", "refuse"]
 Refine = Literal["none", "deepest", "steps"]
@@ -37,8 +37,7 @@ class Request:
         self.late_until = self.deadline_at
 
 
-@dataclass(frozen=True, slots=True)
-class Shed:
+class Shed(NamedTuple):
     """The request was not admitted.
 
     Args:
@@ -55,8 +54,7 @@ class Shed:
     retry_after_s: float
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Run:
+class Run(NamedTuple):
     """Run ``batch`` in ``subnetwork`` on ``device`` now; report its end with ``finished``."""
 
     device: int
@@ -65,30 +63,26 @@ class Run:
     predicted_s: float
 
 
-@dataclass(frozen=True, slots=True)
-class Expire:
+class Expire(NamedTuple):
     """Refuse ``requests``: they can no longer be met, nor answered late while that is of use."""
 
     requests: tuple[Request, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Displace:
+class Displace(NamedTuple):
     """Refuse ``requests``: more urgent ones have taken their places in a full queue."""
 
     requests: tuple[Request, ...]
     shed: Shed
 
 
-@dataclass(frozen=True, slots=True)
-class Deliver:
+class Deliver(NamedTuple):
     """Answer ``requests`` with the best that they have: there is no time for a better one."""
 
     requests: tuple[Request, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Wait:
+class Wait(NamedTuple):
     """Nothing to do before the next arrival or end of a run, or ``until`` if that is sooner."""
 
     until: float | None = None

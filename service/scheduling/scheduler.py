@@ -191,31 +191,37 @@ class Scheduler:
             size = self._latency.largest_batch(forced, runnable, head_s, device)
             choice = Choice(forced, max(size, 1))
         if isinstance(choice, ExpireHead):
-            expired = self._expire_head(choice.count, now)
+            expired = self._expire_head(choice.head, now)
             return Expire(expired) if expired else self.next_action(now)
         return self._start(device, self._queue.take(choice.batch_size), choice.subnetwork, now)
 
     def _outlook(self, device: int, now: float, runnable: int, head_s: float) -> Outlook:
         """Return what the policy may know."""
-        deadlines, rate = self._queue.deadlines, self._forecast.rate(now)
         end_at = now + self._latency.reserve_s
-        places = self._places[: bisect_left(self._places, len(deadlines))]
-        slacks_s = [deadlines[place] - end_at for place in places]
-        overtaking_s = self._forecast.overtaking_s(slacks_s)
+        outside_s, rate = self._forecast.overhead_s / 2, self._forecast.rate(now)
         return Outlook(
-            waiting=len(deadlines),
+            waiting=len(self._queue),
             runnable=runnable,
             head_s=head_s,
             missed_after=lambda run_s: self._queue.due_before(end_at + run_s),
-            machine_s=self._capacity.left_s(slacks_s, now),
-            due_before=[
-                place + 1 + rate * each_s
-                for place, each_s in zip(places, overtaking_s, strict=True)
-            ],
-            outside_s=self._forecast.overhead_s / 2,
+            share_s=self._least_share_s(end_at, rate, now) - outside_s,
+            outside_s=outside_s,
             rate=rate,
             devices=self._capacity.devices,
             device=device,
+        )
+
+    def _least_share_s(self, end_at: float, rate: float, now: float) -> float:
+        """Return the least, over the waiting requests, of the devices' time until one is due, shared by all due by then."""
+        deadlines = self._queue.deadlines
+        places = self._places[: bisect_left(self._places, len(deadlines))]
+        slacks_s = [deadlines[place] - end_at for place in places]
+        overtaking_s = self._forecast.overtaking_s(slacks_s)
+        return min(
+            machine_s / (place + 1 + rate * before_s)
+            for machine_s, place, before_s in zip(
+                self._capacity.left_s(slacks_s, now), places, overtaking_s, strict=True
+            )
         )
 
     def _run_late(self, device: int, now: float) -> Run:
