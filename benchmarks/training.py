@@ -35,7 +35,8 @@ from training.compare import mean_cost
 from training.config import RECIPES, Recipe
 from training.data import DataSet, TensorSplit
 from training.distributed import Group, own_device
-from training.trainer import Run, mixed_precision
+from training.precision import mixed_precision
+from training.trainer import Run
 
 SEED = 0
 BACKWARD = 2  # times the multiply-adds of the forward pass: for the filters, and for the input

@@ -236,6 +236,7 @@ def _train(options: argparse.Namespace) -> None:
             options.data,
             seed=options.seed,
             preprocessing=recipe.preprocessing,
+            views=recipe.views,
             skip_unreadable=options.skip_unreadable,
         )
         if options.image_size not in (None, data.image_size):

@@ -10,7 +10,7 @@ import torch
 from model.drop_path import DropPath
 from training.arguments import DATA_HELP, IMAGE_SIZES, add_seed, positive, within
 from training.checkpoint import CHECKPOINT_FILE, load_checkpoint
-from training.config import RECIPES, Augmentation, Fit, Recipe
+from training.config import RECIPES, Augmentation, Fit, Mixing, Recipe
 from training.planning import recipe_for
 
 
@@ -53,7 +53,12 @@ def add_train_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--augmentation",
         choices=get_args(Augmentation),
-        help="instead of the recipe's: mirrored images, or mirrored and shifted ones, padded with zeros (+) or their reflection (++), or parts of them in another light (crop)",
+        help="instead of the recipe's: mirrored images, or mirrored and shifted ones, padded with zeros (+) or their reflection (++), or parts of them in another light (crop), with RandAugment (rand)",
+    )
+    command.add_argument(
+        "--mixing",
+        choices=get_args(Mixing),
+        help="instead of the recipe's: learn from images as they are, from blends of two (mixup), or from parts of two (cutmix)",
     )
     command.add_argument(
         "--begin-with",
@@ -79,7 +84,7 @@ def asked_for(options: argparse.Namespace, device: torch.device) -> tuple[Recipe
         recipe = load_checkpoint(options.out).recipe
     else:
         recipe, why = recipe_for(options.data, device)
-    changed = ("epochs", "batch_size", "drop_path", "fit", "augmentation")
+    changed = ("epochs", "batch_size", "drop_path", "fit", "augmentation", "mixing")
     own = {name: getattr(options, name) for name in changed}
     recipe = replace(recipe, **{name: value for name, value in own.items() if value})
     if options.learning_rate:

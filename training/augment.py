@@ -12,7 +12,7 @@ from training.data import Split
 MAX_SHIFT = 4  # pixels
 # Random numbers for one image: mirrored or not, shift down, shift right; of a crop its area and shape, where it lies
 # across and down, and its brightness, contrast and saturation.
-DRAWS: dict[Augmentation, int] = {"none": 3, "mirror": 3, "+": 3, "++": 3, "crop": 8}
+DRAWS: dict[Augmentation, int] = {"none": 3, "mirror": 3, "+": 3, "++": 3, "crop": 8, "rand": 8}
 LEAST_AREA = 0.4  # of the image, that a crop shows; an object at its edge is still there
 LONGEST = 4 / 3  # of a crop's sides to each other
 LIGHT = 0.2  # by what share brightness, contrast and saturation change at most
@@ -29,8 +29,15 @@ class Normalisation:
 
     def __call__(self, images: Tensor) -> Tensor:
         """Turn uint8 (N, H, W, 3) into float32 (N, 3, H, W) with mean 0 and deviation 1 a channel."""
-        x = (images.float() / 255 - self.mean) / self.std
-        return x.permute(0, 3, 1, 2)
+        return self.of_floats(images.float().permute(0, 3, 1, 2) / 255)
+
+    def of_floats(self, x: Tensor) -> Tensor:
+        """Turn images (N, 3, H, W) in [0, 1] into such with mean 0 and deviation 1 a channel."""
+        return (x - self.mean[:, None, None]) / self.std[:, None, None]
+
+    def undone(self, x: Tensor) -> Tensor:
+        """Turn normalised images (N, 3, H, W) into those in [0, 1] that they were."""
+        return x * self.std[:, None, None] + self.mean[:, None, None]
 
     def to(self, device: torch.device) -> "Normalisation":
         """Return the same on another device."""
@@ -51,21 +58,22 @@ def channel_statistics(split: Split) -> Normalisation:
     return Normalisation(mean.float(), std.float())
 
 
-def augment(images: Tensor, kind: Augmentation, draws: Tensor) -> Tensor:
+def augment(images: Tensor, kind: Augmentation, draws: Tensor, size: int | None = None) -> Tensor:
     """Mirror each image of a batch, and shift it or show a part of it in another light.
 
     Args:
         images: (N, 3, H, W), normalised, so that zero padding is padding with the mean colour.
-        kind: "none", "mirror" (no shifts), "+" (zero padding), "++" (reflection) or "crop".
+        kind: "none", "mirror" (no shifts), "+" (zero padding), "++" (reflection), "crop" or, of which RandAugment comes after, "rand".
         draws: (N, DRAWS[kind]), uniform in [0, 1).
+        size: height and width of crops; that of the images where it is not given.
 
     Returns:
-        (N, 3, H, W).
+        (N, 3, H, W); of crops (N, 3, size, size).
     """
     if kind == "none":
         return images
-    if kind == "crop":
-        return _relit(_cropped(images, draws[:, :5]), draws[:, 5:])
+    if kind in ("crop", "rand"):
+        return _relit(_cropped(images, draws[:, :5], size or images.shape[2]), draws[:, 5:])
     _, _, height, width = images.shape
     device = images.device
     mirrored = draws[:, 0] < 0.5
@@ -82,18 +90,19 @@ def augment(images: Tensor, kind: Augmentation, draws: Tensor) -> Tensor:
     return padded[image, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
 
 
-def _cropped(images: Tensor, draws: Tensor) -> Tensor:
-    """Enlarge a part of each image, half of them mirrored (Inception's crops: Szegedy et al., CVPR 2015)."""
-    mirrored, area, shape, x, y = draws.unbind(1)
+def _cropped(images: Tensor, draws: Tensor, size: int) -> Tensor:
+    """Bring a part of each image to size × size, half of them mirrored (Inception's crops: Szegedy et al., CVPR 2015)."""
+    mirrored, area, ratio, x, y = draws.unbind(1)
     area = LEAST_AREA + (1 - LEAST_AREA) * area
-    shape = LONGEST ** (2 * shape - 1)
-    width, height = (area * shape).sqrt().clamp(max=1), (area / shape).sqrt().clamp(max=1)
+    ratio = LONGEST ** (2 * ratio - 1)
+    width, height = (area * ratio).sqrt().clamp(max=1), (area / ratio).sqrt().clamp(max=1)
     zero = torch.zeros_like(width)
     across = torch.stack(
         [width * (mirrored < 0.5).float().mul(-2).add(1), zero, (1 - width) * (2 * x - 1)], 1
     )
     down = torch.stack([zero, height, (1 - height) * (2 * y - 1)], 1)
-    grid = F.affine_grid(torch.stack([across, down], 1), list(images.shape), align_corners=False)
+    shape = [*images.shape[:2], size, size]
+    grid = F.affine_grid(torch.stack([across, down], 1), shape, align_corners=False)
     return F.grid_sample(images, grid, padding_mode="border", align_corners=False)
 
 

@@ -10,10 +10,14 @@ from training import TrainingError
 from training.data import DataSet
 
 Schedule = Literal["paper", "imagenet", "one-cycle"]
-Augmentation = Literal["none", "mirror", "+", "++", "crop"]
+Augmentation = Literal["none", "mirror", "+", "++", "crop", "rand"]
+Mixing = Literal["none", "mixup", "cutmix"]
 Fit = Literal["stretch", "crop"]
 
 SCALED_TO_SEEN = 8 / 7  # of a cropped image's shorter side to the square: ImageNet's 256 to 224
+KEPT_TO_SEEN = (
+    2  # of the side of an image that crops are taken of to theirs: the smallest keeps its detail
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,7 +39,9 @@ class Recipe:
         fit: how the images of class folders become squares: "stretch" by height and width each, "crop" scales them evenly
             and takes the middle.
         augmentation: "mirror" mirrors, "+" shifts too, by up to 4 pixels with zero padding, "++" with reflection; "crop"
-            mirrors, enlarges a random part and changes light and colour, as photographs differ.
+            mirrors, enlarges a random part and changes light and colour, as photographs differ; "rand" has two operations of
+            RandAugment after that.
+        mixing: what mini-batches are made of: "none" images as they are, "mixup" blends of two, "cutmix" parts of two.
         label_smoothing: share of the target spread over all classes.
         distillation: share of the target that is a teacher's answer: for a column the first pass of a "tied" or
             "sandwich" mini-batch, for the first pass another network where one teaches the run.
@@ -54,6 +60,7 @@ class Recipe:
     drop_path: DropPath = "mixed"
     fit: Fit = "stretch"
     augmentation: Augmentation = "none"
+    mixing: Mixing = "none"
     label_smoothing: float = 0.0
     distillation: float = 0.0
     averaging: float = 0.0
@@ -67,6 +74,7 @@ class Recipe:
             f"{self.schedule} schedule at {self.learning_rate:g}",
             f"{'no' if self.drop_path == 'none' else self.drop_path} drop-path",
             *([f"{self.augmentation!r} augmentation"] if self.augmentation != "none" else []),
+            *([self.mixing] if self.mixing != "none" else []),
             *(["distillation"] if self.distillation else []),
             *(["averaged weights"] if self.averaging else []),
             *(["smoothed labels"] if self.label_smoothing else []),
@@ -79,6 +87,14 @@ class Recipe:
         size = self.architecture.image_size
         shorter_side = round(SCALED_TO_SEEN * size) if self.fit == "crop" else None
         return Preprocessing(size=size, shorter_side=shorter_side)
+
+    @property
+    def views(self) -> Preprocessing:
+        """How the images of class folders are kept that are learnt from: larger where random parts of them are shown."""
+        if self.augmentation not in ("crop", "rand"):
+            return self.preprocessing
+        side = KEPT_TO_SEEN * self.architecture.image_size
+        return Preprocessing(size=side, shorter_side=side if self.fit == "crop" else None)
 
     def at_rate(self, learning_rate: float) -> Self:
         """Return the recipe with this highest learning rate, and Muon's in proportion."""

@@ -161,6 +161,7 @@ class DataSet:
         source: what it was loaded from, a name or an absolute path.
         skips_unreadable: images that could not be read were to be left out.
         notes: what its user should know of it, a sentence each.
+        larger: the images to learn from, larger than they are seen, where a run is to show random parts of them.
     """
 
     name: str
@@ -174,6 +175,12 @@ class DataSet:
     source: str = ""
     skips_unreadable: bool = False
     notes: tuple[str, ...] = ()
+    larger: Split | None = None
+
+    @property
+    def views(self) -> Split:
+        """The images to learn from, as they are before they are augmented."""
+        return self.train if self.larger is None else self.larger
 
     @property
     def image_size(self) -> int:
@@ -186,6 +193,7 @@ def load_data(
     *,
     seed: int,
     preprocessing: Preprocessing = OF_CIFAR,
+    views: Preprocessing | None = None,
     skip_unreadable: bool = False,
     max_tensor_bytes: int = MAX_TENSOR_BYTES,
 ) -> DataSet:
@@ -195,6 +203,7 @@ def load_data(
         source: a name or a path, see above.
         seed: decides which images validate, and of one folder of classes which test.
         preprocessing: how images of class folders become pixels; other sets have their own.
+        views: how those become pixels that a run learns from, where that is another way.
         skip_unreadable: leave images of class folders that cannot be read out, instead of refusing them.
         max_tensor_bytes: class folders with larger training images are left on disk.
 
@@ -204,6 +213,7 @@ def load_data(
     train: Split
     test: Split | None
     validation: Split | None = None
+    larger: Split | None = None
     notes: tuple[str, ...] = ()
     is_path = is_folders = False
     if source == "digits":
@@ -221,8 +231,8 @@ def load_data(
             preprocessing = OF_CIFAR
         else:
             is_folders = True
-            classes, (train, validation, test), notes = _class_folders(
-                path, preprocessing, max_tensor_bytes, skip_unreadable
+            classes, (train, larger, validation, test), notes = _class_folders(
+                path, preprocessing, views or preprocessing, max_tensor_bytes, skip_unreadable
             )
     _check_classes(source, classes)
     for kind, split in (("training", train), ("test", test)):
@@ -237,11 +247,13 @@ def load_data(
     order = torch.randperm(len(train), generator=torch.Generator().manual_seed(seed))
     is_split_by_seed = validation is None
     if test is None:
-        test, validation, train = (train.take(own) for own in stratified(train.labels, order))
+        *held_out, learnt = stratified(train.labels, order)
+        test, validation = (train.take(own) for own in held_out)
     else:
         n_validation = 0 if validation else int(len(train) * VALIDATION_FRACTION)
         validation = validation or train.take(order[:n_validation])
-        train = train.take(order[n_validation:])
+        learnt = order[n_validation:]
+    train = train.take(learnt)
     return DataSet(
         name=Path(source).resolve().name,
         classes=classes,
@@ -254,6 +266,7 @@ def load_data(
         skips_unreadable=skip_unreadable,
         source=str(Path(source).resolve()) if is_path else source,
         notes=(*notes, *(doubts(classes, train, validation, test) if is_folders else ())),
+        larger=larger.take(learnt) if larger else None,
     )
 
 
@@ -292,22 +305,26 @@ def _split(part: Labelled) -> TensorSplit:
     return TensorSplit(torch.from_numpy(part.images), torch.from_numpy(part.labels))
 
 
-Parts = tuple[Split, Split | None, Split | None]
-"""Images to train on, to validate with and to test with; ``None`` where there is no folder of them."""
+Parts = tuple[Split, Split | None, Split | None, Split | None]
+"""Images to train on, larger where they are kept so, and to validate and test with; ``None`` where there are none."""
 
 
 def _class_folders(
-    root: Path, preprocessing: Preprocessing, max_tensor_bytes: int, skip_unreadable: bool
+    root: Path,
+    preprocessing: Preprocessing,
+    views: Preprocessing,
+    max_tensor_bytes: int,
+    skip_unreadable: bool,
 ) -> tuple[tuple[str, ...], Parts, tuple[str, ...]]:
     """Read class folders: their names, their images, and what is left out of them."""
     found = find_images(root)
-    is_large = len(found.train) * preprocessing.size**2 * 3 > max_tensor_bytes
-    read: Callable[[Path], Pixels | None] = (
-        _check_header if is_large else partial(read_pixels, preprocessing=preprocessing)
-    )
+    is_large = len(found.train) * views.size**2 * 3 > max_tensor_bytes
     faults: list[str] = []
 
-    def readable(images: Images) -> Split:
+    def readable(images: Images, how: Preprocessing) -> tuple[Split, Images]:
+        read: Callable[[Path], Pixels | None] = (
+            _check_header if is_large else partial(read_pixels, preprocessing=how)
+        )
         pixels: list[Pixels] = []
         kept: Images = []
         for image, result in zip(images, _attempt_each(read, images), strict=True):
@@ -319,25 +336,34 @@ def _class_folders(
                 pixels.append(result)
         labels = torch.tensor([label for _, label in kept], dtype=torch.int64)
         if not is_large and kept:
-            return TensorSplit(torch.from_numpy(np.stack(pixels)), labels)
-        paths = np.empty(len(kept), object)
-        paths[:] = [path for path, _ in kept]
-        return FileSplit(paths, labels, preprocessing)
+            return TensorSplit(torch.from_numpy(np.stack(pixels)), labels), kept
+        return _on_disk(kept, labels, how), kept
 
-    train, validation, test = (
-        None if images is None else readable(images)
-        for images in (found.train, found.validation, found.test)
+    train, learnt = readable(found.train, preprocessing)
+    larger = None
+    if views != preprocessing:
+        larger = _on_disk(learnt, train.labels, views) if is_large else readable(learnt, views)[0]
+    validation, test = (
+        None if images is None else readable(images, preprocessing)[0]
+        for images in (found.validation, found.test)
     )
-    assert train is not None
+    parts = (train, larger, validation, test)
     if not faults:
-        return found.classes, (train, validation, test), found.notes
+        return found.classes, parts, found.notes
     what = f"{len(faults)} images cannot be read" if len(faults) > 1 else "an image cannot be read"
     if not skip_unreadable:
         raise TrainingError(
             f"{root}: {what}; mend the data, or go without with --skip-unreadable: {named(faults)}"
         )
     note = f"{what}, left out: {named(faults)}"
-    return found.classes, (train, validation, test), (*found.notes, note)
+    return found.classes, parts, (*found.notes, note)
+
+
+def _on_disk(images: Images, labels: Tensor, preprocessing: Preprocessing) -> FileSplit:
+    """Return images that are read whenever they are asked for."""
+    paths = np.empty(len(images), object)
+    paths[:] = [path for path, _ in images]
+    return FileSplit(paths, labels, preprocessing)
 
 
 def _attempt_each(

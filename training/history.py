@@ -1,9 +1,11 @@
 """What a run gives to look at: a line of figures an epoch, their curves, and what is taken for what."""
 
 import json
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
 from datetime import timedelta
 from pathlib import Path
+from typing import Generic, TypeVar
 
 from torch import Tensor
 
@@ -12,6 +14,38 @@ from training.files import written_whole
 HISTORY_FILE = "history.jsonl"
 CURVES_FILE = "curves.png"
 MISTAKES = 3  # classes that one is taken for, in a line
+
+
+Batch = TypeVar("Batch")
+
+
+class Waited(Generic[Batch]):
+    """Gives batches, and counts how long each was waited for: the device is busy as far as that is short."""
+
+    def __init__(self, batches: Iterator[Batch]) -> None:
+        self._batches = batches
+        self._begun_at = time.perf_counter()
+        self._waited_s = 0.0
+
+    def __iter__(self) -> Iterator[Batch]:
+        """Give the batches."""
+        return self
+
+    def __next__(self) -> Batch:
+        """Wait for the next batch."""
+        asked_at = time.perf_counter()
+        try:
+            return next(self._batches)
+        finally:
+            self._waited_s += time.perf_counter() - asked_at
+
+    def rates(self, n: int) -> dict[str, str]:
+        """Return at how many images/s ``n`` images were loaded, as far as that was waited for, and were learnt from."""
+        busy_s = time.perf_counter() - self._begun_at - self._waited_s
+        return {
+            what: f"{n / max(took_s, 1e-9):.3g}/s"
+            for what, took_s in (("loading", self._waited_s), ("training", busy_s))
+        }
 
 
 def epoch_line(record: dict[str, float], epochs: int, took_s: float) -> str:

@@ -29,7 +29,7 @@ from training.config import RECIPES, Recipe
 from training.data import DataSet
 from training.folders import find_images
 from training.held_out import HELD_OUT_FRACTION
-from training.trainer import mixed_precision
+from training.precision import mixed_precision
 
 HEADERS_READ = 200  # images whose size is looked at, spread over the folder
 # From what shorter side on, in the middle of the images, which size is worth its cost; a GPU affords twice the side.

@@ -99,5 +99,4 @@ def _answers(
 
 def _bytes_of(x: Tensor, normalise: Normalisation) -> Tensor:
     """Return normalised images (N, 3, H, W) as the bytes (N, H, W, 3) that they were."""
-    pixels = (x.permute(0, 2, 3, 1) * normalise.std + normalise.mean) * 255
-    return pixels.round().clamp(0, 255).byte()
+    return (255 * normalise.undone(x)).permute(0, 2, 3, 1).round().clamp(0, 255).byte()

@@ -4,7 +4,7 @@ import math
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from dataclasses import fields
 from pathlib import Path
 from random import Random
@@ -38,9 +38,11 @@ from training.evaluate import (
     score,
 )
 from training.files import written_by_one
-from training.history import epoch_line, write_history
+from training.history import Waited, epoch_line, write_history
+from training.mixing import Mixer
 from training.optim import Optimizer, averaged, rate_factor
 from training.origin import begin_from, completed, is_for_other_classes
+from training.precision import has_bf16, mixed_precision
 from training.teacher import Teacher
 from training.whitening import whiten
 
@@ -140,10 +142,13 @@ class Run:
         torch.backends.cudnn.benchmark = True  # on a GPU, tries algorithms once for each shape
         self.data = data
         self.normalise = channel_statistics(data.train).to(device)
-        self.training, self.validation = (
+        augmentation, mixing = self.recipe.augmentation, self.recipe.mixing
+        self.mixer = Mixer(augmentation, mixing, self.normalise, len(data.classes))
+        self.training, self.views, self.validation = (
             split.to(device)
             for split in (
                 data.train,
+                data.views,
                 data.validation.take(group.share(torch.arange(len(data.validation)))),
             )
         )
@@ -176,7 +181,7 @@ class Run:
         n_parameters = cost.parameters(architecture, architecture.all_columns)
         where = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else "CPU"
         threads = "" if self.device.type == "cuda" else f", {torch.get_num_threads()} threads"
-        precision = "bf16" if _has_bf16(self.device) else "float32"
+        precision = "bf16" if has_bf16(self.device) else "float32"
         return (
             f"training {architecture.name} ({n_parameters / 1e6:.1f}M parameters) on {len(self.data.train)} images "
             f"of {self.data.name} in {len(self.data.classes)} classes, device: {where} ({precision}{threads}), processes: {self.group.size}"
@@ -198,7 +203,7 @@ class Run:
         losses = torch.zeros((), device=self.device)
         self.network.train()
         with self._progress_bar(epoch) as bar:
-            batches = self.training.batches(map(group.share, chunks))
+            batches = Waited(self.views.batches(map(group.share, chunks)))
             for step, (chunk, (images, labels)) in enumerate(zip(chunks, batches, strict=True)):
                 progress = (epoch + step / len(chunks)) / recipe.epochs
                 self.optimizer.set_rate(rate_factor(recipe.schedule, progress))
@@ -207,31 +212,33 @@ class Run:
                 else:
                     draws = group.share(torch.rand(len(chunk), n_draws, generator=generator))
                     taught = None
-                x = augment(self.normalise(images), recipe.augmentation, draws.to(self.device))
+                x = self.normalise(images)
+                x = augment(x, recipe.augmentation, draws.to(self.device), self.data.image_size)
+                x, targets = self.mixer(x, labels)
                 passes = draw_passes(recipe.drop_path, paths, self.network.architecture)
-                losses += self.step(x, labels, passes, taught)
+                losses += self.step(x, targets, passes, taught)
                 bar.update(len(chunk))
                 if step % LOOK_EVERY == 0 or step == len(chunks) - 1:
                     (total,) = group.sum([losses.item()])
                     mean = total / group.size / (step + 1)
                     if not math.isfinite(mean):
                         raise self._diverged(epoch, f"the loss is {mean}")
-                    bar.set_postfix(loss=f"{mean:.3f}")
+                    bar.set_postfix(loss=f"{mean:.3f}", **batches.rates(bar.n))
         return mean
 
     def step(
-        self, x: Tensor, labels: Tensor, passes: tuple[Pass, ...], taught: Tensor | None = None
+        self, x: Tensor, targets: Tensor, passes: tuple[Pass, ...], taught: Tensor | None = None
     ) -> Tensor:
         """Take one step on a mini-batch and return the loss of the first pass.
 
-        The first pass learns from the labels, and from ``taught`` (N, classes), the answers of a teacher of the run; its
+        The first pass learns from the targets, labels (N,) or shares (N, classes), and from ``taught`` (N, classes), the answers of a teacher of the run; its
         own answers teach the others where the recipe distils.
         """
         first, *others = passes
         self.optimizer.zero_grad()
-        loss, answers = self._learn(x, labels, first, teacher=taught)
+        loss, answers = self._learn(x, targets, first, teacher=taught)
         for other in others:
-            self._learn(x, labels, other, teacher=answers)
+            self._learn(x, targets, other, teacher=answers)
         self.group.average_gradients(self.network)
         self.optimizer.step()
         if self.averaged:
@@ -239,13 +246,13 @@ class Run:
         return loss
 
     def _learn(
-        self, x: Tensor, labels: Tensor, sample: Pass, teacher: Tensor | None = None
+        self, x: Tensor, targets: Tensor, sample: Pass, teacher: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
         """Add the gradients of one pass; return its loss and its probabilities (N, classes)."""
         recipe = self.recipe
         with mixed_precision(self.device):
             logits = self.network(x, sample.path).float()
-        loss = F.cross_entropy(logits, labels, label_smoothing=recipe.label_smoothing)
+        loss = F.cross_entropy(logits, targets, label_smoothing=recipe.label_smoothing)
         if teacher is not None and recipe.distillation:
             loss = torch.lerp(loss, F.cross_entropy(logits, teacher), recipe.distillation)
         torch.autograd.backward(loss * sample.weight)
@@ -382,15 +389,3 @@ def _fields(theirs: Recipe, ours: Recipe) -> Iterator[tuple[str, object, object]
     """Pair the fields of two recipes, the name first."""
     for field in fields(Recipe):
         yield f"recipe {field.name}", getattr(theirs, field.name), getattr(ours, field.name)
-
-
-def _has_bf16(device: torch.device) -> bool:
-    """Say whether the device computes bf16 in hardware."""
-    if device.type == "cuda":
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    return torch.cpu._is_avx512_bf16_supported()
-
-
-def mixed_precision(device: torch.device) -> torch.autocast | nullcontext[None]:
-    """Return bf16 autocast where the device computes it in hardware, else float32."""
-    return torch.autocast(device.type, dtype=torch.bfloat16) if _has_bf16(device) else nullcontext()

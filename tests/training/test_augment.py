@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch.testing import assert_close
 
 from training.augment import DRAWS, LEAST_AREA, LIGHT, augment, channel_statistics
@@ -103,6 +104,16 @@ def test_a_crop_shows_a_part_of_the_image() -> None:
     side = LEAST_AREA**0.5
     assert left == pytest.approx(0.5 / side, abs=0.02)
     assert right == pytest.approx((side - 0.5) / side, abs=0.02)
+
+
+def test_a_crop_of_a_larger_image_has_the_detail_that_is_there() -> None:
+    larger = torch.rand(3, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    small = F.avg_pool2d(larger, 2)
+    least = crops(area=0.0, x=0.0, y=0.0)[:3]
+
+    assert_close(augment(larger, "crop", crops()[:3], 16), small, atol=1e-5, rtol=0)
+    detailed, enlarged = (augment(each, "crop", least, 16) for each in (larger, small))
+    assert detailed.std() > 1.5 * enlarged.std()  # of noise, which has the most of it
 
 
 def test_light_changes_each_image_as_it_is_drawn() -> None:

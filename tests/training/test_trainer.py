@@ -17,11 +17,12 @@ from model.preprocessing import Preprocessing
 from tests.training.conftest import CPU, TrainedRun
 from training import TrainingError
 from training.checkpoint import CHECKPOINT_FILE, Checkpoint, load_checkpoint
-from training.config import Recipe
+from training.config import Augmentation, Mixing, Recipe
 from training.data import DataSet, FileSplit, load_data
 from training.distributed import Group
 from training.evaluate import evaluate_checkpoint
-from training.trainer import LOOK_EVERY, Run, mixed_precision, train
+from training.precision import mixed_precision
+from training.trainer import LOOK_EVERY, Run, train
 
 TrainSmall = Callable[..., Checkpoint]
 
@@ -60,9 +61,16 @@ def test_training_lowers_the_loss(trained: TrainedRun) -> None:
     assert losses[-1] < 0.6 * losses[0]
 
 
-@pytest.mark.parametrize("muon_rate", [0.0, 0.05])
+@pytest.mark.parametrize(
+    ("muon_rate", "augmentation", "mixing"), [(0.0, "++", "none"), (0.05, "rand", "cutmix")]
+)
 def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(
-    tmp_path: Path, few_digits: DataSet, small_recipe: Recipe, muon_rate: float
+    tmp_path: Path,
+    few_digits: DataSet,
+    small_recipe: Recipe,
+    muon_rate: float,
+    augmentation: Augmentation,
+    mixing: Mixing,
 ) -> None:
     recipe = replace(
         small_recipe,
@@ -70,7 +78,8 @@ def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(
         batch_size=32,
         drop_path="tied",
         averaging=0.9,
-        augmentation="++",
+        augmentation=augmentation,
+        mixing=mixing,
         muon_rate=muon_rate,
     )
     recipe = replace(recipe, architecture=replace(recipe.architecture, dropout=(0.1, 0.2)))
@@ -322,14 +331,16 @@ def test_averaged_weights_are_what_is_scored_and_exported(train_small: TrainSmal
 def test_images_on_disk_train_the_same_network_as_in_memory(
     class_folders: Path, tmp_path: Path, train_small: TrainSmall
 ) -> None:
-    in_memory = load_data(str(class_folders), seed=0, preprocessing=Preprocessing(size=16))
-    on_disk = load_data(
-        str(class_folders), seed=0, preprocessing=Preprocessing(size=16), max_tensor_bytes=0
+    seen, views = Preprocessing(size=16), Preprocessing(size=32)
+    in_memory, on_disk = (
+        load_data(str(class_folders), seed=0, preprocessing=seen, views=views, max_tensor_bytes=n)
+        for n in (1 << 20, 0)
     )
-    assert isinstance(on_disk.train, FileSplit)
+    assert isinstance(on_disk.views, FileSplit)
+    run = partial(train_small, epochs=1, batch_size=8, augmentation="crop")
 
-    first = train_small(tmp_path / "memory", data=in_memory, epochs=1, batch_size=8)
-    second = train_small(tmp_path / "disk", data=on_disk, epochs=1, batch_size=8)
+    first = run(tmp_path / "memory", data=in_memory)
+    second = run(tmp_path / "disk", data=on_disk)
 
     assert are_equal(first, second)
 
