@@ -256,6 +256,8 @@ class Dispatcher:
             probabilities = self._devices[run.device](run.subnetwork, batch)
             if len(probabilities) != len(batch):
                 raise RuntimeError(f"{len(batch)} images gave {len(probabilities)} answers")
+            if not np.isfinite(probabilities).all():
+                raise RuntimeError("a probability is no number")
         except Exception as error:
             return _Failed(error)
         return _Finished(probabilities, started_at, self._clock())

@@ -110,7 +110,7 @@ def ask(replicas: Replicas, tmp_path: Path) -> Iterator[Ask]:
     addresses = [str(each.server_address[0]) for each in servers]
     with (
         NameServer(addresses) as names,
-        _proxy(tmp_path, f"anytime.example:{port}", names.address, IN_PROGRESS="2") as send,
+        run_proxy(tmp_path, f"anytime.example:{port}", names.address, IN_PROGRESS="2") as send,
     ):
         while send("GET", "/health/ready").status != 200:
             time.sleep(BETWEEN_S)  # the name is looked up after the start
@@ -121,7 +121,7 @@ def ask(replicas: Replicas, tmp_path: Path) -> Iterator[Ask]:
 
 
 @contextmanager
-def _proxy(folder: Path, replicas: str, name_server: str, **further: str) -> Iterator[Ask]:
+def run_proxy(folder: Path, replicas: str, name_server: str, **further: str) -> Iterator[Ask]:
     """Run the proxy; give what sends through it, by one of its addresses."""
     variables = {
         "REPLICAS": replicas,
@@ -133,7 +133,7 @@ def _proxy(folder: Path, replicas: str, name_server: str, **further: str) -> Ite
 
     def send(method: str, path: str, body: bytes = b"", by: str = "BIND") -> Reply:
         connection = http.client.HTTPConnection("proxy", timeout=10)
-        connection.sock = _connect(variables[by])
+        connection.sock = connect_to(variables[by])
         connection.putrequest(method, path)
         connection.putheader("Content-Length", str(len(body)))
         connection.endheaders()
@@ -153,7 +153,7 @@ def _proxy(folder: Path, replicas: str, name_server: str, **further: str) -> Ite
             proxy.wait()
 
 
-def _connect(address: str) -> socket.socket:
+def connect_to(address: str) -> socket.socket:
     """Return a connection to a socket that is about to be there."""
     is_local = address.startswith("unix@")
     host, _, port = address.rpartition(":")
@@ -260,7 +260,7 @@ def test_nothing_waits_in_the_proxy_for_longer_than_a_deadline(
 def test_where_no_replica_is_left_a_problem_says_when_to_ask_again(tmp_path: Path) -> None:
     with (
         NameServer([]) as names,
-        _proxy(tmp_path, "anytime.example:80", names.address) as send,
+        run_proxy(tmp_path, "anytime.example:80", names.address) as send,
     ):
         reply = send("POST", "/classify", b"image")
         while "classify" not in (line := (tmp_path / "log").read_text()):
@@ -278,7 +278,7 @@ def test_client_that_asks_too_much_is_told_to_wait(tmp_path: Path) -> None:
         address = f"127.0.0.1:{free.getsockname()[1]}"
     with (
         NameServer([]) as names,
-        _proxy(tmp_path, "anytime.example:80", names.address, BIND=address, RATE="3") as send,
+        run_proxy(tmp_path, "anytime.example:80", names.address, BIND=address, RATE="3") as send,
     ):
         replies = [send("POST", "/classify", b"image") for _ in range(4)]
 
@@ -298,7 +298,7 @@ def test_with_a_certificate_only_tls_is_served(tmp_path: Path) -> None:
     )
     with (
         NameServer([]) as names,
-        _proxy(
+        run_proxy(
             tmp_path,
             "anytime.example:80",
             names.address,
@@ -308,7 +308,7 @@ def test_with_a_certificate_only_tls_is_served(tmp_path: Path) -> None:
     ):
         plain = send("POST", "/classify")
         context = ssl.create_default_context(cafile=certificate)
-        with context.wrap_socket(_connect(tls), server_hostname="localhost") as secured:
+        with context.wrap_socket(connect_to(tls), server_hostname="localhost") as secured:
             secured.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
             reply = secured.recv(4096)
 
@@ -337,7 +337,7 @@ def test_grpc_is_passed_on_call_by_call_but_for_the_repository(tmp_path: Path) -
         _, port = server.address
         grpc_replicas = f"anytime.example:{server.settings['grpc_port']}"
         variables = {"GRPC_REPLICAS": grpc_replicas, "BIND_GRPC": address, "READY_PORT": str(port)}
-        with _proxy(tmp_path, f"anytime.example:{port}", names.address, **variables) as send:
+        with run_proxy(tmp_path, f"anytime.example:{port}", names.address, **variables) as send:
             while b'grpc_replicas",state="UP"} 1' not in send("GET", "/metrics", by="PRIVATE").body:
                 time.sleep(BETWEEN_S)
             answered = call(channel, "ModelInfer")(infer, wait_for_ready=True, timeout=60)

@@ -260,10 +260,15 @@ async def test_a_run_that_fails_is_told_to_its_batch_and_the_next_one_runs() -> 
     assert answered.subnetwork == "deep"
 
 
-async def test_answers_that_do_not_match_their_images_are_a_failed_run() -> None:
+@pytest.mark.parametrize(
+    "answers", [np.zeros((3, 2)), np.full((1, 2), np.nan), np.array([[1, np.inf]])]
+)
+async def test_answers_that_do_not_match_their_images_or_are_no_numbers_are_a_failed_run(
+    answers: NDArray[np.float32],
+) -> None:
     machine = Machine()
     machine.go.set()
-    machine.run = lambda subnetwork, batch: np.zeros((3, 2), np.float32)  # type: ignore[method-assign]
+    machine.run = lambda subnetwork, batch: answers  # type: ignore[method-assign]
 
     async with dispatching(machine) as dispatcher:
         with pytest.raises(InternalError, match="the run of deep failed"):
