@@ -7,6 +7,7 @@ import argparse
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
+from math import inf
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -37,10 +38,6 @@ def _keep_the_head(self: Anytime, outlook: Outlook) -> Choice:
     return Choice(fastest.name, max(size, 1))
 
 
-def _count_the_hopeless(self: Admission, place: int, free_at: float, pace_s: float) -> float:
-    return free_at + place * pace_s
-
-
 RULES: Mapping[str, Sequence[tuple[Any, str, Any]]] = {
     "arrivals that overtake count": [
         (Forecast, "overtaking_s", lambda self, slacks_s: [0.0] * len(slacks_s))
@@ -54,7 +51,9 @@ RULES: Mapping[str, Sequence[tuple[Any, str, Any]]] = {
     "a batch stops growing at 5 % of gain": [(policies, "EFFICIENT", 1.0)],
     "64 arrivals prove a rate, and not only 16": [(forecast, "PROOFS", (16,))],
     "two standard deviations of the arrivals are kept free": [(forecast, "MORE_ARRIVALS", 0.0)],
-    "deadlines that have gone by are no work": [(Admission, "_start_at", _count_the_hopeless)],
+    "deadlines that have gone by are no work": [
+        (Admission, "_hopeless_at", lambda self, due_at: inf)
+    ],
     "the slowdown follows the machine": [
         (latency, "NOISE_GAIN", 0.0),
         (latency, "SURPRISE_GAIN", 0.0),

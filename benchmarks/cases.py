@@ -6,7 +6,8 @@ from math import inf
 from random import Random
 
 from benchmarks.workloads import ARRIVALS, MIXES_S, arrival_times, deadlines
-from service.scheduling.latency import LatencyModel
+from service.scheduling.latency import Devices, LatencyModel
+from service.scheduling.model import Model
 from service.scheduling.policies import Candidate
 from service.scheduling.requests import Refine, Request
 from service.scheduling.scheduler import Scheduler
@@ -175,25 +176,25 @@ class Play:
         build: Callable[..., Scheduler] = Scheduler,
     ) -> Tally:
         """Return how the requests ended; without a limit the queue takes all of them."""
-        believed = LatencyModel(self.table.profile(), devices=self.case.devices, reserve_s=0.0)
-        scheduler = build(
+        devices = Devices(self.case.devices, reserve_s=0.0)
+        model = Model(
             self.table.candidates(),
-            believed,
+            LatencyModel(self.table.profile(), devices),
             policy=policy,
-            max_queue=max_queue or self.requests,
             max_batch=self.table.max_batch,
         )
+        scheduler = build(devices, [model], max_queue=max_queue or self.requests)
         if self.case.arrivals == "callers":
-            return self._run_callers(scheduler, believed)
+            return self._run_callers(scheduler)
         windows, rng = self.windows(), Random(self.seed)
-        simulation = Simulation(scheduler, believed, self.machine(windows[-1][0]))
+        simulation = Simulation(scheduler, self.machine(windows[-1][0]))
         for arrived_at, deadline_at in windows:
             refine: Refine = "steps" if rng.random() < self.case.streams else "none"
             simulation.offer(Request(arrived_at, deadline_at, refine=refine))
         simulation.run_until(inf)
         return simulation.tally
 
-    def _run_callers(self, scheduler: Scheduler, believed: LatencyModel) -> Tally:
+    def _run_callers(self, scheduler: Scheduler) -> Tally:
         """Serve callers that wait for their answers."""
         limits_s = iter(self._deadlines_s())
 
@@ -203,7 +204,7 @@ class Play:
                 simulation.offer(Request(at, at + limit_s))
 
         machine = self.machine(60.0)
-        simulation = Simulation(scheduler, believed, machine, lambda _, at: ask(at + PAUSE_S))
+        simulation = Simulation(scheduler, machine, lambda _, at: ask(at + PAUSE_S))
         for caller in range(max(round(self.load * CALLERS), 1)):
             ask(caller * PAUSE_S / CALLERS)
         simulation.run_until(inf)

@@ -7,6 +7,7 @@ from time import perf_counter
 from benchmarks.cases import TABLES, Table
 from benchmarks.workloads import MIXES_S
 from service.scheduling.latency import LatencyModel
+from service.scheduling.model import Model
 from service.scheduling.requests import Request, Run
 from service.scheduling.scheduler import Scheduler
 
@@ -29,7 +30,8 @@ def main() -> None:
 def measure(table: Table, deadlines_s: tuple[float, ...], waiting: int) -> tuple[float, ...]:
     """Return what it costs to admit a request, to choose a run, and to publish, so many waiting."""
     latency = LatencyModel(table.profile())
-    scheduler = Scheduler(table.candidates(), latency, max_batch=table.max_batch)
+    model = Model(table.candidates(), latency, max_batch=table.max_batch)
+    scheduler = Scheduler(latency.devices, [model])
     rng, now = Random(1), 0.0
     admit_s: list[float] = []
     choose_s: list[float] = []
@@ -41,7 +43,8 @@ def measure(table: Table, deadlines_s: tuple[float, ...], waiting: int) -> tuple
             scheduler.admit(request, now)
             admit_s.append(perf_counter() - begun_at)
         begun_at = perf_counter()
-        scheduler.admission.publish(now).to_floats()
+        for published in scheduler.admission.publish(now):
+            published.to_floats()
         published_at = perf_counter()
         action = scheduler.next_action(now)
         choose_s.append(perf_counter() - published_at)

@@ -35,7 +35,7 @@ from service.hop import (
     Kind,
     Record,
     ask_frame,
-    frame,
+    document_frame,
     read_answer,
     read_document,
     record_frame,
@@ -82,9 +82,9 @@ class FrontEnd:
         """Return once the engine has told of its bundle."""
         while True:
             for kind, _, message in self._reader.feed(self._socket.recv(1 << 20)):
-                if kind == Kind.BUNDLE:
-                    generation = read_document(message)["generation"]
-                    self._socket.sendall(frame(Kind.RELEASED, generation - 1))
+                if kind == Kind.BUNDLES:
+                    generations = [each["generation"] for each in read_document(message)]
+                    self._socket.sendall(document_frame(Kind.HELD, 0, generations))
                     return
 
     def ask(self, seconds: float, unanswered: int) -> float:
@@ -97,7 +97,7 @@ class FrontEnd:
             waiting, due = waiting + due, 0
             records = []
             for kind, number, message in self._reader.feed(self._socket.recv(1 << 20)):
-                if kind == Kind.BUNDLE:
+                if kind == Kind.BUNDLES:
                     continue  # told again
                 assert kind == Kind.ANSWER, Kind(kind).name
                 records.append(record_frame(_record(number, read_answer(message))))

@@ -12,7 +12,8 @@ from random import Random
 
 from benchmarks.cases import NOISE_CV, TABLES
 from benchmarks.workloads import arrival_times
-from service.scheduling.latency import LatencyModel
+from service.scheduling.latency import Devices, LatencyModel
+from service.scheduling.model import Model
 from service.scheduling.requests import Request
 from service.scheduling.scheduler import Scheduler
 from service.scheduling.simulator import Machine, Simulation
@@ -77,7 +78,8 @@ def measure(
 
 def _replica(rng: Random, *, is_slow: bool) -> Simulation:
     profile, shape = TABLE.profile(), NOISE_CV**-2
-    believed = LatencyModel(profile)
+    devices = Devices()
+    model = Model(TABLE.candidates(), LatencyModel(profile, devices), max_batch=TABLE.max_batch)
     machine = Machine(
         LatencyModel(profile),
         noise=lambda: rng.gammavariate(shape, 1 / shape),
@@ -85,9 +87,7 @@ def _replica(rng: Random, *, is_slow: bool) -> Simulation:
         slowdown=SLOWDOWN,
         overhead_s=OVERHEAD_S,
     )
-    return Simulation(
-        Scheduler(TABLE.candidates(), believed, max_batch=TABLE.max_batch), believed, machine
-    )
+    return Simulation(Scheduler(devices, [model]), machine)
 
 
 def main() -> None:

@@ -8,15 +8,15 @@ import mmap
 import os
 import tempfile
 from array import array
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final
 
-ENGINE_PLACES: Final = 1024  # values of the engine: two for each subnetwork, and some more
+ENGINE_PLACES: Final = 4096  # values of the engine: for each bundle 48, and two for each subnetwork
 PLACES: Final = 16  # values of a front: two cache lines
 KEYS: Final = 256  # API keys that limits are kept of
 
 # Places of the engine.
-ENGINE_BEAT_AT, GENERATION, LENGTH, LOAD = range(4)
+ENGINE_BEAT_AT, LENGTH, LOADS = range(3)
 
 # Places of a front.
 CONNECTIONS, CPU_S, HANDLED, SHED, SHED_CPU_S, LINES_DROPPED, BEAT_AT = range(7)
@@ -68,20 +68,27 @@ class Board:
     @property
     def has_engine(self) -> bool:
         """Whether an engine was ever warm."""
-        return self._values[GENERATION] > 0
+        return self._values[LENGTH] > 0
 
-    def publish(self, generation: int, load: Sequence[float]) -> None:
-        """Write the engine's load, and the bundle that it is about."""
-        self._values[GENERATION] = generation
-        self._values[LENGTH] = len(load)
-        self._values[LOAD : LOAD + len(load)] = array("d", load)
+    def publish(self, loads: Mapping[int, Sequence[float]]) -> None:
+        """Write the engine's load for each bundle, by its generation; those that do not fit are left out."""
+        row = array("d")
+        for generation, load in loads.items():
+            if LOADS + len(row) + 2 + len(load) <= ENGINE_PLACES:
+                row.extend((generation, len(load), *load))
+        self._values[LENGTH] = len(row)
+        self._values[LOADS : LOADS + len(row)] = row
 
     def published(self, generation: int) -> list[float] | None:
-        """Return the engine's load; None while it is about another bundle."""
-        if self._values[GENERATION] != generation:
-            return None
-        floats: list[float] = self._values[LOAD : LOAD + int(self._values[LENGTH])].tolist()  # type: ignore[assignment]
-        return floats
+        """Return the engine's load for a bundle; None if it is not there."""
+        at, end = LOADS, LOADS + int(self._values[LENGTH])
+        while at < end:
+            begin = at + 2
+            at = begin + int(self._values[at + 1])
+            if self._values[begin - 2] == generation and at <= end:
+                floats: list[float] = self._values[begin:at].tolist()  # type: ignore[assignment]
+                return floats
+        return None
 
     def set(self, front: int, place: int, value: float) -> None:
         """Write a value of a front."""

@@ -4,8 +4,8 @@ A frame is a head (the length of what follows, the kind of message, and which re
 is told of every request has a fixed layout; the rest is JSON. Instants are on the system's monotonic clock, which all
 processes of a machine share.
 
-    front -> engine    Ask Gone Record Tally Flushed Call Released
-    engine -> front    Answer Delivered Shed Failed Bundle Reply Flush
+    front -> engine    Ask Gone Record Tally Flushed Call Held
+    engine -> front    Answer Delivered Shed Failed Bundles Reply Flush
 """
 
 from collections.abc import Iterator
@@ -30,13 +30,13 @@ class Kind(IntEnum):
     RECORD = 3
     TALLY = 4
     CALL = 5
-    RELEASED = 6
+    HELD = 6  # a list of generations: those of the bundles that it may still ask
     FLUSHED = 7
     ANSWER = 11
     DELIVERED = 12
     SHED = 13
     FAILED = 14
-    BUNDLE = 15
+    BUNDLES = 15  # a list of ``ServedBundle``: all that answer from now on
     REPLY = 16
     FLUSH = 17
 
@@ -316,8 +316,13 @@ class ServedSubnetwork(TypedDict):
 
 
 class ServedBundle(TypedDict):
-    """The bundle that answers from now on."""
+    """A bundle that answers from now on.
 
+    Attributes:
+        model: what requests call it.
+    """
+
+    model: str
     generation: int
     digest: str
     device: str
@@ -328,6 +333,6 @@ class ServedBundle(TypedDict):
 class Tally(TypedDict, total=False):
     """Counts since the last tally, by what is counted and its label."""
 
-    requests: dict[Outcome, int]
+    requests: dict[str, dict[Outcome, int]]  # by the model that they asked, or NO_MODEL
     connections_ended: dict[Ending, int]
     keys_refused: dict[KeyRefusal, int]

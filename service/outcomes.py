@@ -1,11 +1,14 @@
 """How requests and connections end: the closed sets that metrics, log and problems share."""
 
-from typing import Literal
+from typing import Final, Literal
 
 Outcome = Literal[
     "in_time", "late", "refused", "expired", "impossible", "abandoned", "invalid", "failed"
 ]
 """How a request to classify ended."""
+
+NO_MODEL: Final = "none"
+"""The model of requests that ended before it was known which they ask."""
 
 Ending = Literal[
     "silent",

@@ -22,6 +22,7 @@ from service.settings import LONGEST_MS, NUMBER, SHORTEST_MS, Settings
 class ClassifyQuery:
     """The query parameters of ``/classify``, valid."""
 
+    model: str
     deadline_ms: float
     on_miss: OnMiss
     subnetwork: str | None
@@ -29,20 +30,25 @@ class ClassifyQuery:
     stop_at_confidence: float | None
 
 
+MODEL = "model"  # the parameter that says which model is asked
 CACHED_QUERIES = 256  # clients send few different ones
 
 
 class QueryParser:
-    """Parses and checks query parameters.
+    """Parses and checks query parameters for a model.
 
     Args:
         settings: gives the defaults.
+        model: its name.
         subnetworks: the names that may be forced.
         classes: K; the most labels that can be asked for.
     """
 
-    def __init__(self, settings: Settings, *, subnetworks: Collection[str], classes: int) -> None:
+    def __init__(
+        self, settings: Settings, *, model: str, subnetworks: Collection[str], classes: int
+    ) -> None:
         self._parsers: dict[str, Callable[[str, str], Any]] = {
+            MODEL: _one_of((model,)),
             "deadline_ms": _milliseconds,
             "on_miss": _one_of(("answer", "refuse")),
             "subnetwork": _one_of(tuple(subnetworks)),
@@ -50,6 +56,7 @@ class QueryParser:
             "stop_at_confidence": _fraction,
         }
         self._defaults = {
+            MODEL: model,
             "deadline_ms": settings.default_deadline_ms,
             "on_miss": settings.default_on_miss,
             "subnetwork": None,
@@ -148,7 +155,7 @@ class Candidate(Document):
 class BundleName(Document):
     """Which bundle answered."""
 
-    name: str
+    name: str = Field(description="Of the model, as requests call it.")
     digest: str = Field(description="sha256 of its manifest.")
 
 
@@ -227,6 +234,7 @@ class SubnetworkEntry(Document):
 class SubnetworkList(Document):
     """The reply to ``/subnetworks``, in order of cost."""
 
+    models: list[str] = Field(description="All that the server has; the first is the default.")
     bundle: BundleName
     device: str
     subnetworks: list[SubnetworkEntry]

@@ -32,6 +32,9 @@ SHORTEST_MS, LONGEST_MS = 0.001, 86_400_000  # deadlines that can be asked for: 
 NUMBER = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
 
 
+MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+
+
 class SettingsError(Exception):
     """A setting has a value that it cannot take; the message is one line that names it."""
 
@@ -105,6 +108,10 @@ class Settings(BaseSettings):
     bundle_dir: ExpandedPath = Field(
         default=PRETRAINED_DIR / "cifar10",
         description="Folder with manifest.json and the ONNX files.",
+    )
+    bundles: str = Field(
+        default="",
+        description="Several models: name=folder, a comma between two, in place of the bundle folder.",
     )
     bundle_keys: str = Field(
         default="",
@@ -284,6 +291,14 @@ class Settings(BaseSettings):
     )
 
     @property
+    def models(self) -> dict[str | None, Path]:
+        """The folders of the models by their names; None stands for the name that its bundle has."""
+        if not self.bundles:
+            return {None: self.bundle_dir}
+        pairs = (each.partition("=") for each in self.bundles.split(","))
+        return {name.strip(): _expanded(Path(folder.strip())) for name, _, folder in pairs}
+
+    @property
     def is_private(self) -> bool:
         """Whether no other machine reaches the server."""
         try:
@@ -308,6 +323,23 @@ class Settings(BaseSettings):
         if is_number and isinstance(value, str) and not NUMBER.fullmatch(value):
             raise PydanticCustomError("number", "Input should be a number, such as 25 or 0.5")
         return value
+
+    @field_validator("bundles")
+    @classmethod
+    def _check_bundles(cls, bundles: str) -> str:
+        names = []
+        for each in bundles.split(",") if bundles else ():
+            name, _, folder = map(str.strip, each.partition("="))
+            if not MODEL_NAME.fullmatch(name) or not folder:
+                reason = (
+                    f"{each.strip()!r} is no name=folder; a name is of letters, digits and . _ -"
+                )
+                raise PydanticCustomError("bundles", "{reason}", {"reason": reason})
+            names.append(name)
+        for name in names:
+            if names.count(name) > 1:
+                raise PydanticCustomError("bundles", "two are called {name}", {"name": name})
+        return bundles
 
     @field_validator("bundle_keys")
     @classmethod

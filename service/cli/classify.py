@@ -50,6 +50,12 @@ def classify(
     as_json: Annotated[
         bool, typer.Option("--json", help="Print a line of JSON for each answer.")
     ] = False,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME", help="Which of a server's models to ask. [default: the first]"
+        ),
+    ] = None,
     on_miss: Annotated[
         str | None, typer.Option(metavar="answer|refuse", help="Where no answer fits.")
     ] = None,
@@ -75,6 +81,7 @@ def classify(
     except NoImages as error:
         fail(str(error), MISUSED)
     asked = {
+        "model": model,
         "deadline_ms": deadline_ms,
         "on_miss": on_miss,
         "subnetwork": subnetwork,
@@ -87,7 +94,7 @@ def classify(
     async def work(client: "AsyncClient") -> bool:
         from service.client import AnytimeError, InvalidParameter, Unreachable
 
-        await client.subnetworks()  # makes the connection, before a deadline counts
+        await client.subnetworks(model)  # makes the connection, before a deadline counts
         were_answered = True
         for file in files:
             try:

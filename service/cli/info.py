@@ -29,6 +29,12 @@ def info(
             metavar="BUNDLE|URL", help="Folder of a bundle, or a server. [default: the bundled one]"
         ),
     ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME", help="Which of a server's models to show. [default: the first]"
+        ),
+    ] = None,
 ) -> None:
     """Show the subnetworks: how accurate they are, and how long a run takes.
 
@@ -37,7 +43,7 @@ def info(
     """
 
     async def work(client: "AsyncClient") -> "SubnetworkList":
-        return await client.subnetworks()
+        return await client.subnetworks(model)
 
     listed = ask_server(what, work) if what and is_url(what) else ask_bundle(what, work)
     _show(listed)

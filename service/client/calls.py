@@ -41,7 +41,7 @@ from service.client.way import Way
 
 FIRST_PAUSE_S = 0.01  # before a request is repeated; then twice as long each time
 SHORTEST_MS = 0.001  # the least that the server takes for a deadline
-PARAMETERS = ("on_miss", "subnetwork", "top_k", "stop_at_confidence")
+PARAMETERS = ("model", "on_miss", "subnetwork", "top_k", "stop_at_confidence")
 PROBLEM_TYPE, NDJSON = "application/problem+json", "application/x-ndjson"
 
 # What is wrong with one image or its turn; all else is wrong with the request, whatever it holds.
@@ -66,6 +66,7 @@ class Options(TypedDict, total=False):
     docs/api.md describes the others.
     """
 
+    model: str
     deadline_ms: float
     on_miss: Literal["answer", "refuse"]
     subnetwork: str
@@ -212,9 +213,11 @@ class Calls:
         reply = yield from self._exchange(request, self.clock(), None)
         return _read(reply.body, Score.read)
 
-    def subnetworks(self) -> Call[SubnetworkList]:
-        """Ask what the server can answer with."""
-        reply = yield from self._exchange(Request("GET", "/subnetworks"), self.clock(), None)
+    def subnetworks(self, model: str | None = None) -> Call[SubnetworkList]:
+        """Ask what the server, or one of its models, can answer with."""
+        params = {} if model is None else {"model": model}
+        request = Request("GET", "/subnetworks", params=params)
+        reply = yield from self._exchange(request, self.clock(), None)
         return _read(reply.body, SubnetworkList.read)
 
     def observe(self, sent_at: float, came_at: float, answer: Answer) -> None:

@@ -90,9 +90,9 @@ class Client:
         """Say what was on an image, by its answer or the id of it."""
         return self._drive(self._calls.feedback(answer, label))
 
-    def subnetworks(self) -> SubnetworkList:
-        """Return what the server can answer with, and what that costs now."""
-        return self._drive(self._calls.subnetworks())
+    def subnetworks(self, model: str | None = None) -> SubnetworkList:
+        """Return what the server can answer with, and what that costs now; of one of several models, by default the first."""
+        return self._drive(self._calls.subnetworks(model))
 
     def close(self) -> None:
         """Close the connections."""
@@ -194,9 +194,9 @@ class AsyncClient:
         """Say what was on an image, by its answer or the id of it."""
         return await self._drive(self._calls.feedback(answer, label))
 
-    async def subnetworks(self) -> SubnetworkList:
-        """Return what the server can answer with, and what that costs now."""
-        return await self._drive(self._calls.subnetworks())
+    async def subnetworks(self, model: str | None = None) -> SubnetworkList:
+        """Return what the server can answer with, and what that costs now; of one of several models, by default the first."""
+        return await self._drive(self._calls.subnetworks(model))
 
     async def aclose(self) -> None:
         """Close the connections."""

@@ -132,8 +132,13 @@ class Subnetwork:
 
 @dataclass(frozen=True, slots=True)
 class SubnetworkList:
-    """What a server can answer with, in order of cost."""
+    """What a model of a server can answer with, in order of cost.
 
+    Attributes:
+        models: all that the server has; the first is the default.
+    """
+
+    models: tuple[str, ...]
     bundle: BundleName
     device: str
     subnetworks: tuple[Subnetwork, ...]
@@ -142,4 +147,5 @@ class SubnetworkList:
     def read(cls, document: Mapping[str, Any]) -> Self:
         """Take it from a document."""
         entries = tuple(Subnetwork.read(each) for each in document["subnetworks"])
-        return cls(BundleName.read(document["bundle"]), document["device"], entries)
+        bundle = BundleName.read(document["bundle"])
+        return cls(tuple(document["models"]), bundle, document["device"], entries)

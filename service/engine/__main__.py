@@ -16,7 +16,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 import uvloop
 from prometheus_client import CollectorRegistry
 
-from model.bundle import BundleError
 from model.cores import cores
 from service import __version__
 from service import board as places
@@ -24,7 +23,7 @@ from service.board import Board
 from service.control import Control, complain
 from service.engine.engine import Engine
 from service.engine.link import FrontLink
-from service.engine.loaded import describe, read_current_bundle
+from service.engine.loaded import describe
 from service.observability.log import LineWriter, open_log, standard_output, take_in_libraries
 from service.observability.telemetry import Metrics
 from service.problems import Problem
@@ -48,10 +47,6 @@ async def _serve(control: Control, first: dict[str, Any], board: Board, writer: 
     settings = Settings(**first["settings"])
     log = open_log(writer.write, settings.log_level)
     take_in_libraries(log)
-    try:
-        bundle = read_current_bundle(settings)
-    except BundleError as error:
-        return _fail(str(error))
     metrics = Metrics(CollectorRegistry(), version=__version__)
     metrics.log_lines_dropped.set_function(
         lambda: writer.dropped + board.total(places.LINES_DROPPED)
@@ -79,7 +74,7 @@ async def _serve(control: Control, first: dict[str, Any], board: Board, writer: 
             case "reload":
                 begin(reload())
             case "drain":
-                engine.draining = True
+                engine.drain()
 
     def begin(work: Coroutine[Any, Any, Any]) -> None:
         task = loop.create_task(work)
@@ -89,10 +84,10 @@ async def _serve(control: Control, first: dict[str, Any], board: Board, writer: 
     async def reload() -> None:
         await asyncio.wait([starting])
         with suppress(Problem):  # the log says why
-            await engine.reload()
+            await engine.reload_all()
 
     control.watch(told, gone=lambda: over.set_result(None))
-    starting = loop.create_task(engine.start(bundle))
+    starting = loop.create_task(engine.start())
     await asyncio.wait((starting, over), return_when=asyncio.FIRST_COMPLETED)
     if starting.done():
         try:

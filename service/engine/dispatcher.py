@@ -7,6 +7,7 @@ cancelled because its client left.
 
 import asyncio
 import os
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -21,7 +22,7 @@ from service.engine.worker import Worker
 from service.hop import Answer, Delivered
 from service.observability.telemetry import Metrics
 from service.problems import Expired, InternalError, Problem
-from service.scheduling.latency import LatencyModel
+from service.scheduling.model import Model
 from service.scheduling.requests import (
     Deliver,
     Displace,
@@ -46,16 +47,34 @@ SHORT_RUN_S = 0.001  # so long may an answer be delivered late; the way to a thr
 MOST_FAILURES = (
     3  # runs in a row that fail: the device is broken, as a GPU is for good after some errors
 )
-STUCK_S, STUCK_TIMES = (
-    0.3,
-    10.0,
-)  # a run that takes so long, and so many times what was predicted, seems to hang
+
+
+@dataclass(slots=True)
+class Runs:
+    """What the requests for a model are run with.
+
+    Args:
+        name: of the model.
+        model: what schedules them.
+        devices: what runs a batch in a subnetwork on each device, in the scheduler's order; gives (N, classes).
+        places: of the subnetworks in what fronts are told.
+        on_answer: is given the pixels, the subnetwork and the probabilities (classes,) of each last answer.
+        has_ended: whether no better answers are looked for any more.
+    """
+
+    name: str
+    model: Model
+    devices: Sequence[RunBatch]
+    places: Mapping[str, int]
+    on_answer: Callable[[Pixels, str, bytes], None]
+    has_ended: bool = False
 
 
 @dataclass(slots=True)
 class Job:
     """What a request carries through the scheduler."""
 
+    runs: Runs
     pixels: Pixels
     tell: Tell
     stop_at_confidence: float
@@ -67,52 +86,39 @@ class Dispatcher:
     """Runs requests on devices as the scheduler decides. To be made and used on one event loop.
 
     Args:
-        devices: what runs a batch in a subnetwork on each device, in the scheduler's order; gives (N, classes).
         scheduler: decides.
-        latency: is told how long runs took.
-        places: of the subnetworks in what fronts are told.
         workers: the thread of each device, in the same order; others may use it too.
         metrics: is told of every run.
         clock: seconds, monotonic; that of the requests' ``arrived_at``.
         on_failure: is given the exception of a run, or of the choice of one, that failed.
-        on_answer: is given the pixels, the subnetwork and the probabilities (classes,) of each last answer.
         on_change: is called when the load has changed.
         on_broken: is given a device whose runs fail.
     """
 
     def __init__(
         self,
-        devices: Sequence[RunBatch],
         scheduler: Scheduler,
-        latency: LatencyModel,
         *,
-        places: Mapping[str, int],
         workers: Sequence[Worker],
         metrics: Metrics,
         clock: Callable[[], float],
         on_failure: Callable[[Exception], None],
-        on_answer: Callable[[Pixels, str, bytes], None],
         on_change: Callable[[], None],
         on_broken: Callable[[int], None],
     ) -> None:
         self._loop = asyncio.get_running_loop()
-        self._devices = devices
         self._scheduler = scheduler
-        self._latency = latency
-        self._places = places
         self._workers = workers
         self._metrics = metrics
         self._clock = clock
         self._on_failure = on_failure
-        self._on_answer = on_answer
         self._on_change = on_change
         self._on_broken = on_broken
         self._timer = Timer(self._act, clock)
         self._is_acting_soon = False
         self._running: dict[int, Run] = {}  # on the devices' threads, by device
-        self._failures = [0] * len(devices)  # in a row, of each device
+        self._failures = Counter[int]()  # in a row, by device
         self._run_cpu_s = 0.0
-        self._has_given_up = False
 
     @property
     def is_idle(self) -> bool:
@@ -126,6 +132,7 @@ class Dispatcher:
 
     def submit(
         self,
+        runs: Runs,
         pixels: Pixels,
         tell: Tell,
         *,
@@ -140,6 +147,7 @@ class Dispatcher:
         """Have an image answered; return the request, for ``cancel``, unless it is shed.
 
         Args:
+            runs: of the model that is to answer.
             pixels: uint8 (H, W, 3).
             tell: is told each answer, and what else ends the request.
             arrived_at, deadline_at, on_miss, subnetwork, refine: of the scheduler's request.
@@ -148,9 +156,9 @@ class Dispatcher:
         """
         if subnetwork is not None:
             refine = "none"  # there is no other to go on to
-        job = Job(pixels, tell, stop_at_confidence)
+        job = Job(runs, pixels, tell, stop_at_confidence)
         request = Request(arrived_at, deadline_at, on_miss, subnetwork, refine, job)
-        shed = self._scheduler.admit(request, self._clock(), is_alone=was_alone)
+        shed = self._scheduler.admit(request, self._clock(), model=runs.model, is_alone=was_alone)
         if shed is not None:
             tell(shed)
             return None
@@ -163,11 +171,20 @@ class Dispatcher:
         self._scheduler.cancel(request)
         self._act_soon()
 
-    def give_up(self, problem: Problem) -> None:
-        """Begin no more runs: give requests the answers that they have or get now, and those without one the reason."""
-        self._has_given_up = True
-        for request in self._scheduler.clear():
+    def begin(self, runs: Runs) -> None:
+        """Take requests for one more model."""
+        self._scheduler.add(runs.model)
+
+    def give_up(self, runs: Runs, problem: Problem) -> None:
+        """Begin no more runs of a model: give requests the answers that they have or get now, and others the reason."""
+        runs.has_ended = True
+        for request in self._scheduler.clear(runs.model):
             self._fail(request, problem)
+
+    def end(self, runs: Runs, problem: Problem) -> None:
+        """Forget a model, behind its last request."""
+        self.give_up(runs, problem)
+        self._scheduler.remove(runs.model)
 
     def lose(self, device: int) -> None:
         """Give a device no more runs, and wait no longer for the one that it has; at least one other serves."""
@@ -201,8 +218,9 @@ class Dispatcher:
                 action = self._scheduler.next_action(now)
             except Exception as error:
                 self._on_failure(error)
-                for request in self._scheduler.clear():
-                    self._fail(request, InternalError("the choice of a run failed"))
+                for model in self._scheduler.models:
+                    for request in self._scheduler.clear(model):
+                        self._fail(request, InternalError("the choice of a run failed"))
                 break
             match action:
                 case Run() as run if self._is_short(run):
@@ -238,7 +256,7 @@ class Dispatcher:
         the two would slow each other, and its profile would say for as long as it serves what was true for a moment.
         """
         is_short = run.predicted_s < SHORT_RUN_S and not self._running
-        keeps_none_waiting = len(self._devices) == 1 or not len(self._scheduler)
+        keeps_none_waiting = len(self._workers) == 1 or not len(self._scheduler)
         return is_short and keeps_none_waiting and not self._workers[run.device].is_called
 
     def _run_here(self, run: Run) -> None:
@@ -253,7 +271,8 @@ class Dispatcher:
         started_at = self._clock()
         try:
             batch = [request.payload.pixels for request in run.batch]
-            probabilities = self._devices[run.device](run.subnetwork, batch)
+            runs: Runs = run.batch[0].payload.runs
+            probabilities = runs.devices[run.device](run.subnetwork, batch)
             if len(probabilities) != len(batch):
                 raise RuntimeError(f"{len(batch)} images gave {len(probabilities)} answers")
             if not np.isfinite(probabilities).all():
@@ -275,12 +294,14 @@ class Dispatcher:
     def _conclude(self, run: Run, outcome: "_Finished | _Failed") -> None:
         """Learn from a run that ended, and answer its requests."""
         self._scheduler.finished(run, self._clock())
+        name = run.batch[0].payload.runs.name
         match outcome:
             case _Finished(probabilities, started_at, finished_at):
                 self._failures[run.device] = 0
                 size, run_s = len(run.batch), finished_at - started_at
-                self._latency.observe(run.subnetwork, size, run_s + RUN_OVERHEAD_S, run.device)
+                run.model.latency.observe(run.subnetwork, size, run_s + RUN_OVERHEAD_S, run.device)
                 self._metrics.run_ended(
+                    name,
                     subnetwork=run.subnetwork,
                     batch_size=size,
                     run_latency_s=run_s,
@@ -289,7 +310,7 @@ class Dispatcher:
                 for place, (request, row) in enumerate(zip(run.batch, probabilities, strict=True)):
                     is_waited_for = not request.payload.is_over
                     if request.answered_by is not None:
-                        self._metrics.refined(run.subnetwork, is_used=is_waited_for)
+                        self._metrics.refined(name, run.subnetwork, is_used=is_waited_for)
                     if is_waited_for:
                         self._answer(request, run, row, (started_at, finished_at), place == 0)
             case _Failed(error):
@@ -313,11 +334,11 @@ class Dispatcher:
         is_last = True
         if job.stop_at_confidence < inf and row.max() >= job.stop_at_confidence:
             self._scheduler.accept_answer(request)
-        elif not self._has_given_up:
+        elif not job.runs.has_ended:
             is_last = not self._scheduler.refine(request, run.subnetwork, self._clock())
         answer = Answer(
             row.tobytes(),
-            self._places[run.subnetwork],
+            job.runs.places[run.subnetwork],
             len(run.batch),
             run.predicted_s,
             *ran,
@@ -325,7 +346,7 @@ class Dispatcher:
             is_first_reply,
         )
         if is_last:
-            self._on_answer(job.pixels, run.subnetwork, answer.probabilities)
+            job.runs.on_answer(job.pixels, run.subnetwork, answer.probabilities)
             self._end(request, answer)
         else:
             job.best = answer
@@ -338,7 +359,7 @@ class Dispatcher:
         if not job.is_over:
             name = request.answered_by
             assert name is not None
-            self._on_answer(job.pixels, name, job.best.probabilities)
+            job.runs.on_answer(job.pixels, name, job.best.probabilities)
         self._end(request, Delivered(self._clock()))
 
     def _fail(self, request: Request, problem: Problem) -> None:

@@ -1,50 +1,40 @@
-"""The engine: it holds the bundle, answers all fronts, and knows what became of every request."""
+"""The engine: it holds the bundles, answers all fronts, and knows what became of every request."""
 
 import asyncio
 import gc
 from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import replace
-from functools import partial
 from typing import Any
 
 from structlog.typing import FilteringBoundLogger
 
-from model.bundle import Bundle
 from service import board as places
 from service.board import Board
+from service.engine.bundles import Bundles
 from service.engine.costs import Costs
 from service.engine.device import Device
+from service.engine.dispatcher import Dispatcher
 from service.engine.labels import Labels
 from service.engine.link import FrontLink
 from service.engine.load import Load
-from service.engine.loaded import (
-    LoadedBundle,
-    Resources,
-    describe,
-    load_bundle,
-    read_current_bundle,
-    return_memory,
-)
+from service.engine.loaded import LoadedBundle, Resources
 from service.engine.runtime import Wanted
 from service.engine.worker import Worker
 from service.hop import Record, Tally
 from service.observability.feedback import AnswerMemory
-from service.observability.telemetry import Metrics, ReloadOutcome
-from service.problems import BundleUnusable, NotReady, ReloadUnderWay
+from service.observability.telemetry import Metrics
+from service.problems import NotReady, ReloadUnderWay
+from service.scheduling.latency import Devices
+from service.scheduling.scheduler import Scheduler
 from service.settings import Settings
 
-# Of the device's time, what the warm-up of the next bundle takes from requests: the warm-up lasts ten times
-# ANYTIME_WARM_UP_S, and a request in ten waits for one of its runs.
-RELOAD_SHARE = 0.1
-MOST_RESTARTS, MOST_RELOADS = 1 << 12, 1 << 20  # before generations, of four bytes, are used again
 # At most so often: what is published are instants, which stay true for a while.
 PUBLISH_EVERY_S = 0.0005
+NETWORK_MARGIN_S = 0.0002  # between a caller on this machine and the server; a longer way is the caller's to allow for
 FLUSH_WITHIN_S = 0.25  # for a front that does not react
 BEAT_EVERY_S = 0.1
 LOST_AFTER_BEATS = 30  # that a device seems to hang
-LAST_REPLIES_S = 1.0  # for the answers that a drain gives out at its end
 
 
 class Engine:
@@ -60,6 +50,7 @@ class Engine:
         clock: seconds; the system's monotonic clock, as in the fronts.
 
     Attributes:
+        dispatcher: has requests answered.
         draining: the server is about to stop, and still answers what reaches it.
         is_broken: set once no device is left that runs.
     """
@@ -92,6 +83,19 @@ class Engine:
         self._workers: list[Worker] = []
         self._hanging: Counter[int] = Counter()  # beats in a row, by device
         self._load = Load(clock)
+        devices = Devices(0, network_margin_s=NETWORK_MARGIN_S)  # the first bundle opens them
+        self._scheduler = Scheduler(
+            devices, max_queue=settings.max_queue, max_lateness=settings.max_lateness
+        )
+        self.dispatcher = Dispatcher(
+            self._scheduler,
+            workers=self._workers,
+            metrics=metrics,
+            clock=clock,
+            on_failure=lambda error: log.error("run_failed", exc_info=error),
+            on_change=self._load_changed,
+            on_broken=self._lose,
+        )
         wanted = Wanted(
             settings.device,
             settings.devices,
@@ -99,82 +103,57 @@ class Engine:
             max(cores - board.fronts, 1),
             settings.engine_dir,
         )
-        self._resources = Resources(
-            settings, wanted, self._workers, metrics, log, clock, self._load_changed, self._lose
-        )
-        self._current: LoadedBundle | None = None
-        self._generation = restarts % MOST_RESTARTS * MOST_RELOADS
-        self._loaded: dict[int, LoadedBundle] = {}  # by generation: while one is replaced, both
         self._links: set[FrontLink] = set()
-        self._reloading = asyncio.Lock()
-        self._all_released = asyncio.Event()
+        self._bundles = Bundles(
+            Resources(
+                settings, wanted, self._workers, devices, self.dispatcher, metrics, log, clock
+            ),
+            self._links,
+            fronts=board.fronts,
+            restarts=restarts,
+            on_change=self._publish,
+        )
         self._all_left = asyncio.Event()
         self._published_at = 0.0
         self._publishing: asyncio.TimerHandle | None = None
         metrics.ready.set_function(
-            lambda: float(self._current is not None and not self.draining and bool(self._links))
+            lambda: float(bool(self._bundles.current) and not self.draining and bool(self._links))
         )
         metrics.connections.set_function(lambda: board.total(places.CONNECTIONS))
         self._beat()
 
     # Its life
 
-    async def start(self, bundle: Bundle) -> None:
-        """Warm the bundle up, and say so once every front knows it.
+    async def start(self) -> None:
+        """Answer, and say so once every front knows from what.
 
         Raises:
-            BundleError, RuntimeUnavailable, ValueError: it cannot be served.
+            BundleError, RuntimeUnavailable, ValueError: a bundle cannot be served.
         """
         started_at = self._clock()
-        loaded = await self._open(bundle)
-        await self._return_memory()  # of the graphs that were only tried
+        await self._bundles.start(self._opened)
+        await self._bundles.return_memory()  # of the graphs that were only tried
         gc.collect()
         gc.freeze()  # what start-up made stays: collecting it again would stall a request for tens of ms
-        await self._wait_for_fronts()
+        current = tuple(self._bundles.current)
+        await self._bundles.wait_for_fronts()
         self.log.info(
             "ready",
-            bundle=bundle.manifest.name,
-            device=loaded.device_name,
-            threads=loaded.devices[0].threads,
-            subnetworks=len(bundle.manifest.subnetworks),
+            bundle=", ".join(each.name for each in current),
+            device=current[0].device_name,
+            threads=current[0].devices[0].threads,
+            subnetworks=sum(len(each.names) for each in current),
             fronts=self._board.fronts,
             warm_up_s=round(self._clock() - started_at, 3),
         )
 
-    async def reload(self) -> dict[str, Any]:
-        """Answer from the bundle that is in its folder now; return its name and that before, which has ended then.
+    async def reload_all(self) -> None:
+        """Reload each model in its turn; the log says what became of it."""
+        await self._bundles.reload_all()
 
-        Until then, and if the new one cannot be used, the one before answers.
-
-        Raises:
-            BundleUnusable: says why.
-            NotReady: the server starts or stops.
-        """
-        async with self._reloading:
-            old, started_at = self._current, self._clock()
-            if old is None:
-                raise NotReady("the server is warming up", headers={"Retry-After": "1"})
-            names = {"bundle": old.bundle_name, "before": old.bundle_name}
-            try:
-                bundle = await asyncio.to_thread(read_current_bundle, self._settings)
-                if bundle.digest == old.bundle.digest:
-                    self._reloaded("unchanged", bundle=old.bundle_name)
-                    return names
-                new = await self._open(bundle)
-            except NotReady:  # it is to stop
-                raise
-            except Exception as error:  # whatever a bundle may do, the one before goes on
-                reason = describe(error)
-                self._reloaded("failed", bundle=old.bundle_name, reason=reason)
-                raise BundleUnusable(reason, bundle=old.bundle_name) from error
-            await self._end(old)
-            self._reloaded(
-                "replaced",
-                bundle=new.bundle_name,
-                before=old.bundle_name,
-                reload_s=round(self._clock() - started_at, 3),
-            )
-            return {**names, "bundle": new.bundle_name}
+    def drain(self) -> None:
+        """Note that the server is about to stop; what reaches it is still answered."""
+        self.draining = self._bundles.is_draining = True
 
     async def fronts_left(self) -> None:
         """Wait for the fronts that answer what they have accepted, no longer than they may."""
@@ -187,8 +166,8 @@ class Engine:
         self._beating.cancel()
         for link in tuple(self._links):
             link.close()
-        for loaded in self._loaded.values():
-            loaded.close()
+        self._bundles.close()
+        self.dispatcher.close()
         for worker in self._workers:
             worker.close()
 
@@ -198,13 +177,12 @@ class Engine:
         """Take in a front."""
         self._links.add(link)
         self._all_left.clear()
-        if self._current is not None:
-            link.tell_bundle(self._current.describe())
+        if self._bundles.current:
+            link.tell_bundles(self._bundles.describe())
 
     def front_released(self) -> None:
-        """Note that a front asks nothing more of some bundles."""
-        if self._is_released():
-            self._all_released.set()
+        """Note that a front asks other bundles than before."""
+        self._bundles.held_changed()
 
     def front_left(self, link: FrontLink, *, lost: int) -> None:
         """Account for a front that has ended with so many requests unanswered."""
@@ -219,19 +197,20 @@ class Engine:
 
     def loaded(self, generation: int) -> LoadedBundle | None:
         """Return the bundle of a generation, if it still answers."""
-        return self._loaded.get(generation)
+        return self._bundles.of(generation)
 
     def record(self, record: Record) -> None:
         """Account for an answer that was replied."""
-        loaded = self._loaded.get(record.generation)
+        loaded = self._bundles.of(record.generation)
         if loaded is None:  # the bundle, or the engine that ran it, has ended meanwhile
             self._metrics.request_ended(record.outcome)
             return
         subnetwork = loaded.names[record.subnetwork]
         label = loaded.bundle.manifest.labels[record.label]
         if record.is_first_reply:
-            loaded.latency.observe_reply(record.reply_s)
+            self._scheduler.devices.observe_reply(record.reply_s)
         self._metrics.answered(
+            loaded.name,
             subnetwork=subnetwork,
             label=label,
             confidence=record.confidence,
@@ -246,19 +225,21 @@ class Engine:
             trace_id=record.trace_id,
         )
         if record.first_answer_s >= 0:
-            self._metrics.first_answer.observe(record.first_answer_s)
+            self._metrics.first_answer.observe(record.first_answer_s, loaded.name)
         self._labels.answers.remember(
             record.request_id,
             subnetwork=subnetwork,
             label=label,
+            model=loaded.name,
             bundle=loaded.bundle.digest,
             now=self._clock(),
         )
 
     def count(self, tally: Tally) -> None:
         """Add what a front has counted."""
-        for outcome, count in tally.get("requests", {}).items():
-            self._metrics.request_ended(outcome, count=count)
+        for model, counts in tally.get("requests", {}).items():
+            for outcome, count in counts.items():
+                self._metrics.request_ended(outcome, model, count=count)
         for reason, count in tally.get("connections_ended", {}).items():
             self._metrics.connections_ended.inc(reason, amount=count)
         for refusal, count in tally.get("keys_refused", {}).items():
@@ -281,7 +262,7 @@ class Engine:
                 self._metrics.feedback.inc("invalid")
                 return None
             case "predicted_run_latency_s":
-                loaded = self._loaded.get(arguments["generation"])
+                loaded = self._bundles.of(arguments["generation"])
                 if loaded is None:
                     raise NotReady("the bundle was replaced", headers={"Retry-After": "1"})
                 return {each: loaded.latency.predict_s(each, 1) for each in loaded.names}
@@ -290,81 +271,28 @@ class Engine:
             case "want_load":
                 return self._load.want(arguments["wanted"], arguments["sender"])
             case "reload":
-                if self._reloading.locked():
+                if self._bundles.is_reloading:
                     raise ReloadUnderWay(
                         "another reload has not ended yet", headers={"Retry-After": "1"}
                     )
-                return await self.reload()
+                return await self._bundles.reload(arguments["model"])
         raise ValueError(f"there is no call {name!r}")
 
     # Its parts
 
     async def _feedback(self, request_id: str, label: str) -> dict[str, Any]:
         """Compare an answer with its label."""
-        if self._current is None:
+        if not self._bundles.current:
             raise NotReady("the server is warming up", headers={"Retry-After": "1"})
         if not self._labels.expects(request_id):
             await self._flush()  # another front may have answered just now
-        return self._labels.compare(request_id, label, self._current.bundle, now=self._clock())
+        return self._labels.compare(request_id, label, self._bundles.current, now=self._clock())
 
     async def _flush(self) -> None:
         """Have every front tell what it has still to tell; one that does not react is not waited for."""
         flushes = [asyncio.ensure_future(link.flush()) for link in self._links]
         if flushes:
             await asyncio.wait(flushes, timeout=FLUSH_WITHIN_S)
-
-    async def _open(self, bundle: Bundle) -> LoadedBundle:
-        """Warm a bundle up, and answer new requests from it."""
-        self._generation += 1
-        new = await load_bundle(self._generation, bundle, self._resources, rest=self._rest)
-        if self._current is None:
-            self._opened(new.devices)
-        else:
-            new.latency.observe_reply(self._current.latency.reply_s)
-        self._loaded[new.generation] = self._current = new
-        self._all_released.clear()
-        self._metrics.show(
-            bundle=new.bundle_name,
-            accuracy=new.expected_accuracy,
-            labels=bundle.manifest.labels,
-            predict_s=lambda name: new.latency.predict_s(name, 1),
-            slowdowns={
-                device.name: partial(new.latency.slowdown, place)
-                for place, device in enumerate(new.devices)
-            },
-            queue_depth=lambda: sum(len(each.scheduler) for each in self._loaded.values()),
-        )
-        self._publish()
-        for link in self._links:
-            link.tell_bundle(new.describe())
-        return new
-
-    async def _end(self, old: LoadedBundle) -> None:
-        """Wait for a replaced bundle's last request, within bounds, and give its memory back.
-
-        A deadline may be a day, and so long may a client take to read a stream.
-        """
-        await self._wait_for_fronts(self._settings.drain_s)
-        old.end()
-        await self._wait_for_fronts(LAST_REPLIES_S)
-        del self._loaded[old.generation]
-        await asyncio.to_thread(old.close)
-        await self._return_memory()  # behind the end of the old sessions
-
-    async def _wait_for_fronts(self, within_s: float | None = None) -> None:
-        """Wait until every front asks the current bundle alone."""
-        if not self._is_released():
-            self._all_released.clear()
-            with suppress(TimeoutError):
-                await asyncio.wait_for(self._all_released.wait(), within_s)
-
-    def _is_released(self) -> bool:
-        """Whether every front has come and asks the current bundle alone."""
-        if self._current is None:
-            return False
-        before = self._current.generation - 1
-        there = {link.front for link in self._links if link.released >= before}
-        return len(there) == self._board.fronts
 
     def _load_changed(self) -> None:
         """Let fronts see the load, soon if they saw it a moment ago."""
@@ -379,13 +307,19 @@ class Engine:
         if self._publishing is not None:
             self._publishing.cancel()
             self._publishing = None
-        loaded, now = self._current, self._clock()
-        self._published_at = now
-        if loaded is not None:
+        now = self._published_at = self._clock()
+        if self._bundles.current:
             assert self._costs is not None
-            self._costs.observe(loaded.scheduler, loaded.dispatcher.run_here_s)
-            load = loaded.scheduler.admission.publish(now)
-            self._board.publish(loaded.generation, load.to_floats())
+            self._costs.observe(self._scheduler, self.dispatcher.run_here_s)
+            published = dict(
+                zip(self._scheduler.models, self._scheduler.admission.publish(now), strict=True)
+            )
+            self._board.publish(
+                {
+                    each.generation: published[each.runs.model].to_floats()
+                    for each in self._bundles.loaded
+                }
+            )
             for link in self._links:
                 self._board.set(link.front, places.RECEIVED, link.received)
 
@@ -416,28 +350,20 @@ class Engine:
         if not self._devices_left:
             self.is_broken.set()
             return
-        for loaded in self._loaded.values():
-            loaded.dispatcher.lose(place)
+        self.dispatcher.lose(place)
 
     @property
     def _devices_left(self) -> int:
         return sum(not each.is_lost for each in self._workers)
 
     def _opened(self, devices: Sequence[Device]) -> None:
-        """Take in the devices of the first bundle: the next ones get as many."""
+        """Take in the devices of the first bundle."""
         threads = sum(each.threads for each in devices if each.gpu is None) or 1
         # More than there are cores: fronts and runs take time from each other.
         shares_cores = self._cores < self._board.fronts + threads
         self._costs = Costs(self._board, shares_cores=shares_cores, clock=self._clock)
-        wanted = replace(self._resources.wanted, devices=len(devices), threads=devices[0].threads)
-        self._resources = replace(self._resources, wanted=wanted)
         self._metrics.devices.set_function(lambda: self._devices_left)
         self._show_memory([each.gpu for each in devices if each.gpu is not None])
-
-    async def _return_memory(self) -> None:
-        """Give memory back to the system, behind what the devices were told to do."""
-        serving = [each for each in self._workers if not each.is_lost]
-        await asyncio.gather(*(each.call(return_memory) for each in serving))
 
     def _show_memory(self, gpus: Sequence[int]) -> None:
         """Show the memory of the GPUs, if their driver tells."""
@@ -455,16 +381,3 @@ class Engine:
             gauge = self._metrics.gpu_memory
             gauge.labels("used").set_function(lambda: sum(each().used for each in read))
             gauge.labels("total").set_function(lambda: sum(each().total for each in read))
-
-    async def _rest(self, run_s: float) -> None:
-        """Leave the device to requests after a run of the warm-up."""
-        if self.draining:
-            raise NotReady("the server is stopping", headers={"Retry-After": "1"})
-        if self._current is not None:
-            await asyncio.sleep(run_s * (1 / RELOAD_SHARE - 1))
-
-    def _reloaded(self, outcome: ReloadOutcome, **fields: Any) -> None:
-        """Account for a reload."""
-        self._metrics.reloads.inc(outcome)
-        log = self.log.error if outcome == "failed" else self.log.info
-        log("reload", outcome=outcome, **fields)

@@ -1,8 +1,9 @@
 """What the labels say that come for answers given before: ``/feedback``."""
 
+from collections.abc import Iterable
 from typing import Any
 
-from model.bundle import Bundle
+from service.engine.loaded import LoadedBundle
 from service.observability.feedback import AnswerMemory, Kept, Rejection
 from service.observability.telemetry import Metrics
 from service.problems import (
@@ -28,26 +29,29 @@ class Labels:
 
     def expects(self, request_id: str) -> bool:
         """Whether an answer of that id is there, without its label."""
-        return self.answers.bundle_of(request_id) is not None
+        return self.answers.answered_by(request_id) is not None
 
-    def compare(self, request_id: str, label: str, bundle: Bundle, *, now: float) -> dict[str, Any]:
+    def compare(
+        self, request_id: str, label: str, current: Iterable[LoadedBundle], *, now: float
+    ) -> dict[str, Any]:
         """Return the score of an answer.
 
-        The labels of an answer of a bundle that was replaced meanwhile say nothing of the one that answers now: they are
-        compared, and not counted with its own.
+        The labels of an answer of a bundle that was replaced meanwhile say nothing of those that answer now: they are
+        compared, and not counted with their own.
 
         Args:
             request_id: of the answer.
             label: what was on its image.
-            bundle: that answers now.
+            current: the bundles that answer now.
             now: seconds.
 
         Raises:
             InvalidFeedback, UnknownRequest, FeedbackRepeated, FeedbackLate: it cannot be compared.
         """
-        labels = bundle.manifest.labels
-        is_own = self.answers.bundle_of(request_id) in (None, bundle.digest)
-        if is_own and label not in labels:
+        kept = self.answers.answered_by(request_id)
+        own = [each for each in current if kept in (None, (each.name, each.bundle.digest))]
+        labels = dict.fromkeys(label for each in own for label in each.bundle.manifest.labels)
+        if own and label not in labels:
             self._metrics.feedback.inc("invalid")
             raise InvalidFeedback(f"{label!r} is no label of the bundle", allowed=", ".join(labels))
         taken = self.answers.take(request_id, now)
@@ -55,8 +59,8 @@ class Labels:
             self._metrics.feedback.inc(taken)
             raise self._rejection(taken, request_id)
         is_right = label == taken.label
-        if taken.bundle == bundle.digest:
-            self._metrics.label_came(taken.subnetwork, is_right)
+        if own:
+            self._metrics.label_came(taken.model, taken.subnetwork, is_right)
         else:
             self._metrics.feedback.inc("replaced")
         return {

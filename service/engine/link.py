@@ -1,17 +1,19 @@
 """The engine's end of the hop: one connection for each front."""
 
 import asyncio
+from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
-from service.engine.dispatcher import Dispatcher, Event
+from service.engine.dispatcher import Event
 from service.hop import (
     Answer,
     Delivered,
     FrameReader,
     Kind,
+    ServedBundle,
     answer_frame,
     delivered_frame,
     document_frame,
@@ -39,16 +41,17 @@ class FrontLink(asyncio.Protocol):
 
     Attributes:
         received: how many requests have come.
-        released: no request is to come any more for bundles up to this generation; -1 before the front knows any.
+        held: the generations of the bundles that the front may still ask; None before it knows any.
     """
 
     def __init__(self, engine: "Engine", front: int) -> None:
         self.front = front
-        self.released = -1
+        self.held: frozenset[int] | None = None
         self.received = 0
         self._engine = engine
         self._reader = FrameReader()
-        self._asked: dict[int, tuple[Dispatcher, Request]] = {}
+        self._dispatcher = engine.dispatcher
+        self._asked: dict[int, Request] = {}
         self._transport: asyncio.Transport
         self._loop = asyncio.get_running_loop()
         self._untold: list[bytes] = []
@@ -72,8 +75,8 @@ class FrontLink(asyncio.Protocol):
                     self._engine.record(read_record(message))
                 case Kind.TALLY:
                     self._engine.count(read_document(message))
-                case Kind.RELEASED:
-                    self.released = request
+                case Kind.HELD:
+                    self.held = frozenset(read_document(message))
                     self._engine.front_released()
                 case Kind.FLUSHED:
                     self._flushed.pop(0).set_result(None)
@@ -84,16 +87,16 @@ class FrontLink(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Take a front's requests out of the queue."""
-        for dispatcher, request in self._asked.values():
-            dispatcher.cancel(request)
+        for request in self._asked.values():
+            self._dispatcher.cancel(request)
         for each in self._flushed:
             each.set_result(None)
         self._engine.front_left(self, lost=len(self._asked))
         self._asked.clear()
 
-    def tell_bundle(self, document: Any) -> None:
+    def tell_bundles(self, documents: Sequence[ServedBundle]) -> None:
         """Tell what answers from now on."""
-        self._transport.write(document_frame(Kind.BUNDLE, 0, document))
+        self._transport.write(document_frame(Kind.BUNDLES, 0, documents))
 
     async def flush(self) -> None:
         """Wait until all that the front has to tell has come, or the front has left."""
@@ -115,7 +118,8 @@ class FrontLink(asyncio.Protocol):
             self._tell(number, UNKNOWN_BUNDLE)
             return
         side = loaded.bundle.manifest.preprocessing.size
-        request = loaded.dispatcher.submit(
+        request = self._dispatcher.submit(
+            loaded.runs,
             np.frombuffer(sent, np.uint8).reshape(side, side, 3),
             partial(self._tell, number),
             arrived_at=ask.arrived_at,
@@ -127,13 +131,12 @@ class FrontLink(asyncio.Protocol):
             was_alone=ask.was_alone,
         )
         if request is not None:
-            self._asked[number] = loaded.dispatcher, request
+            self._asked[number] = request
 
     def _gone(self, number: int) -> None:
-        asked = self._asked.pop(number, None)
-        if asked is not None:
-            dispatcher, request = asked
-            dispatcher.cancel(request)
+        request = self._asked.pop(number, None)
+        if request is not None:
+            self._dispatcher.cancel(request)
 
     def _tell(self, number: int, event: Event) -> None:
         match event:

@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import structlog
@@ -13,7 +14,7 @@ import structlog
 from model.bundle import Bundle, BundleError, check_unchanged, read_bundle
 from model.images import Pixels
 from service.engine.device import Device, RuntimeUnavailable
-from service.engine.dispatcher import RUN_OVERHEAD_S, Dispatcher
+from service.engine.dispatcher import RUN_OVERHEAD_S, Dispatcher, Runs
 from service.engine.precision import Profile, Served, choose_precisions
 from service.engine.runtime import (
     Wanted,
@@ -28,12 +29,10 @@ from service.observability.agreement import Agreement
 from service.observability.aside import Aside
 from service.observability.telemetry import Metrics
 from service.problems import NotReady
-from service.scheduling.latency import LatencyModel
+from service.scheduling.latency import Devices, LatencyModel
+from service.scheduling.model import Model
 from service.scheduling.policies import Candidate
-from service.scheduling.scheduler import Scheduler
 from service.settings import Settings
-
-NETWORK_MARGIN_S = 0.0002  # between a caller on this machine and the server; a longer way is the caller's to allow for
 
 UNUSABLE = (BundleError, RuntimeUnavailable, ValueError)  # what ``load_bundle`` may raise
 REPLACED = NotReady("the bundle was replaced", headers={"Retry-After": "1"})
@@ -41,39 +40,41 @@ REPLACED = NotReady("the bundle was replaced", headers={"Retry-After": "1"})
 
 @dataclass(frozen=True, slots=True)
 class Resources:
-    """What every bundle is served with, one after the other.
+    """What all bundles are served with.
 
     Args:
         settings: every knob.
         wanted: the devices to open.
         workers: the threads of the devices, by their place; more are added where there are more devices.
+        devices: what the scheduler knows of them; grows with the workers.
+        dispatcher: has requests answered.
         metrics: is told of everything.
         log: takes events.
         clock: seconds.
-        on_change: is called when the load has changed.
-        on_broken: is given the place of a device whose runs fail.
     """
 
     settings: Settings
     wanted: Wanted
     workers: list[Worker]
+    devices: Devices
+    dispatcher: Dispatcher
     metrics: Metrics
     log: structlog.typing.FilteringBoundLogger
     clock: Callable[[], float]
-    on_change: Callable[[], None]
-    on_broken: Callable[[int], None]
 
 
 class LoadedBundle:
     """A bundle on its devices, with what schedules its requests.
 
     Attributes:
+        name: of the model, in requests and metrics.
         generation: how many the engine has loaded, this one included.
         names: of the subnetworks, in the order that fronts know them by.
     """
 
     def __init__(
         self,
+        name: str,
         generation: int,
         bundle: Bundle,
         devices: Sequence[Device],
@@ -83,42 +84,27 @@ class LoadedBundle:
         aside: Aside | None,
     ) -> None:
         settings = resources.settings
+        self.name = name
         self.generation = generation
         self.bundle = bundle
-        self.bundle_name = {"name": bundle.manifest.name, "digest": bundle.digest}
+        self.bundle_name = {"name": name, "digest": bundle.digest}
         self.served = served
         self.names = [each.subnetwork.name for each in served]
         self.expected_accuracy = {
             each.subnetwork.name: each.accuracy.estimate.value for each in served
         }
         self.devices = devices
-        self.latency = LatencyModel(
-            profile, devices=len(devices), network_margin_s=NETWORK_MARGIN_S
-        )
-        self.scheduler = Scheduler(
-            [Candidate(name, value) for name, value in self.expected_accuracy.items()],
+        self.latency = LatencyModel(profile, resources.devices)
+        model = Model(
+            [Candidate(each, value) for each, value in self.expected_accuracy.items()],
             self.latency,
             policy=settings.policy,
-            max_queue=settings.max_queue,
             max_batch=settings.max_batch,
-            max_lateness=settings.max_lateness,
         )
-        self.dispatcher = Dispatcher(
-            [device.run for device in devices],
-            self.scheduler,
-            self.latency,
-            places={name: place for place, name in enumerate(self.names)},
-            workers=resources.workers[: len(devices)],
-            metrics=resources.metrics,
-            clock=resources.clock,
-            on_failure=lambda error: resources.log.error("run_failed", exc_info=error),
-            on_answer=self._compare,
-            on_change=resources.on_change,
-            on_broken=resources.on_broken,
-        )
-        for place, worker in enumerate(resources.workers[: len(devices)]):
-            if worker.is_lost:
-                self.dispatcher.lose(place)
+        places = {each: place for place, each in enumerate(self.names)}
+        runs = [device.run for device in devices]
+        self.runs = Runs(name, model, runs, places, self._compare)
+        self._dispatcher = resources.dispatcher
         self._agreement = self._open_agreement(aside, resources) if aside is not None else None
         self._workers = resources.workers
 
@@ -131,6 +117,7 @@ class LoadedBundle:
     def describe(self) -> ServedBundle:
         """Return what fronts are told of it."""
         return {
+            "model": self.name,
             "generation": self.generation,
             "digest": self.bundle.digest,
             "device": self.device_name,
@@ -150,15 +137,22 @@ class LoadedBundle:
             ],
         }
 
-    def end(self) -> None:
+    def begin(self) -> None:
+        """Take requests."""
+        self._dispatcher.begin(self.runs)
+
+    def give_up(self) -> None:
         """Give requests what answers there are, and begin no more runs."""
-        self.dispatcher.give_up(REPLACED)
+        self._dispatcher.give_up(self.runs, REPLACED)
+
+    def end(self) -> None:
+        """Take no requests any more."""
+        self._dispatcher.end(self.runs, REPLACED)
 
     def close(self) -> None:
         """Give its threads and its memory back, after the runs that it has begun for clients that left."""
         if self._agreement is not None:
             self._agreement.close()
-        self.dispatcher.close()
         for device, worker in zip(self.devices, self._workers, strict=False):
             worker.start(device.close)
 
@@ -173,13 +167,14 @@ class LoadedBundle:
             aside,
             best=aside.subnetwork,
             share=resources.settings.agreement_sample,
-            is_idle=lambda: self.dispatcher.is_idle,
-            record=resources.metrics.compared,
+            is_idle=lambda: self._dispatcher.is_idle,
+            record=partial(resources.metrics.compared, self.name),
             on_failure=lambda error: resources.log.error("comparison_failed", exc_info=error),
         )
 
 
 async def load_bundle(
+    name: str,
     generation: int,
     bundle: Bundle,
     resources: Resources,
@@ -189,6 +184,7 @@ async def load_bundle(
     """Load a bundle and warm it up.
 
     Args:
+        name: of the model.
         generation: of it.
         bundle: as it was read.
         resources: its workers run the warm-up too, so that runs for requests and runs of the warm-up take turns.
@@ -207,12 +203,13 @@ async def load_bundle(
         aside = Aside(bundle, best.name)
         undo.callback(aside.close)
     with undo:
-        loaded = await _warm_up(generation, bundle, resources, aside, rest)
+        loaded = await _warm_up(name, generation, bundle, resources, aside, rest)
         undo.pop_all()
     return loaded
 
 
 async def _warm_up(
+    name: str,
     generation: int,
     bundle: Bundle,
     resources: Resources,
@@ -225,10 +222,12 @@ async def _warm_up(
     devices = await asyncio.to_thread(_load, bundle, resources, sizes)
     workers = resources.workers
     workers += [Worker() for _ in range(len(devices) - len(workers))]
+    resources.devices.extend(len(workers))
     first, *others = [each for each in zip(devices, workers, strict=False) if not each[1].is_lost]
 
-    async def time_run(device: Device, worker: Worker, name: str, size: int) -> float:
-        run_s = await worker.call(partial(_time_run, bundle, device, name, size, resources.clock))
+    async def time_run(device: Device, worker: Worker, run_name: str, size: int) -> float:
+        run = partial(_time_run, bundle, device, run_name, size, resources.clock)
+        run_s = await worker.call(run)
         await rest(run_s)
         return run_s
 
@@ -246,14 +245,16 @@ async def _warm_up(
     for device in devices:
         device.keep(chosen)
     await asyncio.gather(*(run_each(*each) for each in others))  # they are taken to be as fast
-    profile = {name: measured[run_name] for name, run_name in chosen.items()}
+    profile = {each: measured[run_name] for each, run_name in chosen.items()}
     if devices[0].gpu is not None:
         profile = padded(profile)
+    # What was measured is as slow as the device now is.
+    slowdown = resources.devices.slowdown(workers.index(first[1]))
     profile = {
-        name: {size: run_s + RUN_OVERHEAD_S for size, run_s in cells.items()}
-        for name, cells in profile.items()
+        each: {size: (run_s + RUN_OVERHEAD_S) / slowdown for size, run_s in cells.items()}
+        for each, cells in profile.items()
     }
-    return LoadedBundle(generation, bundle, devices, served, profile, resources, aside)
+    return LoadedBundle(name, generation, bundle, devices, served, profile, resources, aside)
 
 
 def _load(bundle: Bundle, resources: Resources, batch_sizes: Sequence[int]) -> list[Device]:
@@ -299,17 +300,17 @@ def return_memory() -> None:
         ctypes.CDLL(None).malloc_trim(0)
 
 
-def read_current_bundle(settings: Settings) -> Bundle:
-    """Read the bundle that the folder holds, or leads to, at this moment.
+def read_current_bundle(folder: Path, settings: Settings) -> Bundle:
+    """Read the bundle that a folder holds, or leads to, at this moment.
 
     Raises:
         BundleError: it cannot be used.
     """
     try:
-        folder = settings.bundle_dir.resolve()  # a link may lead elsewhere before all is loaded
+        resolved = folder.resolve()  # a link may lead elsewhere before all is loaded
     except (OSError, RuntimeError) as error:
-        raise BundleError(f"{settings.bundle_dir}: {error}") from error
-    return read_bundle(folder, keys=settings.bundle_keys.split())
+        raise BundleError(f"{folder}: {error}") from error
+    return read_bundle(resolved, keys=settings.bundle_keys.split())
 
 
 def describe(error: Exception) -> str:

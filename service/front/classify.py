@@ -50,9 +50,10 @@ async def steps(
         Problem: there is none.
     """
     body = await front.bodies.read(request, received.headers, front.settings.max_body_bytes)
-    with (served := front.served):
-        read_at = front.clock()
-        upload, query = _parse(served, received, request, body)
+    read_at = front.clock()
+    upload, served = _parse(front, received, request, body)
+    with served:
+        query = served.parse_query(request.scope["query_string"], upload.fields)
         finding = find_steps(front, served, received, query, read_at, upload.only_file())
         async with aclosing(finding):
             async for found, is_last in finding:
@@ -100,7 +101,7 @@ async def find(
     Raises:
         Problem: there is none.
     """
-    is_alone = served.is_alone_since(received.arrived_at, front.arrivals.waiting)
+    is_alone = front.serving.is_alone_since(received.arrived_at, front.arrivals.waiting)
     decoded = await _decode(front, served, received, query, read_at, image, is_alone=is_alone)
     refine: Refine = "none" if query.stop_at_confidence is None else "deepest"
     ask = _ask(served, received, query, refine, is_alone=is_alone)
@@ -138,9 +139,10 @@ async def _classify(front: Front, received: Received, request: Request) -> Respo
     """Read a request, and answer its file, or each of its files."""
     body = await front.bodies.read(request, received.headers, front.settings.max_body_bytes)
     # Entered with the whole body: a slow sender keeps no bundle from being replaced.
-    with (served := front.served):
-        read_at = front.clock()
-        upload, query = _parse(served, received, request, body)
+    read_at = front.clock()
+    upload, served = _parse(front, received, request, body)
+    with served:
+        query = served.parse_query(request.scope["query_string"], upload.fields)
         if len(upload.files) > 1:
             outcomes = await find_each(front, served, received, query, read_at, upload.files)
             documents = [
@@ -158,14 +160,16 @@ def _json(body: bytes, received: Received) -> Response:
 
 
 def _parse(
-    served: Served, received: Received, request: Request, body: bytes
-) -> tuple[Upload, ClassifyQuery]:
-    """Return the files and the parameters of a request."""
-    headers = received.headers
+    front: Front, received: Received, request: Request, body: bytes
+) -> tuple[Upload, Served]:
+    """Return the files of a request, and what is to answer it."""
+    serving, headers = front.serving, received.headers
     upload = read_upload(
         body, headers.get(b"content-type", b""), headers.get(b"content-encoding", b"")
     )
-    return upload, served.parse_query(request.scope["query_string"], upload.fields)
+    served = serving.asked(request.scope["query_string"], upload.fields)
+    received.state["model"] = served.name
+    return upload, served
 
 
 async def _decode(

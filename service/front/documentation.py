@@ -178,6 +178,12 @@ CLASSIFY: Document = {
             enum=["answer", "refuse"],
         ),
         _query(
+            "model",
+            "The model that is asked, where the server has several; by default the first.",
+            "cifar10",
+            type="string",
+        ),
+        _query(
             "subnetwork",
             "The only subnetwork that may answer; by default the deadline and the load choose.",
             "full",
@@ -302,6 +308,7 @@ FEEDBACK_RESPONSES = told(
 RELOAD_RESPONSES = told(
     *KEYED,
     problems.NotFound,
+    problems.InvalidParameter,
     problems.ReloadUnderWay,
     problems.BundleUnusable,
     problems.InternalError,
@@ -309,7 +316,7 @@ RELOAD_RESPONSES = told(
 )
 
 READY_RESPONSES = told(problems.NotReady)
-LIST_RESPONSES = told(*KEYED, problems.NotReady)
+LIST_RESPONSES = told(*KEYED, problems.InvalidParameter, problems.NotReady)
 METRICS_RESPONSES: dict[int | str, Document] = {
     200: {"content": {"text/plain": {}, "application/openmetrics-text": {}}},
     **told(*KEYED),

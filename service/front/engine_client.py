@@ -2,11 +2,12 @@
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Sequence
 from typing import Any, NamedTuple, TypeVar, cast
 
 from model.images import Pixels
 from service.front.served import Served
+from service.front.serving import Serving
 from service.hop import (
     Answer,
     Ask,
@@ -63,7 +64,7 @@ class EngineClient(asyncio.Protocol):
         on_flush: is called before the engine is told all that is left to tell.
 
     Attributes:
-        served: what answers; None while no engine is warm.
+        serving: what answers; None while no engine is warm.
         is_stalled: the engine gives no sign of life; it is asked nothing until it does.
     """
 
@@ -72,7 +73,7 @@ class EngineClient(asyncio.Protocol):
         open_served: Callable[[ServedBundle, Callable[[], None]], Served],
         on_flush: Callable[[], None],
     ) -> None:
-        self.served: Served | None = None
+        self.serving: Serving | None = None
         self.is_stalled = False
         self._open_served = open_served
         self._on_flush = on_flush
@@ -86,7 +87,7 @@ class EngineClient(asyncio.Protocol):
         self._lost = asyncio.Event()
         self._lost.set()
         self._replaced: list[Served] = []  # of this engine, with requests in them
-        self._released = -1
+        self._held: list[int] = []  # the generations that the engine was told last
         self._untold: list[bytes] = []
         self._tally = _no_tally()
         self._telling: asyncio.TimerHandle | None = None
@@ -147,9 +148,9 @@ class EngineClient(asyncio.Protocol):
         """Tell what became of a request that was answered."""
         self._tell_soon(record_frame(record))
 
-    def count_request(self, outcome: Outcome) -> None:
+    def count_request(self, outcome: Outcome, model: str) -> None:
         """Count a request that got no answer."""
-        self._count(self._tally["requests"], outcome)
+        self._count(self._tally["requests"].setdefault(model, {}), outcome)
 
     def count_connection_ended(self, reason: Ending) -> None:
         """Count a connection that this front has ended."""
@@ -166,7 +167,7 @@ class EngineClient(asyncio.Protocol):
         self._transport = cast(asyncio.Transport, transport)
         self._lost.clear()
         self._reader = FrameReader()
-        self._released = -1
+        self._held = []
         self._asks = 0
         self._tell_soon()  # what there was to tell while there was no engine
 
@@ -187,15 +188,15 @@ class EngineClient(asyncio.Protocol):
                 case Kind.FLUSH:
                     self._on_flush()
                     self._write(*self._told(), frame(Kind.FLUSHED))
-                case Kind.BUNDLE:
+                case Kind.BUNDLES:
                     self._serve(read_document(message))
 
     def connection_lost(self, exc: Exception | None) -> None:
         """End what the engine has not ended, with the best answer so far if there is one: another engine is on its way."""
-        served, self._transport, self.served = self.served, None, None
+        serving, self._transport, self.serving = self.serving, None, None
         self.is_stalled = False
         self._replaced.clear()
-        if served is not None:
+        for served in serving.bundles if serving is not None else ():
             served.replaced()
         self._give_up(_ended())
         self._lost.set()
@@ -312,25 +313,30 @@ class EngineClient(asyncio.Protocol):
         else:
             reply.set_result(document["result"])
 
-    def _serve(self, document: ServedBundle) -> None:
-        """Have new requests answered by another bundle."""
-        before, self.served = self.served, self._open_served(document, self._release)
-        if before is not None:
-            self._replaced.append(before)
-            before.replaced()
+    def _serve(self, documents: Sequence[ServedBundle]) -> None:
+        """Have new requests answered by these bundles."""
+        before = {each.generation: each for each in self.serving.bundles} if self.serving else {}
+        bundles = [
+            before.pop(each["generation"])
+            if each["generation"] in before
+            else self._open_served(each, self._release)
+            for each in documents
+        ]
+        self.serving = Serving(bundles)
+        self._replaced += before.values()
+        for each in before.values():
+            each.replaced()
         self._release()
 
     def _release(self) -> None:
-        """Tell the engine up to which bundle no request is to come any more."""
-        self._replaced = [each for each in self._replaced if not each.is_empty]
-        if self.served is None:
+        """Tell the engine what may still be asked of it, where that has changed."""
+        if self.serving is None:
             return
-        released = (
-            min((each.generation for each in self._replaced), default=self.served.generation) - 1
-        )
-        if released > self._released:
-            self._released = released
-            self._write(frame(Kind.RELEASED, released))
+        self._replaced = [each for each in self._replaced if not each.is_empty]
+        held = [each.generation for each in (*self.serving.bundles, *self._replaced)]
+        if held != self._held:
+            self._held = held
+            self._write(document_frame(Kind.HELD, 0, held))
 
     def _count(self, counts: dict[T, int], label: T) -> None:
         counts[label] = counts.get(label, 0) + 1

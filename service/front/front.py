@@ -23,9 +23,10 @@ from service.front.engine_client import SOON, STALLED, EngineClient
 from service.front.images import ImageDecoder
 from service.front.inbox import Inbox
 from service.front.served import Served
+from service.front.serving import Serving
 from service.hop import ServedBundle
 from service.observability.log import RequestLog
-from service.outcomes import Outcome
+from service.outcomes import NO_MODEL, Outcome
 from service.problems import InvalidParameter, NotReady, Overloaded, Problem, problem_of
 from service.schemas import ClassifyQuery
 from service.settings import Settings
@@ -92,13 +93,13 @@ class Front:
         self._dropped_before = board.get(index, places.LINES_DROPPED)
         self._ids = Random()  # the system's own lets go of the interpreter for each number
         self._handled = self._shed = self._streams = 0
-        self._last_query: ClassifyQuery | None = None
+        self._last: tuple[Served, ClassifyQuery] | None = None  # what was asked last
         self.inbox = Inbox(self)
         self._shed_cpu_s = 0.0
         self._pulse = Pulse(STALLED_AFTER_LOOKS)
 
     @property
-    def served(self) -> Served:
+    def serving(self) -> Serving:
         """What answers.
 
         Raises:
@@ -106,9 +107,9 @@ class Front:
         """
         if self.engine.is_stalled:
             raise NotReady(STALLED, headers=SOON)
-        if self.engine.served is None:
+        if self.engine.serving is None:
             raise NotReady("the server is warming up", headers=SOON)
-        return self.engine.served
+        return self.engine.serving
 
     async def warm_up(self) -> None:
         """Do what only the first image would do."""
@@ -147,9 +148,10 @@ class Front:
         arrived_at: float,
         problem: Problem | None = None,
         trace_id: str = "",
+        model: str = NO_MODEL,
     ) -> None:
         """Account for a request that got no answer."""
-        self.engine.count_request(outcome)
+        self.engine.count_request(outcome, model)
         self.log_request(
             outcome,
             lambda: {
@@ -170,14 +172,15 @@ class Front:
             query_string: its parameters.
             is_lost: whether it waited so long that one like it would be.
         """
-        served, unread = self.engine.served, self.arrivals.waiting
-        if served is None or (unread < CROWD and not is_lost):
+        serving, unread = self.engine.serving, self.arrivals.waiting
+        if serving is None or (unread < CROWD and not is_lost):
             return None
         try:
+            served = serving.asked(query_string)
             query = served.parse_query(query_string)
         except InvalidParameter:  # told in its turn
             return None
-        last = self._last_query
+        last = self._last[1] if self._last is not None else None
         if is_lost and (query is last or query == last):
             return CROWDED
         return self.check_load(served, arrived_at, query, unread=unread)
@@ -187,10 +190,11 @@ class Front:
 
         What is lost so is shed, though it may have wanted a late answer: what waits behind it could be in time.
         """
-        served, query = self.engine.served, self._last_query
-        load = served.load() if served is not None else None
-        if served is None or query is None or load is None:
+        last = self._last
+        load = last[0].load() if last is not None else None
+        if last is None or load is None:
             return -inf
+        served, query = last
         return load.in_time_since(
             arrived_at,
             query.deadline_ms / 1e3,
@@ -201,8 +205,7 @@ class Front:
 
     def deadline_s(self) -> float:
         """Return the deadline of the last request."""
-        query = self._last_query
-        return query.deadline_ms / 1e3 if query is not None else inf
+        return self._last[1].deadline_ms / 1e3 if self._last is not None else inf
 
     def check_load(
         self,
@@ -222,7 +225,7 @@ class Front:
             unread: requests before it that were read and are still to be decoded.
             is_alone: whether no other request took time from it since it arrived.
         """
-        self._last_query = query
+        self._last = served, query
         load = served.load()
         if load is None:
             return None
@@ -246,7 +249,8 @@ class Front:
         self, problem: Problem, request_id: str, arrived_at: float, cost_s: float
     ) -> None:
         """Account for a request that was shed by its head, and what that cost this thread in seconds."""
-        self.ended(problem.outcome, request_id, arrived_at, problem)
+        model = self._last[1].model if self._last is not None else NO_MODEL
+        self.ended(problem.outcome, request_id, arrived_at, problem, model=model)
         self._shed += 1
         self._shed_cpu_s += cost_s
         if self._shed % SHOWN_TOGETHER == 0:
@@ -260,8 +264,8 @@ class Front:
             self._board.set(self._index, places.CPU_S, time.thread_time())
 
     def _show_sheds(self) -> None:
-        if self._last_query is not None:
-            deadline_s = self._last_query.deadline_ms / 1e3
+        if self._last is not None:
+            deadline_s = self._last[1].deadline_ms / 1e3
             self._board.set(self._index, places.SHED_DEADLINE_S, deadline_s)
         self._board.set(self._index, places.SHED, self._shed)
         self._board.set(self._index, places.SHED_CPU_S, self._shed_cpu_s)

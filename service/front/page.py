@@ -108,7 +108,7 @@ async def send_load(request: Request) -> dict[str, Any]:
         InvalidParameter: it asks for too much, or is no page of this server, which could not send JSON.
     """
     front = front_of(request)
-    served = front.served
+    served = front.serving.of(None)
     media_type = request.headers.get("content-type", "")
     if media_type != "application/json":
         raise InvalidParameter(

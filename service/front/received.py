@@ -12,7 +12,7 @@ from service.front.front import Front
 from service.front.served import Served
 from service.front.traces import trace_answer, trace_problem
 from service.hop import Record
-from service.outcomes import Outcome
+from service.outcomes import NO_MODEL, Outcome
 from service.problems import InternalError, NotReady, Problem
 from service.schemas import ClassifyQuery
 
@@ -33,14 +33,14 @@ class Received(NamedTuple):
     """A request to classify one image, before the image is looked at; of a form with several files, one of them.
 
     Attributes:
-        state: of its HTTP request; it has ``left`` once the client has gone.
+        state: of its HTTP request; it has ``left`` once the client has gone, and the ``model`` once that is known.
     """
 
     path: str
     request_id: str
     arrived_at: float
     headers: Mapping[bytes, bytes]
-    state: Mapping[str, Any]
+    state: dict[str, Any]
 
 
 class Decoded(NamedTuple):
@@ -72,24 +72,29 @@ def receive(front: Front, request: Request) -> Received:
 async def accounted(front: Front, received: Received, work: Awaitable[T]) -> T | Problem:
     """Return what a request's work returns, or the problem that it ends in, which is accounted for."""
     request_id, arrived_at = received.request_id, received.arrived_at
+
+    def model() -> str:
+        name: str = received.state.get("model", NO_MODEL)
+        return name
+
     try:
         return await work
     except Problem as problem:
         trace_id = trace_problem(front, received, problem)
-        front.ended(problem.outcome, request_id, arrived_at, problem, trace_id)
+        front.ended(problem.outcome, request_id, arrived_at, problem, trace_id, model())
         return problem
     except (asyncio.CancelledError, ClientDisconnect, TimeoutError) as error:
         stopped = NotReady(ENDED)
         if isinstance(error, asyncio.CancelledError) and not received.state.get(
             "left"
         ):  # a drain is over
-            front.ended(stopped.outcome, request_id, arrived_at, stopped)
+            front.ended(stopped.outcome, request_id, arrived_at, stopped, model=model())
         else:
-            front.ended("abandoned", request_id, arrived_at)
+            front.ended("abandoned", request_id, arrived_at, model=model())
         return stopped
     except Exception as error:
         front.log.error("request_crashed", request_id=request_id, exc_info=error)
-        front.ended("failed", request_id, arrived_at)
+        front.ended("failed", request_id, arrived_at, model=model())
         return InternalError("the server failed to handle the request")
 
 

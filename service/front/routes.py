@@ -65,7 +65,7 @@ def check_ready(front: Front) -> None:
     """
     if front.draining:
         raise NotReady("the server is stopping", headers={"Retry-After": "1"})
-    assert front.served
+    assert front.serving
 
 
 @router.post(
@@ -110,10 +110,10 @@ async def feedback(request: Request) -> Score:
 
 
 @router.get("/subnetworks", responses=LIST_RESPONSES)
-async def subnetworks(request: Request) -> SubnetworkList:
-    """List the subnetworks with their accuracy, cost, and the run latency predicted now; cheapest first."""
+async def subnetworks(request: Request, model: str | None = None) -> SubnetworkList:
+    """List the subnetworks of a model with their accuracy, cost, and the run latency predicted now; cheapest first."""
     front = front_of(request)
-    served = front.served
+    served = front.serving.of(model)
     predicted_s = await front.engine.call("predicted_run_latency_s", generation=served.generation)
     known = {each["name"]: each for each in served.subnetworks}
     entries = [
@@ -132,17 +132,21 @@ async def subnetworks(request: Request) -> SubnetworkList:
         for subnetwork in sorted(served.manifest.subnetworks, key=lambda each: each.macs)
     ]
     return SubnetworkList(
-        bundle=BundleName(**served.bundle_name), device=served.device, subnetworks=entries
+        models=list(front.serving.names),
+        bundle=BundleName(**served.bundle_name),
+        device=served.device,
+        subnetworks=entries,
     )
 
 
 @router.post("/admin/reload", responses=RELOAD_RESPONSES)
-async def reload(request: Request, _: AdminKey) -> Reloaded:
-    """Answer from the bundle that is in the bundle folder now; reply once the one before has ended.
+async def reload(request: Request, _: AdminKey, model: str | None = None) -> Reloaded:
+    """Answer from the bundle that is in a model's folder now; reply once the one before has ended.
 
     ``front.access`` has looked at the key by then; it is named here for the documentation.
     """
-    return Reloaded(**await front_of(request).engine.call("reload"))
+    front = front_of(request)
+    return Reloaded(**await front.engine.call("reload", model=front.serving.of(model).name))
 
 
 @router.get("/health/live")

@@ -1,4 +1,4 @@
-"""The bundle that the engine serves, as a front needs it."""
+"""A bundle that the engine serves, as a front needs it."""
 
 import time
 from collections.abc import Callable
@@ -17,10 +17,15 @@ LOOK_EVERY_S = 0.0002  # at the board: to read it takes 10 µs
 
 
 class Served:
-    """The bundle that the engine serves, as a front needs it.
+    """A bundle that the engine serves, as a front needs it.
 
     A request enters it (``with served:``) before its image is decoded and leaves it with its answer: one bundle decodes
     it, runs it and names its labels, and the engine ends one that was replaced after its last request.
+
+    Attributes:
+        name: of the model.
+        requests: that are in it.
+        left_at: when the last one has left it.
     """
 
     def __init__(
@@ -31,33 +36,37 @@ class Served:
         open_decoder: Callable[[Preprocessing], ImageDecoder],
         on_empty: Callable[[], None],
     ) -> None:
+        self.name = document["model"]
         self.generation = document["generation"]
         self.device = document["device"]
         self.manifest: Manifest = Manifest.model_validate_json(document["manifest"])
-        self.bundle_name = {"name": self.manifest.name, "digest": document["digest"]}
+        self.bundle_name = {"name": self.name, "digest": document["digest"]}
         self.subnetworks: list[ServedSubnetwork] = document["subnetworks"]
         self._places = {each["name"]: place for place, each in enumerate(self.subnetworks)}
         self.parse_query = QueryParser(
-            settings, subnetworks=list(self._places), classes=len(self.manifest.labels)
+            settings,
+            model=self.name,
+            subnetworks=list(self._places),
+            classes=len(self.manifest.labels),
         )
         self.decoder = open_decoder(self.manifest.preprocessing)
         self._board = board
         self._on_empty = on_empty
-        self._requests = 0
+        self.requests = 0
         self._is_replaced = False
         self._clock = time.monotonic
-        self._left_at = self._looked_at = -inf
+        self.left_at = self._looked_at = -inf
         self._load: Published | None = None
 
     def __enter__(self) -> None:
         """Let a request in."""
-        self._requests += 1
+        self.requests += 1
 
     def __exit__(self, *raised: object) -> None:
         """Let it out."""
-        self._requests -= 1
-        self._left_at = self._clock()
-        if not self._requests:
+        self.requests -= 1
+        self.left_at = self._clock()
+        if not self.requests:
             self._emptied()
 
     def replaced(self) -> None:
@@ -79,16 +88,7 @@ class Served:
     @property
     def is_empty(self) -> bool:
         """Whether no request is in it."""
-        return not self._requests
-
-    def is_alone_since(self, arrived_at: float, unread: int) -> bool:
-        """Say whether the one request that is in it has shared this front with no other since it arrived.
-
-        Args:
-            arrived_at: when it did.
-            unread: requests that were read and whose handling has not begun.
-        """
-        return self._requests == 1 and not unread and self._left_at <= arrived_at
+        return not self.requests
 
     def place_of(self, subnetwork: str | None) -> int:
         """Return the place of a subnetwork in what the engine publishes; 0 is any."""

@@ -72,13 +72,13 @@ class CounterReader(Collector):
 
 
 class Histogram(Collector):
-    """Counts of values by bucket, and by the value of its label if it has one.
+    """Counts of values by bucket, and by the values of its labels.
 
     Args:
         name: with its unit.
         documentation: one sentence.
         bounds: upper bounds of the buckets, inclusive and ascending; one more bucket has no bound.
-        label: name of the label.
+        labels: names of the labels.
         registry: what scrapes it.
     """
 
@@ -87,7 +87,7 @@ class Histogram(Collector):
         name: str,
         documentation: str,
         bounds: Iterable[float],
-        label: str | None = None,
+        labels: Sequence[str],
         *,
         registry: CollectorRegistry,
     ) -> None:
@@ -95,42 +95,39 @@ class Histogram(Collector):
         self._documentation = documentation
         self._bounds = tuple(bounds)
         self._edges = [*map(floatToGoString, self._bounds), "+Inf"]
-        self._label = label
-        self._counts: dict[str, list[int]] = {}
-        self._sums: dict[str, float] = {}
-        self._exemplars: dict[tuple[str, int], Exemplar] = {}
-        if label is None:
-            self.show("")
+        self._labels = labels
+        self._counts: dict[tuple[str, ...], list[int]] = {}
+        self._sums: dict[tuple[str, ...], float] = {}
+        self._exemplars: dict[tuple[tuple[str, ...], int], Exemplar] = {}
         registry.register(self)
 
-    def show(self, label: str) -> None:
-        """Make the series of a label's value visible before its first value."""
-        self._counts.setdefault(label, [0] * len(self._edges))
-        self._sums.setdefault(label, 0.0)
+    def show(self, *labels: str) -> None:
+        """Make the series of these label values visible before its first value."""
+        self._counts.setdefault(labels, [0] * len(self._edges))
+        self._sums.setdefault(labels, 0.0)
 
-    def observe(self, value: float, label: str = "", trace_id: str = "") -> None:
+    def observe(self, value: float, *labels: str, trace_id: str = "") -> None:
         """Count a value; the last one of a trace in each bucket is its example."""
-        if label not in self._counts:
-            self.show(label)
+        if labels not in self._counts:
+            self.show(*labels)
         bucket = bisect_left(self._bounds, value)
-        self._counts[label][bucket] += 1
-        self._sums[label] += value
+        self._counts[labels][bucket] += 1
+        self._sums[labels] += value
         if trace_id:
-            self._exemplars[label, bucket] = Exemplar({"trace_id": trace_id}, value, time())
+            self._exemplars[labels, bucket] = Exemplar({"trace_id": trace_id}, value, time())
 
     def collect(self) -> Iterator[Metric]:
         """Yield every bucket; the library leaves out a sum that might fall, where values may be negative."""
-        labels = None if self._label is None else [self._label]
-        family = HistogramMetricFamily(self._name, self._documentation, labels=labels)
-        for label, counts in self._counts.items():
+        family = HistogramMetricFamily(self._name, self._documentation, labels=self._labels)
+        for labels, counts in self._counts.items():
             reached: list[tuple[str, float] | tuple[str, float, Exemplar]] = []
             total = 0
             for bucket, (edge, count) in enumerate(zip(self._edges, counts, strict=True)):
                 total += count
-                exemplar = self._exemplars.get((label, bucket))
+                exemplar = self._exemplars.get((labels, bucket))
                 told = (edge, float(total))
                 reached.append(told if exemplar is None else (*told, exemplar))
-            family.add_metric([] if labels is None else [label], reached, self._sums[label])
+            family.add_metric(labels, reached, self._sums[labels])
         yield family
 
 

@@ -27,6 +27,7 @@ REFINEMENT = {
 }  # values of the label ``outcome``: unused came too late
 
 NO_SUBNETWORK = "none"  # the label of requests that were not run
+NO_MODEL = "none"  # of those that ended before it was known which they ask
 
 # In seconds. Every deadline in common use (2, 5, 10, 25, 50, 100, 250 ms, …) is an edge, so that the share of answers
 # within it is exact, with edges between for the quantiles; up to a minute, as late answers come deadlines later.
@@ -55,105 +56,111 @@ class Metrics:
         self.requests = Counter(
             "anytime_requests",
             "Requests to classify, by the subnetwork that answered and how they ended.",
-            ["subnetwork", "outcome"],
+            ["model", "subnetwork", "outcome"],
             registry=registry,
         )
         self.latency = Histogram(
             "anytime_request_latency_seconds",
             "Arrival to answer.",
             LATENCY_BUCKETS,
-            "subnetwork",
+            ["model", "subnetwork"],
             registry=registry,
         )
         self.deadline_used = Histogram(
             "anytime_deadline_used_ratio",
             "Arrival to answer over the deadline.",
             DEADLINE_BUCKETS,
+            ["model"],
             registry=registry,
         )
         self.queue_time = Histogram(
             "anytime_queue_time_seconds",
             "Arrival to the start of the run, decoding included.",
             LATENCY_BUCKETS,
+            ["model"],
             registry=registry,
         )
         self.decode = Histogram(
             "anytime_decode_seconds",
             "From the bytes of a request to the pixels, waiting for a thread included.",
             COST_BUCKETS,
+            ["model"],
             registry=registry,
         )
         self.reply = Histogram(
             "anytime_reply_seconds",
             "From the end of a run to the reply.",
             COST_BUCKETS,
+            ["model"],
             registry=registry,
         )
         self.slack = Histogram(
             "anytime_slack_seconds",
             "What a request's deadline left beyond the predicted run latency when its run started.",
             SLACK_BUCKETS,
-            "subnetwork",
+            ["model", "subnetwork"],
             registry=registry,
         )
         self.run_latency = Histogram(
             "anytime_run_latency_seconds",
             "One run of a batch.",
             RUN_BUCKETS,
-            "subnetwork",
+            ["model", "subnetwork"],
             registry=registry,
         )
         self.prediction = Histogram(
             "anytime_run_over_prediction_ratio",
             "Observed over predicted latency of a run.",
             PREDICTION_BUCKETS,
-            "subnetwork",
+            ["model", "subnetwork"],
             registry=registry,
         )
         self.batch_size = Histogram(
             "anytime_batch_size",
             "Requests that ran together.",
             BATCH_BUCKETS,
+            ["model"],
             registry=registry,
         )
         self.first_answer = Histogram(
             "anytime_first_answer_seconds",
             "Arrival to the first answer of a stream.",
             LATENCY_BUCKETS,
+            ["model"],
             registry=registry,
         )
         self.refinements = Counter(
             "anytime_refinements",
             "Runs of a request that had an answer already, by what became of the better one.",
-            ["subnetwork", "outcome"],
+            ["model", "subnetwork", "outcome"],
             registry=registry,
         )
         self.expected_correct = Counter(
             "anytime_expected_correct",
             "Sum over answers of their subnetwork's validation accuracy: how many should be right.",
-            ["subnetwork"],
+            ["model", "subnetwork"],
             registry=registry,
         )
         self.confidence = Histogram(
             "anytime_confidence_ratio",
             "Calibrated probability of the label answered.",
             CONFIDENCE_BUCKETS,
-            "subnetwork",
+            ["model", "subnetwork"],
             registry=registry,
         )
         self.predictions = Counter(
-            "anytime_predictions", "Answers by their label.", ["label"], registry=registry
+            "anytime_predictions", "Answers by their label.", ["model", "label"], registry=registry
         )
         self.agreement = Counter(
             "anytime_agreement",
             "Answers compared with the best subnetwork's.",
-            ["subnetwork", "verdict"],
+            ["model", "subnetwork", "verdict"],
             registry=registry,
         )
         self.labelled = Counter(
             "anytime_labelled",
             "Answers compared with the label that came as feedback.",
-            ["subnetwork", "verdict"],
+            ["model", "subnetwork", "verdict"],
             registry=registry,
         )
         self.feedback = Counter(
@@ -163,7 +170,10 @@ class Metrics:
             registry=registry,
         )
         self.reloads = Counter(
-            "anytime_reloads", "Reloads of the bundle by their end.", ["outcome"], registry=registry
+            "anytime_reloads",
+            "Reloads of a bundle by their end.",
+            ["model", "outcome"],
+            registry=registry,
         )
         self.log_lines_dropped = CounterReader(
             "anytime_log_lines_dropped",
@@ -186,7 +196,7 @@ class Metrics:
             "anytime_keys_refused", "Requests refused by their key.", ["reason"], registry=registry
         )
         self.queue_depth = Gauge(
-            "anytime_queue_depth", "Requests that wait for a run.", registry=registry
+            "anytime_queue_depth", "Requests that wait for a run.", ["model"], registry=registry
         )
         self.slowdown = Gauge(
             "anytime_slowdown_ratio",
@@ -208,25 +218,25 @@ class Metrics:
         self.accuracy = Gauge(
             "anytime_subnetwork_accuracy_ratio",
             "Share of correct answers on validation images.",
-            ["subnetwork"],
+            ["model", "subnetwork"],
             registry=registry,
         )
         self.predicted_run_latency = Gauge(
             "anytime_predicted_run_latency_seconds",
             "Predicted latency of a run of one image, now.",
-            ["subnetwork"],
+            ["model", "subnetwork"],
             registry=registry,
         )
         self.ready = Gauge(
             "anytime_ready", "1 while requests are taken, else 0.", registry=registry
         )
-        self.bundle = Info("anytime_bundle", "The bundle that answers.", registry=registry)
+        self.bundle = Info(
+            "anytime_bundle", "The bundle that answers.", ["model"], registry=registry
+        )
         build = Info("anytime_build", "What the server is.", registry=registry)
         build.info({"version": version, "python": platform.python_version()})
-        for reloaded in get_args(ReloadOutcome):
-            self.reloads.inc(reloaded, amount=0)
         for outcome in UNANSWERED:
-            self.requests.inc(NO_SUBNETWORK, outcome, amount=0)
+            self.requests.inc(NO_MODEL, NO_SUBNETWORK, outcome, amount=0)
         for reason in get_args(Ending):
             self.connections_ended.inc(reason, amount=0)
         for refusal in get_args(KeyRefusal):
@@ -236,6 +246,7 @@ class Metrics:
 
     def show(
         self,
+        model: str,
         *,
         bundle: Mapping[str, str],
         accuracy: Mapping[str, float],
@@ -244,9 +255,10 @@ class Metrics:
         slowdowns: Mapping[str, Callable[[], float]],
         queue_depth: Callable[[], float],
     ) -> None:
-        """Say what answers from now on; its series begin at 0, so that the first event is seen as a rise.
+        """Say what answers for a model from now on; its series begin at 0, so that the first event is seen as a rise.
 
         Args:
+            model: its name.
             bundle: name and digest.
             accuracy: validation accuracy by subnetwork.
             labels: what may be answered.
@@ -254,23 +266,30 @@ class Metrics:
             slowdowns: of each device.
             queue_depth: how many requests wait.
         """
-        self.bundle.info(dict(bundle))
-        self.queue_depth.set_function(queue_depth)
-        for gauge in (self.slowdown, self.accuracy, self.predicted_run_latency):
-            gauge.clear()  # of an earlier bundle
+        self.hide(model)  # an earlier bundle
+        self.bundle.labels(model).info(dict(bundle))
+        self.queue_depth.labels(model).set_function(queue_depth)
         for device, slowdown in slowdowns.items():
             self.slowdown.labels(device).set_function(slowdown)
+        for reloaded in get_args(ReloadOutcome):
+            self.reloads.inc(model, reloaded, amount=0)
+        for outcome in UNANSWERED:
+            self.requests.inc(model, NO_SUBNETWORK, outcome, amount=0)
+        for each in (self.deadline_used, self.queue_time, self.decode, self.reply):
+            each.show(model)
+        for each in (self.batch_size, self.first_answer):
+            each.show(model)
         for name, value in accuracy.items():
-            self.accuracy.labels(name).set(value)
-            self.predicted_run_latency.labels(name).set_function(partial(predict_s, name))
+            self.accuracy.labels(model, name).set(value)
+            self.predicted_run_latency.labels(model, name).set_function(partial(predict_s, name))
             for outcome in ANSWERED:
-                self.requests.inc(name, outcome, amount=0)
-            self.expected_correct.inc(name, amount=0)
+                self.requests.inc(model, name, outcome, amount=0)
+            self.expected_correct.inc(model, name, amount=0)
             for is_used in (True, False):
-                self.refinements.inc(name, REFINEMENT[is_used], amount=0)
+                self.refinements.inc(model, name, REFINEMENT[is_used], amount=0)
             for is_agreed in (True, False):
-                self.agreement.inc(name, AGREEMENT[is_agreed], amount=0)
-                self.labelled.inc(name, LABELLED[is_agreed], amount=0)
+                self.agreement.inc(model, name, AGREEMENT[is_agreed], amount=0)
+                self.labelled.inc(model, name, LABELLED[is_agreed], amount=0)
             for histogram in (
                 self.latency,
                 self.slack,
@@ -278,9 +297,14 @@ class Metrics:
                 self.prediction,
                 self.confidence,
             ):
-                histogram.show(name)
+                histogram.show(model, name)
         for label in labels:
-            self.predictions.inc(label, amount=0)
+            self.predictions.inc(model, label, amount=0)
+
+    def hide(self, model: str) -> None:
+        """Say that nothing answers for a model any more; what was counted stays."""
+        for gauge in (self.bundle, self.queue_depth, self.accuracy, self.predicted_run_latency):
+            gauge.remove_by_labels({"model": model})
 
     def watch_processes(self, pids: Sequence[int], died: int) -> None:
         """Say which processes the server consists of, and how many of them have died so far."""
@@ -288,13 +312,18 @@ class Metrics:
         self.processes_died.set_function(lambda: died)
 
     def request_ended(
-        self, outcome: Outcome, subnetwork: str = NO_SUBNETWORK, count: int = 1
+        self,
+        outcome: Outcome,
+        model: str = NO_MODEL,
+        subnetwork: str = NO_SUBNETWORK,
+        count: int = 1,
     ) -> None:
         """Count how requests ended."""
-        self.requests.inc(subnetwork, outcome, amount=count)
+        self.requests.inc(model, subnetwork, outcome, amount=count)
 
     def answered(
         self,
+        model: str,
         *,
         subnetwork: str,
         label: str,
@@ -310,37 +339,43 @@ class Metrics:
         trace_id: str = "",
     ) -> None:
         """Record an answer."""
-        self.request_ended(outcome, subnetwork)
-        self.latency.observe(latency_s, subnetwork, trace_id)
-        self.deadline_used.observe(latency_s / deadline_s)
-        self.queue_time.observe(queue_s)
-        self.decode.observe(decode_s)
-        self.reply.observe(reply_s)
-        self.slack.observe(slack_s, subnetwork)
-        self.expected_correct.inc(subnetwork, amount=accuracy)
-        self.confidence.observe(confidence, subnetwork)
-        self.predictions.inc(label)
+        self.request_ended(outcome, model, subnetwork)
+        self.latency.observe(latency_s, model, subnetwork, trace_id=trace_id)
+        self.deadline_used.observe(latency_s / deadline_s, model)
+        self.queue_time.observe(queue_s, model)
+        self.decode.observe(decode_s, model)
+        self.reply.observe(reply_s, model)
+        self.slack.observe(slack_s, model, subnetwork)
+        self.expected_correct.inc(model, subnetwork, amount=accuracy)
+        self.confidence.observe(confidence, model, subnetwork)
+        self.predictions.inc(model, label)
 
     def run_ended(
-        self, *, subnetwork: str, batch_size: int, run_latency_s: float, predicted_s: float
+        self,
+        model: str,
+        *,
+        subnetwork: str,
+        batch_size: int,
+        run_latency_s: float,
+        predicted_s: float,
     ) -> None:
         """Record a run."""
-        self.run_latency.observe(run_latency_s, subnetwork)
-        self.prediction.observe(run_latency_s / predicted_s, subnetwork)
-        self.batch_size.observe(batch_size)
+        self.run_latency.observe(run_latency_s, model, subnetwork)
+        self.prediction.observe(run_latency_s / predicted_s, model, subnetwork)
+        self.batch_size.observe(batch_size, model)
 
-    def refined(self, subnetwork: str, *, is_used: bool) -> None:
+    def refined(self, model: str, subnetwork: str, *, is_used: bool) -> None:
         """Record a run of a request that had an answer."""
-        self.refinements.inc(subnetwork, REFINEMENT[is_used])
+        self.refinements.inc(model, subnetwork, REFINEMENT[is_used])
 
-    def compared(self, subnetwork: str, agrees: bool) -> None:
+    def compared(self, model: str, subnetwork: str, agrees: bool) -> None:
         """Record a comparison of an answer with that of the best subnetwork."""
-        self.agreement.inc(subnetwork, AGREEMENT[agrees])
+        self.agreement.inc(model, subnetwork, AGREEMENT[agrees])
 
-    def label_came(self, subnetwork: str, is_right: bool) -> None:
+    def label_came(self, model: str, subnetwork: str, is_right: bool) -> None:
         """Record whether an answer was right."""
         self.feedback.inc("scored")
-        self.labelled.inc(subnetwork, LABELLED[is_right])
+        self.labelled.inc(model, subnetwork, LABELLED[is_right])
 
     def exposition(self, accept: str = "") -> tuple[bytes, str]:
         """Return all metrics in the format that a scraper's Accept asks for, Prometheus' own or OpenMetrics', and its name."""

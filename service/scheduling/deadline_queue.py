@@ -1,7 +1,7 @@
 """PURE: requests in the order of their deadlines."""
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from operator import attrgetter
 
 from service.scheduling.requests import Request
@@ -12,11 +12,14 @@ class DeadlineQueue:
 
     Args:
         due_at: when a request is due here.
+
+    Attributes:
+        deadlines: when each request is due here, ascending; always the same list, not to be changed.
     """
 
     def __init__(self, due_at: Callable[[Request], float] = attrgetter("deadline_at")) -> None:
         self.due_at = due_at
-        self._deadlines: list[float] = []
+        self.deadlines: list[float] = []
         self._requests: list[Request] = []
 
     def __len__(self) -> int:
@@ -26,11 +29,6 @@ class DeadlineQueue:
     def __iter__(self) -> Iterator[Request]:
         """Iterate over the requests, the most urgent first."""
         return iter(self._requests)
-
-    @property
-    def deadlines(self) -> Sequence[float]:
-        """When each request is due here, ascending. Not to be changed."""
-        return self._deadlines
 
     @property
     def head(self) -> Request:
@@ -44,28 +42,28 @@ class DeadlineQueue:
 
     def place_of(self, deadline_at: float) -> int:
         """Return how many requests go before a new one with this deadline."""
-        return bisect_right(self._deadlines, deadline_at)
+        return bisect_right(self.deadlines, deadline_at)
 
     def due_before(self, at: float) -> int:
         """Return how many requests are due before an instant."""
-        return bisect_left(self._deadlines, at)
+        return bisect_left(self.deadlines, at)
 
     def add(self, request: Request) -> None:
         """Put a request in its place."""
         due_at = self.due_at(request)
-        place = bisect_right(self._deadlines, due_at)
-        self._deadlines.insert(place, due_at)
+        place = bisect_right(self.deadlines, due_at)
+        self.deadlines.insert(place, due_at)
         self._requests.insert(place, request)
 
     def take(self, count: int) -> tuple[Request, ...]:
         """Remove and return the most urgent requests."""
         taken = tuple(self._requests[:count])
-        del self._requests[:count], self._deadlines[:count]
+        del self._requests[:count], self.deadlines[:count]
         return taken
 
     def take_last(self) -> Request:
         """Remove and return the least urgent request."""
-        self._deadlines.pop()
+        self.deadlines.pop()
         return self._requests.pop()
 
     def remove(self, request: Request) -> bool:
@@ -73,7 +71,7 @@ class DeadlineQueue:
         due_at = self.due_at(request)
         for place in range(self.due_before(due_at), self.place_of(due_at)):
             if self._requests[place] is request:
-                del self._requests[place], self._deadlines[place]
+                del self._requests[place], self.deadlines[place]
                 return True
         return False
 

@@ -2,7 +2,7 @@
 
 - The rate is what the latest arrivals prove: 16 of them in so short a time, or 64, less one standard deviation. It rises
   within 16 arrivals of a burst, and falls as time passes without one. One request alone proves nothing.
-- The deadlines of the latest arrivals stand for those of the coming ones.
+- The deadlines of the latest arrivals stand for those of the coming ones, and so do the models that they asked.
 - Reading and decoding an arrival may take time from the device (on a shared core), and goes before the runs.
 """
 
@@ -11,20 +11,26 @@ from collections import deque
 from collections.abc import Sequence
 from math import exp
 
-from service.scheduling.latency import LatencyModel
+from service.scheduling.latency import Devices
 
 PROOFS = (16, 64)  # so many of the latest arrivals prove a rate
 SHORTEST_PROOF_S = 0.004  # what comes in less comes at one instant, and proves no rate
 LASTING_S = 0.25  # time constant of the lasting rate, some deadlines long
 DEADLINES_KEPT = 32  # the latest deadlines stand for the coming ones
-OVERHEAD_GAIN = 0.05  # an observation: a mean over some twenty
+MEAN_GAIN = 0.05  # an observation: a mean over some twenty
 MORE_ARRIVALS = 2.0  # standard deviations over the mean, where each arrival takes time
 LEAST_FREE = 0.05  # arrivals that cost more time than there is still leave a little to decide with
 LEAST_IDLE = 0.03  # callers that wait for their answers take all the time there is, and leave it to a short backlog
 
 
 class Forecast:
-    """The rate and deadlines of the requests to come, and what a request costs outside its run."""
+    """The rate and deadlines of the requests to come, and what a request costs, in its run and outside.
+
+    Attributes:
+        pace_s: the least run time, on an idle machine, that an arrival takes: the mean over the models asked for.
+        overhead_s: what a request costs the device outside its run.
+        deciding_s: what any arrival does, until it waits or is shed.
+    """
 
     def __init__(self) -> None:
         self._arrivals: deque[float] = deque(maxlen=PROOFS[-1])
@@ -32,11 +38,14 @@ class Forecast:
         self._lasting_at = 0.0
         self._deadlines_s: deque[float] = deque()
         self._ascending_s: list[float] = []
+        self.pace_s = 0.0
         self.overhead_s = 0.0
         self.deciding_s = 0.0
 
-    def arrived(self, now: float, deadline_s: float) -> None:
-        """Count an arrival, due in so many seconds."""
+    def arrived(self, now: float, deadline_s: float, pace_s: float | None = None) -> None:
+        """Count an arrival, due in so many seconds, for a model of this pace, or one that is not known here."""
+        if pace_s is not None:
+            self.pace_s += MEAN_GAIN * (pace_s - self.pace_s)
         self._arrivals.append(now)
         self._lasting = self.lasting_rate(now) + 1 / LASTING_S
         self._lasting_at = now
@@ -54,8 +63,8 @@ class Forecast:
             cost_s: one that waits for a run, by the mean.
             deciding_s: any arrival until it waits or is shed, by the mean.
         """
-        self.overhead_s += OVERHEAD_GAIN * (cost_s - self.overhead_s)
-        self.deciding_s += OVERHEAD_GAIN * (deciding_s - self.deciding_s)
+        self.overhead_s += MEAN_GAIN * (cost_s - self.overhead_s)
+        self.deciding_s += MEAN_GAIN * (deciding_s - self.deciding_s)
 
     def rate(self, now: float) -> float:
         """Return the arrivals to expect, per second."""
@@ -94,16 +103,14 @@ class Capacity:
     """The devices, and what the runs under way and the arrivals leave of their time.
 
     Args:
-        latency: predicted run latencies; it also says how many devices there are.
+        devices: how many there are, and how slow each is.
         forecast: the requests to come, and what each costs outside its run.
-        fastest_s: the least time per request in a run, on an idle machine.
     """
 
-    def __init__(self, latency: LatencyModel, forecast: Forecast, fastest_s: float) -> None:
-        self._latency = latency
+    def __init__(self, devices: Devices, forecast: Forecast) -> None:
+        self._devices = devices
         self._forecast = forecast
-        self._fastest_s = fastest_s
-        self._serving = list(range(latency.devices))
+        self._serving = devices.serving
         self._in_flight: dict[int, float] = {}  # device -> when it should be free
 
     @property
@@ -134,13 +141,7 @@ class Capacity:
         if len(self._in_flight) == len(self._serving):
             return None
         free = [each for each in self._serving if each not in self._in_flight]
-        return free[0] if len(free) == 1 else min(free, key=self._latency.slowdown)
-
-    @property
-    def fastest_device(self) -> int:
-        """The device whose runs are over soonest."""
-        serving = self._serving
-        return serving[0] if len(serving) == 1 else min(serving, key=self._latency.slowdown)
+        return free[0] if len(free) == 1 else min(free, key=self._devices.slowdown)
 
     def next_device(self) -> int:
         """Return the device that is free, or will be first."""
@@ -153,13 +154,18 @@ class Capacity:
             return 0.0
         return max(min(self._in_flight.values()) - now, 0.0)
 
-    def pace_s(self, now: float) -> float:
-        """Return the least time between two waiting requests that are done, run and reply, beside the arrivals that are read meanwhile."""
-        return self._each_s(self._forecast.overhead_s / 2) / self._free_share(now)
+    def paces_s(self, runs_s: Sequence[float], now: float) -> list[float]:
+        """Return, for models whose requests take so long at least, the least time between two that wait and are done.
+
+        That is run and reply, beside the arrivals that are read meanwhile.
+        """
+        outside_s, free = self._forecast.overhead_s / 2, self._free_share(now)
+        return [self._each_s(run_s, outside_s) / free for run_s in runs_s]
 
     def unread_pace_s(self, now: float) -> float:
-        """Return the same of requests that are still to be read."""
-        return self._each_s(self._forecast.overhead_s) / self._free_share(now)
+        """Return the same of requests that are still to be read, whatever model they ask."""
+        each_s = self._each_s(self._forecast.pace_s, self._forecast.overhead_s)
+        return each_s / self._free_share(now)
 
     def left_s(self, slacks_s: Sequence[float], now: float) -> list[float]:
         """Return the seconds of all devices in each span from now, less what arrivals and the runs under way take."""
@@ -176,14 +182,17 @@ class Capacity:
 
     def idle_fraction(self, now: float) -> float:
         """Return the fraction of time that is left if all arrivals are answered."""
-        busy = self._forecast.lasting_rate(now) * self._each_s(self._forecast.overhead_s)
-        return max(1.0 - busy, LEAST_IDLE)
+        each_s = self._each_s(self._forecast.pace_s, self._forecast.overhead_s)
+        return max(1.0 - self._forecast.lasting_rate(now) * each_s, LEAST_IDLE)
 
-    def _each_s(self, outside_s: float) -> float:
-        """Return the time from one request to the next where all devices run the fastest subnetwork, each at its own speed."""
+    def _each_s(self, run_s: float, outside_s: float) -> float:
+        """Return the time from one request to the next where all devices run what takes so long, each at its own speed."""
+        slowdowns = self._devices.slowdowns
+        if len(self._serving) == 1:
+            return run_s * slowdowns[self._serving[0]] + outside_s
         a_second = 0.0
         for device in self._serving:
-            a_second += 1 / (self._fastest_s * self._latency.slowdown(device) + outside_s)
+            a_second += 1 / (run_s * slowdowns[device] + outside_s)
         return 1 / a_second
 
     def _free_share(self, now: float) -> float:

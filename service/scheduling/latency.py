@@ -4,7 +4,7 @@ Predicted = profile(subnetwork, batch size) × slowdown(device) × spread(subnet
 
 - The profile is measured at warm-up and then fixed; sizes between those profiled are interpolated.
 - The slowdown follows the machine within a few runs: one factor a device, because what slows a device down (a
-  neighbour, a lower clock) slows all subnetworks alike, so that a run of one corrects the predictions of all.
+  neighbour, a lower clock) slows all subnetworks of all models alike, so that a run of one corrects the predictions of all.
 - The spread is a high quantile of what a run took over what was typical: the price of not being late.
 """
 
@@ -24,26 +24,81 @@ LARGEST_SPREAD = 3.0
 INITIAL_RESERVE_S = 0.0003  # what a reply takes on an idle core; one stalled reply must not set it
 
 
+class Devices:
+    """What all models on the devices share: how slow each device is now, and what a reply takes.
+
+    Args:
+        count: how many there are; each has its own slowdown.
+        reserve_s: what a reply is taken to cost before any was observed.
+        network_margin_s: what a caller sees of a request before it is read here, and of a reply after it was written.
+
+    Attributes:
+        reply_s: a high quantile of the time from the end of a run until the first reply to it is written.
+        reserve_s: the same until its reply is with the caller.
+        serving: the places of those that run requests; of the others nothing is expected any more.
+    """
+
+    def __init__(
+        self,
+        count: int = 1,
+        *,
+        reserve_s: float = INITIAL_RESERVE_S,
+        network_margin_s: float = 0.0,
+    ) -> None:
+        self.slowdowns: list[float] = []  # stays this list: latency models look at it
+        self.serving: list[int] = []
+        self.extend(count)
+        self._network_margin_s = network_margin_s
+        self._take_reply(reserve_s)
+
+    def extend(self, count: int) -> None:
+        """Have so many devices, if there are less."""
+        for place in range(len(self.slowdowns), count):
+            self.slowdowns.append(1.0)
+            self.serving.append(place)
+
+    @property
+    def idle_reserve_s(self) -> float:
+        """What the reserve is without load, at most: under load nothing more of it can be told."""
+        return min(self.reply_s, INITIAL_RESERVE_S) + self._network_margin_s
+
+    @property
+    def fastest(self) -> int:
+        """The device whose runs are over soonest."""
+        serving = self.serving
+        return serving[0] if len(serving) == 1 else min(serving, key=self.slowdown)
+
+    def slowdown(self, device: int = 0) -> float:
+        """Return how many times slower than its profile a device now is."""
+        return self.slowdowns[device]
+
+    def observe_reply(self, cost_s: float) -> None:
+        """Learn what the first reply to a run took, from the end of the run; admission counts those behind it by their cost."""
+        self._take_reply(_track(self.reply_s, cost_s, REPLY_STEP, least=LEAST_REPLY_S))
+
+    def doubt(self) -> None:
+        """Go halfway back to what is true of idle devices: what was learnt is old, and forbids to learn more."""
+        self.slowdowns[:] = [slowdown**0.5 for slowdown in self.slowdowns]
+        self._take_reply(min(self.reply_s, (self.reply_s + INITIAL_RESERVE_S) / 2))
+
+    def _take_reply(self, reply_s: float) -> None:
+        self.reply_s = reply_s
+        self.reserve_s = reply_s + self._network_margin_s
+
+
 class LatencyModel:
-    """Run latencies by subnetwork, batch size and device.
+    """Run latencies of a model by subnetwork, batch size and device.
 
     Args:
         profile: typical run latency in seconds by subnetwork and batch size, of an idle machine.
-        devices: how many devices share the profile; each has its own slowdown.
-        reserve_s: what a reply is taken to cost before any was observed.
-        network_margin_s: what a caller sees of a request before it is read here, and of a reply after it was written.
+        devices: where the runs are, which share the profile; None stands for one that nothing else runs on.
 
     Raises:
         ValueError: the profile is empty, or a size or latency in it is not positive.
     """
 
     def __init__(
-        self,
-        profile: Mapping[str, Mapping[int, float]],
-        *,
-        devices: int = 1,
-        reserve_s: float = INITIAL_RESERVE_S,
-        network_margin_s: float = 0.0,
+        self, profile: Mapping[str, Mapping[int, float]], devices: Devices | None = None
     ) -> None:
         if not profile or not all(profile.values()):
             raise ValueError("the latency profile is empty")
@@ -60,38 +115,13 @@ class LatencyModel:
             for name, own in sizes.items()
         }
         self._spread = {name: [INITIAL_SPREAD] * len(own) for name, own in sizes.items()}
-        self._slowdown = [1.0] * devices
-        self._reply_s = reserve_s
-        self._network_margin_s = network_margin_s
+        self.devices = devices or Devices()
+        self._slowdown = self.devices.slowdowns
 
     @property
     def subnetworks(self) -> tuple[str, ...]:
         """What the model covers, in the order of its profile."""
         return tuple(self._profile)
-
-    @property
-    def devices(self) -> int:
-        """How many devices the model covers."""
-        return len(self._slowdown)
-
-    @property
-    def reply_s(self) -> float:
-        """A high quantile of the time from the end of a run until the first reply to it is written."""
-        return self._reply_s
-
-    @property
-    def reserve_s(self) -> float:
-        """A high quantile of the time from the end of a run until its reply is with the caller."""
-        return self._reply_s + self._network_margin_s
-
-    @property
-    def idle_reserve_s(self) -> float:
-        """What the reserve is without load, at most: under load nothing more of it can be told."""
-        return min(self._reply_s, INITIAL_RESERVE_S) + self._network_margin_s
-
-    def slowdown(self, device: int = 0) -> float:
-        """Return how many times slower than its profile the device now is."""
-        return self._slowdown[device]
 
     def profile_s(self, subnetwork: str, batch_size: int) -> float:
         """Return the typical run latency on an idle machine; sizes past the profile cost in proportion."""
@@ -135,15 +165,9 @@ class LatencyModel:
         jump = min(max(log(surprise), -LARGEST_JUMP), LARGEST_JUMP)
         self._slowdown[device] *= exp((NOISE_GAIN if is_noise else SURPRISE_GAIN) * jump)
 
-    def observe_reply(self, cost_s: float) -> None:
-        """Learn what the first reply to a run took, from the end of the run; admission counts those behind it by their cost."""
-        self._reply_s = _track(self._reply_s, cost_s, REPLY_STEP, least=LEAST_REPLY_S)
-
     def doubt(self) -> None:
-        """Go halfway back to what is true of an idle machine: what was learnt is old, and forbids to learn more."""
-        self._slowdown = [slowdown**0.5 for slowdown in self._slowdown]
+        """Go halfway back to a spread of none, as the devices do to their profile; see ``Devices.doubt``."""
         self._spread = {name: [each**0.5 for each in row] for name, row in self._spread.items()}
-        self._reply_s = min(self._reply_s, (self._reply_s + INITIAL_RESERVE_S) / 2)
 
     def _cell(self, subnetwork: str, batch_size: int) -> int:
         cells = self._cells[subnetwork]

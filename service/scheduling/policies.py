@@ -4,8 +4,9 @@ A policy sees only time: how long the waiting requests may still take, and what 
 something: requests that nothing can meet have left the queue, so that the fastest subnetwork fits the first one.
 
 The policy ``anytime``: by the k-th deadline k requests must be done, so that each may take the k-th part of the time
-until then, for the k that leaves least. Accuracy is concave in time, so equal shares lose least. The most accurate
-subnetwork within the share runs, in a batch while a larger one saves time. See docs/scheduling.md.
+until then, for the k that leaves least. Accuracy is concave in time, so equal shares lose least. Where several models
+share the devices, shares are equal in multiples of what each costs at least. The most accurate subnetwork within the
+share runs, in a batch while a larger one saves time. See docs/scheduling.md.
 """
 
 from collections.abc import Callable, Sequence
@@ -28,16 +29,17 @@ class Candidate:
 
 
 class Outlook(NamedTuple):
-    """What a policy knows of the load.
+    """What the policy of a model knows of the load.
 
     Args:
-        waiting: how many requests wait; at least 1.
+        waiting: how many requests wait for the model; at least 1.
         runnable: how many of the most urgent may run together; at least 1.
         head_s: seconds until the run of the most urgent one must have ended.
         missed_after: how many of the most urgent can no longer be met by a run that ends after so many seconds.
         share_s: the run time that each may take for all to be met, those to come before them included.
         outside_s: seconds each waiting request will cost outside its run.
         rate: arrivals to expect, per second.
+        arrival_s: the least run time that an arrival takes, on an idle machine, by the mean over the models.
         devices: how many devices serve.
         device: the one that is free.
     """
@@ -49,6 +51,7 @@ class Outlook(NamedTuple):
     share_s: float
     outside_s: float
     rate: float
+    arrival_s: float
     devices: int
     device: int
 
@@ -123,7 +126,7 @@ class Anytime:
 
     def _can_all_be_met(self, outlook: Outlook) -> bool:
         """Whether the devices have time for all arrivals: those that are shed never wait, and the queue looks short."""
-        run_s = self.options[0].pace_s * self._latency.slowdown(outlook.device)
+        run_s = outlook.arrival_s * self._latency.devices.slowdown(outlook.device)
         return outlook.rate * (run_s + 2 * outlook.outside_s) < outlook.devices
 
     def _choose_overloaded(self, outlook: Outlook) -> Choice | ExpireHead:

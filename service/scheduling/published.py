@@ -86,7 +86,9 @@ def late_until(
 
 
 class Published(NamedTuple):
-    """The load of an engine at one instant. All instants are in seconds of one monotonic clock of the machine.
+    """The load of an engine at one instant, for those who ask one of its models.
+
+    All instants are in seconds of one monotonic clock of the machine.
 
     Args:
         due_at: (STEPS,) deadlines of requests that wait, ascending; infinity where fewer wait.

@@ -4,11 +4,12 @@ Nothing here delays a request without an answer, beyond the run that is under wa
 when none waits, within an equal share of the time that those expected to come leave.
 """
 
-from collections.abc import Mapping, Sequence
+from math import inf
 
 from service.scheduling.deadline_queue import DeadlineQueue
 from service.scheduling.forecast import Capacity, Forecast
-from service.scheduling.latency import LatencyModel
+from service.scheduling.latency import Devices
+from service.scheduling.model import Model
 from service.scheduling.policies import Option
 from service.scheduling.requests import Request
 
@@ -21,30 +22,15 @@ class Refinements:
     """The requests that have an answer, in the order of their deadlines.
 
     Args:
-        options: what the policy chooses from, fastest first.
-        accuracy: of every subnetwork that may have answered.
-        latency: predicted run latencies.
+        devices: what they run on.
         capacity: the machine's time.
         forecast: the requests to come.
-        max_batch: the most requests in one run.
     """
 
-    def __init__(
-        self,
-        options: Sequence[Option],
-        accuracy: Mapping[str, float],
-        latency: LatencyModel,
-        capacity: Capacity,
-        forecast: Forecast,
-        *,
-        max_batch: int,
-    ) -> None:
-        self._options = options
-        self._accuracy = accuracy
-        self._latency = latency
+    def __init__(self, devices: Devices, capacity: Capacity, forecast: Forecast) -> None:
+        self._devices = devices
         self._capacity = capacity
         self._forecast = forecast
-        self._max_batch = max_batch
         self._waiting = DeadlineQueue()
         self._answered = DeadlineQueue()  # these, and those in a run
 
@@ -76,36 +62,53 @@ class Refinements:
     def due(self, now: float) -> tuple[Request, ...]:
         """Take out those whose answers must be delivered now."""
         taken = self._answered.take(
-            self._answered.place_of(now + self._latency.reserve_s + TIMER_MARGIN_S)
+            self._answered.place_of(now + self._devices.reserve_s + TIMER_MARGIN_S)
         )
         for request in taken:
             self._waiting.remove(request)
         return taken
 
-    def clear(self) -> tuple[Request, ...]:
-        """Take out all that wait."""
-        waiting = self._waiting.take(len(self._waiting))
+    def clear(self, model: Model) -> tuple[Request, ...]:
+        """Take out all that wait for a model."""
+        waiting = tuple([request for request in self._waiting if request.model is model])
         for request in waiting:
-            self._answered.remove(request)
+            self.release(request)
         return waiting
 
-    def share_s(self, request: Request, now: float, *, others: int) -> float:
+    def share_s(self, request: Request, now: float, *, others: float) -> float:
         """Return the run time that the refinement of a request may take, beside others that wait."""
         span_s = max(self._deliver_at(request) - now, 0.0)
-        due_before = 1 + others + self._forecast.rate(now) * min(span_s, HORIZON_S)
+        coming = self._forecast.rate(now) * min(span_s, HORIZON_S)
+        due_before = 1 + others + coming * self._forecast.pace_s / request.model.pace_s
         (machine_s,) = self._capacity.left_s((span_s,), now)
         return machine_s / due_before - self._forecast.overhead_s / 2
 
-    def step(self, request: Request, answered_by: str, now: float, *, others: int) -> Option | None:
-        """Return the subnetwork that should answer a request next, after one that has; None if there is no time."""
+    def step(
+        self,
+        request: Request,
+        answered_by: str,
+        now: float,
+        *,
+        others: float,
+        limit_s: float = inf,
+    ) -> Option | None:
+        """Return the subnetwork that should answer a request next, after one that has; None if there is no time.
+
+        Args:
+            request: it has an answer.
+            answered_by: the subnetwork that gave it.
+            now: seconds.
+            others: how many more wait.
+            limit_s: how long the run may be, for others' sake.
+        """
         slack_s = self._deliver_at(request) - now - self._capacity.until_free_s(now)
-        limit_s = min(slack_s, self.share_s(request, now, others=others))
-        device = self._capacity.next_device()
+        limit_s = min(limit_s, slack_s, self.share_s(request, now, others=others))
+        device, model = self._capacity.next_device(), request.model
         fitting = [
             (each, cost_s)
-            for each in self._options
-            if each.accuracy > self._accuracy[answered_by]
-            and (cost_s := self._latency.typical_s(each.name, 1, device)) <= limit_s
+            for each in model.policy.options
+            if each.accuracy > model.accuracy[answered_by]
+            and (cost_s := model.latency.typical_s(each.name, 1, device)) <= limit_s
         ]
         if not fitting:
             return None
@@ -118,10 +121,12 @@ class Refinements:
 
     def take(self, option: Option, device: int, now: float) -> tuple[Request, ...]:
         """Take out the most urgent requests that a subnetwork can answer better together; at least one."""
-        size = 0
+        size, model = 0, self.head.model
         for request in self._waiting:
+            if size == model.max_batch or request.model is not model:
+                break
             assert request.answered_by is not None
-            if size == self._max_batch or self._accuracy[request.answered_by] >= option.accuracy:
+            if model.accuracy[request.answered_by] >= option.accuracy:
                 break
             size += 1
         limit_s = self._deliver_at(self.head) - now
@@ -129,4 +134,4 @@ class Refinements:
 
     def _deliver_at(self, request: Request) -> float:
         """Return when the best answer so far must be delivered."""
-        return request.deadline_at - self._latency.reserve_s - TIMER_MARGIN_S
+        return request.deadline_at - self._devices.reserve_s - TIMER_MARGIN_S

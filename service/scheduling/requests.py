@@ -1,7 +1,10 @@
 """PURE: a request, and what may become of it."""
 
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+if TYPE_CHECKING:
+    from service.scheduling.model import Model
 
 OnMiss = Literal["answer", "refuse"]
 Refine = Literal["none", "deepest", "steps"]
@@ -21,6 +24,7 @@ class Request:
             that there is time for, or every step to it.
         payload: whatever the caller attaches; never looked at.
         answered_by: the subnetwork of the best answer that it has.
+        model: whose answer it asks for; set by admission.
     """
 
     arrived_at: float
@@ -31,6 +35,7 @@ class Request:
     payload: Any = None
     answered_by: str | None = None
     late_until: float = field(init=False)
+    model: "Model" = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         """Want no late answer until admission says how late one may be."""
@@ -55,12 +60,17 @@ class Shed(NamedTuple):
 
 
 class Run(NamedTuple):
-    """Run ``batch`` in ``subnetwork`` on ``device`` now; report its end with ``finished``."""
+    """Run ``batch``, all for one model, in ``subnetwork`` on ``device`` now; report its end with ``finished``."""
 
     device: int
     batch: tuple[Request, ...]
     subnetwork: str
     predicted_s: float
+
+    @property
+    def model(self) -> "Model":
+        """Whose subnetwork it is."""
+        return self.batch[0].model
 
 
 class Expire(NamedTuple):

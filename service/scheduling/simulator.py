@@ -11,6 +11,7 @@ from itertools import count
 from math import inf
 
 from service.scheduling.latency import LatencyModel
+from service.scheduling.model import Model
 from service.scheduling.requests import Deliver, Displace, Expire, Request, Run, Wait
 from service.scheduling.scheduler import Scheduler
 
@@ -20,7 +21,7 @@ class Machine:
     """How long work takes.
 
     Args:
-        latency_s: run latency in seconds by subnetwork and batch size.
+        latency_s: run latency in seconds by subnetwork, whose names no two models share, and batch size.
         noise: draws the factor by which a run takes longer; of mean 1.
         slow: the spans of time, in order, in which everything takes ``slowdown`` times as long.
         overhead_s: what a request costs outside its run, on the core that runs it: half to read and decode it,
@@ -91,7 +92,6 @@ class Simulation:
 
     Args:
         scheduler: decides; fresh.
-        believed: the latency model the scheduler predicts with; it is told what runs took.
         machine: what runs take in truth.
         on_end: is given each request that ended, and when; it may offer another.
 
@@ -103,27 +103,26 @@ class Simulation:
     def __init__(
         self,
         scheduler: Scheduler,
-        believed: LatencyModel,
         machine: Machine,
         on_end: Callable[[Request, float], None] = lambda request, at: None,
     ) -> None:
         self.tally = Tally()
         self.unanswered = 0
         self._scheduler = scheduler
-        self._believed = believed
         self._machine = machine
         self._on_end = on_end
         self._half_s = machine.overhead_s / 2
-        self._arrivals: list[tuple[float, int, Request]] = []  # (arrival, tie-break, request)
+        # (arrival, tie-break, request, what it asks)
+        self._arrivals: list[tuple[float, int, Request, Model | None]] = []
         self._ends: list[tuple[float, int, float, Run]] = []  # (end, tie-break, start, run)
         self._refined: set[Request] = set()
         self._ties = count()
         self._now = 0.0
         self._wake_at: float | None = None
 
-    def offer(self, request: Request) -> None:
-        """Let a request come at its arrival."""
-        heappush(self._arrivals, (request.arrived_at, next(self._ties), request))
+    def offer(self, request: Request, model: Model | None = None) -> None:
+        """Let a request come at its arrival, for a model; None stands for the first."""
+        heappush(self._arrivals, (request.arrived_at, next(self._ties), request, model))
         self.unanswered += 1
 
     def run_until(self, at: float) -> None:
@@ -151,7 +150,8 @@ class Simulation:
     def _end_runs(self) -> None:
         while self._ends and self._ends[0][0] <= self._now:
             end_at, _, start_at, run = heappop(self._ends)
-            self._believed.observe(run.subnetwork, len(run.batch), end_at - start_at, run.device)
+            run_s = end_at - start_at
+            run.model.latency.observe(run.subnetwork, len(run.batch), run_s, run.device)
             self._scheduler.finished(run, self._now)
             for place, request in enumerate(run.batch):
                 if request.answered_by is not None and request not in self._refined:
@@ -168,7 +168,7 @@ class Simulation:
         if self._half_s:
             self._now = self._machine.ends_at(self._now, self._half_s)
             if is_first:
-                self._believed.observe_reply(self._now - given_at)
+                self._scheduler.devices.observe_reply(self._now - given_at)
         if self._now <= request.deadline_at:
             self.tally.in_time[answered_by] += 1
         else:
@@ -185,8 +185,8 @@ class Simulation:
             if self._half_s:
                 self._now = self._machine.ends_at(self._now, self._half_s)
                 self._scheduler.observe_overhead(self._machine.overhead_s, self._half_s)
-            _, _, request = heappop(self._arrivals)
-            shed = self._scheduler.admit(request, self._now)
+            _, _, request, model = heappop(self._arrivals)
+            shed = self._scheduler.admit(request, self._now, model=model)
             if shed is not None:
                 self.tally.shed[shed.reason] += 1
                 self._end((request,))
@@ -213,11 +213,9 @@ class Simulation:
         self._wake_at = action.until
 
 
-def simulate(
-    scheduler: Scheduler, believed: LatencyModel, machine: Machine, requests: Iterable[Request]
-) -> Tally:
+def simulate(scheduler: Scheduler, machine: Machine, requests: Iterable[Request]) -> Tally:
     """Serve requests, in order of arrival, until all have ended."""
-    simulation = Simulation(scheduler, believed, machine)
+    simulation = Simulation(scheduler, machine)
     for request in requests:
         simulation.offer(request)
     simulation.run_until(inf)

@@ -92,7 +92,9 @@ def _requests(content: bytes) -> None:
 
 @cache
 def _query_parser() -> QueryParser:
-    return QueryParser(read_settings(), subnetworks=["column-1", "full"], classes=10)
+    return QueryParser(
+        read_settings(), model="cifar10", subnetworks=["column-1", "full"], classes=10
+    )
 
 
 def _inference(content: bytes) -> None:

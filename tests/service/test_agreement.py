@@ -142,7 +142,7 @@ def test_the_server_counts_agreement_by_subnetwork(
     server.wait_for("ready")
 
     def compared(subnetwork: str) -> float:
-        series = f'anytime_agreement_total{{subnetwork="{subnetwork}",verdict='
+        series = f'anytime_agreement_total{{model="cifar10",subnetwork="{subnetwork}",verdict='
         return sum(value for name, value in server.metrics().items() if name.startswith(series))
 
     while not compared("column-1"):  # in its own time

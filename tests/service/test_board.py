@@ -14,7 +14,7 @@ def test_every_process_sees_what_one_of_them_writes() -> None:
     engine = Board.create(2)
     front = Board(engine.descriptor)  # the same memory, mapped once more
 
-    engine.publish(3, [1.5, 2.5])
+    engine.publish({3: [1.5, 2.5]})
     front.set(1, places.CONNECTIONS, 7)
 
     assert front.fronts == 2
@@ -22,16 +22,27 @@ def test_every_process_sees_what_one_of_them_writes() -> None:
     assert engine.get(1, places.CONNECTIONS) == engine.total(places.CONNECTIONS) == 7
 
 
-def test_the_load_of_another_bundle_is_none() -> None:
+def test_the_load_is_told_for_each_bundle_that_answers_and_for_no_other() -> None:
     board = Board.create(1)
     assert not board.has_engine
-
-    board.publish(3, [1.0, 2.0, 3.0])
-    board.publish(4, [5.0])
-
-    assert board.has_engine
     assert board.published(3) is None
-    assert board.published(4) == [5.0]
+
+    board.publish({3: [1.0, 2.0, 3.0], 4: [5.0]})
+    assert board.has_engine
+    assert (board.published(3), board.published(4)) == ([1.0, 2.0, 3.0], [5.0])
+
+    board.publish({4: [5.0], 5: [6.0, 7.0]})
+    assert board.published(3) is None
+    assert (board.published(4), board.published(5)) == ([5.0], [6.0, 7.0])
+
+
+def test_what_does_not_fit_on_the_board_is_not_told() -> None:
+    board = Board.create(1)
+
+    board.publish({1: [1.0] * 4000, 2: [2.0] * 4000})
+
+    assert board.published(1) == [1.0] * 4000
+    assert board.published(2) is None
 
 
 def test_what_a_front_wrote_goes_with_it_and_no_others() -> None:

@@ -3,7 +3,8 @@ import pytest
 from service import board as places
 from service.board import Board
 from service.engine.costs import REQUESTS, Costs
-from service.scheduling.latency import LatencyModel
+from service.scheduling.latency import Devices, LatencyModel
+from service.scheduling.model import Model
 from service.scheduling.policies import Candidate
 from service.scheduling.scheduler import Scheduler
 
@@ -12,7 +13,9 @@ class Told(Scheduler):
     """A scheduler that keeps what it is told of costs."""
 
     def __init__(self) -> None:
-        super().__init__([Candidate("only", 0.9)], LatencyModel({"only": {1: 0.001}}))
+        devices = Devices()
+        latency = LatencyModel({"only": {1: 0.001}}, devices)
+        super().__init__(devices, [Model([Candidate("only", 0.9)], latency)])
         self.costs: list[tuple[float, float]] = []
 
     def observe_overhead(self, cost_s: float, deciding_s: float) -> None:

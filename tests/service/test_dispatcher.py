@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from prometheus_client import CollectorRegistry
 
 from model.images import Pixels
-from service.engine.dispatcher import Dispatcher
+from service.engine.dispatcher import Dispatcher, Runs
 from service.engine.dispatcher import Event as Told
 from service.engine.worker import Worker
 from service.hop import Answer, Delivered
@@ -26,7 +26,8 @@ from service.problems import (
     Problem,
     problem_of,
 )
-from service.scheduling.latency import LatencyModel
+from service.scheduling.latency import Devices, LatencyModel
+from service.scheduling.model import Model
 from service.scheduling.policies import Candidate
 from service.scheduling.requests import Refine, Shed
 from service.scheduling.scheduler import Scheduler
@@ -70,6 +71,12 @@ class Answered:
     before: list[str]
 
 
+class OfOne(Dispatcher):
+    """A dispatcher with one model."""
+
+    runs: Runs
+
+
 @asynccontextmanager
 async def dispatching(
     *machines: Machine,
@@ -77,23 +84,24 @@ async def dispatching(
     clock: Callable[[], float] = time.monotonic,
     worker: Worker | None = None,
     on_broken: Callable[[int], None] = lambda device: None,
-) -> AsyncIterator[Dispatcher]:
-    latency = LatencyModel(PROFILE, devices=len(machines))
-    scheduler = Scheduler(CANDIDATES, latency, max_batch=4, max_queue=max_queue)
+) -> AsyncIterator[OfOne]:
+    devices = Devices(len(machines))
+    model = Model(CANDIDATES, LatencyModel(PROFILE, devices), max_batch=4)
     workers = [worker] if worker else [Worker() for _ in machines]
-    dispatcher = Dispatcher(
-        [machine.run for machine in machines],
-        scheduler,
-        latency,
-        places={name: place for place, name in enumerate(PROFILE)},
+    dispatcher = OfOne(
+        Scheduler(devices, max_queue=max_queue),
         workers=workers,
         metrics=Metrics(CollectorRegistry(), version="test"),
         clock=clock,
         on_failure=lambda error: None,
-        on_answer=lambda pixels, subnetwork, probabilities: None,
         on_change=lambda: None,
         on_broken=on_broken,
     )
+    places = {name: place for place, name in enumerate(PROFILE)}
+    dispatcher.runs = Runs(
+        "digits", model, [each.run for each in machines], places, lambda *answer: None
+    )
+    dispatcher.begin(dispatcher.runs)
     try:
         yield dispatcher
     finally:
@@ -104,7 +112,7 @@ async def dispatching(
 
 
 def ask(
-    dispatcher: Dispatcher,
+    dispatcher: OfOne,
     deadline_s: float = 60.0,
     *,
     refuse: bool = False,
@@ -122,6 +130,7 @@ def ask(
     async def run() -> Answered:
         told: asyncio.Queue[Told] = asyncio.Queue()
         request = dispatcher.submit(
+            dispatcher.runs,
             image,
             told.put_nowait,
             arrived_at=arrived_at,
@@ -221,7 +230,7 @@ async def test_what_is_given_up_gets_the_answer_that_it_has_or_the_reason() -> N
         waiting = ask(dispatcher, deadline_s=86_400)
         await asked()  # it was admitted
 
-        dispatcher.give_up(NotReady("the bundle was replaced"))
+        dispatcher.give_up(dispatcher.runs, NotReady("the bundle was replaced"))
 
         with pytest.raises(NotReady):
             await waiting
@@ -385,7 +394,7 @@ class Stuck(Machine):
 
 
 def ask_for_steps(
-    dispatcher: Dispatcher, found: list[str], deadline_s: float, stop_at_confidence: float = 2.0
+    dispatcher: OfOne, found: list[str], deadline_s: float, stop_at_confidence: float = 2.0
 ) -> "asyncio.Task[Answered]":
     return ask(
         dispatcher, deadline_s, refine="steps", stop_at_confidence=stop_at_confidence, found=found

@@ -39,6 +39,7 @@ def test_every_parameter_is_described_with_an_example(paths: dict[str, Any], pat
     assert {each["name"] for each in parameters} == {
         "deadline_ms",
         "on_miss",
+        "model",
         "subnetwork",
         "top_k",
         "stop_at_confidence",

@@ -6,14 +6,15 @@ from typing import Any
 from hypothesis import settings, strategies
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from service.scheduling.latency import LatencyModel
+from service.scheduling.latency import Devices, LatencyModel
+from service.scheduling.model import Model
 from service.scheduling.policies import Candidate
 from service.scheduling.requests import Deliver, Displace, Expire, Request, Run, Wait
 from service.scheduling.scheduler import Scheduler
 
 PROFILE = {"tiny": {1: 0.0001}, "fast": {1: 0.001, 4: 0.002}, "deep": {1: 0.010, 4: 0.040}}
 CANDIDATES = [Candidate("tiny", 0.1), Candidate("fast", 0.8), Candidate("deep", 0.9)]
-DEVICES, MAX_QUEUE = 2, 6
+DEVICES, MODELS, MAX_QUEUE = 2, 2, 6
 MANY = 10_000  # steps: more than any end takes
 
 deadlines_s = strategies.sampled_from([0.0, 0.00005, 0.0015, 0.005, 0.02, 0.1, 1.0, 60.0])
@@ -25,8 +26,11 @@ class Fates(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.now = 1000.0
-        self.latency = LatencyModel(PROFILE, devices=DEVICES)
-        self.scheduler = Scheduler(CANDIDATES, self.latency, max_batch=4, max_queue=MAX_QUEUE)
+        devices = Devices(DEVICES)
+        models = [
+            Model(CANDIDATES, LatencyModel(PROFILE, devices), max_batch=4) for _ in range(MODELS)
+        ]
+        self.scheduler = Scheduler(devices, models, max_queue=MAX_QUEUE)
         self.running: dict[int, tuple[Run, float]] = {}
         self.lost: set[int] = set()
         self.admitted: list[Request] = []
@@ -39,6 +43,7 @@ class Fates(RuleBasedStateMachine):
         on_miss=strategies.sampled_from(["answer", "refuse"]),
         subnetwork=strategies.sampled_from([None, None, *PROFILE]),
         refine=strategies.sampled_from(["none", "none", "deepest", "steps"]),
+        model=strategies.integers(0, MODELS - 1),
         on_its_way_s=strategies.sampled_from([0.0, 0.0005, 0.05]),
         count=strategies.integers(1, 4),
     )
@@ -48,6 +53,7 @@ class Fates(RuleBasedStateMachine):
         on_miss: Any,
         subnetwork: str | None,
         refine: Any,
+        model: int,
         on_its_way_s: float,
         count: int,
     ) -> None:
@@ -55,7 +61,8 @@ class Fates(RuleBasedStateMachine):
         for _ in range(count):
             wanted: Any = refine if subnetwork is None else "none"
             request = Request(arrived_at, arrived_at + deadline_s, on_miss, subnetwork, wanted)
-            if self.scheduler.admit(request, self.now) is None:
+            asked = self.scheduler.models[model]
+            if self.scheduler.admit(request, self.now, model=asked) is None:
                 self.admitted.append(request)
         self.act()
 
@@ -106,8 +113,9 @@ class Fates(RuleBasedStateMachine):
     @rule()
     def give_up(self) -> None:
         """A drain is over, or the choice of a run has failed."""
-        for request in self.scheduler.clear():
-            self.fail(request)
+        for model in self.scheduler.models:
+            for request in self.scheduler.clear(model):
+                self.fail(request)
         self.act()
 
     # What the adapter does
@@ -118,7 +126,7 @@ class Fates(RuleBasedStateMachine):
                 case Run() as run:
                     assert run.device not in self.running
                     assert run.device not in self.lost
-                    assert run.batch
+                    assert len({request.model for request in run.batch}) == 1
                     assert not any(request in self.fates for request in run.batch)
                     self.running[run.device] = run, self.now
                 case Expire(requests) | Displace(requests, _):
@@ -138,7 +146,7 @@ class Fates(RuleBasedStateMachine):
         run, began_at = self.running.pop(device)
         self.scheduler.finished(run, self.now)
         if is_fine:
-            self.latency.observe(run.subnetwork, len(run.batch), self.now - began_at, device)
+            run.model.latency.observe(run.subnetwork, len(run.batch), self.now - began_at, device)
         for request in run.batch:
             if request in self.fates:  # its client has gone
                 continue

@@ -7,12 +7,14 @@ from tests.server import ServerProcess
 def remembering(*request_ids: str, capacity: int = 10) -> AnswerMemory:
     memory = AnswerMemory(capacity=capacity, window_s=60.0)
     for request_id in request_ids:
-        memory.remember(request_id, subnetwork="full", label="cat", bundle="b", now=100.0)
+        memory.remember(
+            request_id, subnetwork="full", label="cat", model="m", bundle="b", now=100.0
+        )
     return memory
 
 
 def test_an_answer_is_found_by_its_id() -> None:
-    assert remembering("a", "b").take("a", now=160.0) == Kept("full", "cat", "b")
+    assert remembering("a", "b").take("a", now=160.0) == Kept("full", "cat", "m", "b")
 
 
 def test_an_answer_gets_one_label() -> None:
@@ -31,25 +33,27 @@ def test_the_oldest_answer_is_forgotten_first() -> None:
     memory = remembering("a", "b", "a", "c", capacity=2)  # the second a renewed the first
 
     assert memory.take("b", now=100.0) == "unknown"
-    assert memory.take("a", now=100.0) == memory.take("c", now=100.0) == Kept("full", "cat", "b")
+    assert (
+        memory.take("a", now=100.0) == memory.take("c", now=100.0) == Kept("full", "cat", "m", "b")
+    )
 
 
 def test_of_two_answers_with_one_id_the_later_counts() -> None:
     memory = remembering("a")
 
     memory.take("a", now=100.0)
-    memory.remember("a", subnetwork="column-1", label="dog", bundle="c", now=110.0)
+    memory.remember("a", subnetwork="column-1", label="dog", model="m", bundle="c", now=110.0)
 
-    assert memory.take("a", now=110.0) == Kept("column-1", "dog", "c")
+    assert memory.take("a", now=110.0) == Kept("column-1", "dog", "m", "c")
 
 
 def test_the_bundle_of_an_answer_is_known_until_its_label_comes() -> None:
     memory = remembering("a")
 
-    assert memory.bundle_of("a") == "b"
+    assert memory.answered_by("a") == ("m", "b")
     memory.take("a", now=100.0)
 
-    assert memory.bundle_of("a") is None
+    assert memory.answered_by("a") is None
 
 
 def test_nothing_is_kept_without_room() -> None:
@@ -81,7 +85,9 @@ def test_a_label_scores_the_subnetwork_that_answered(server: ServerProcess, jpeg
 
     after = server.metrics()
     for verdict in ("right", "wrong"):
-        series = f'anytime_labelled_total{{subnetwork="column-1",verdict="{verdict}"}}'
+        series = (
+            f'anytime_labelled_total{{model="cifar10",subnetwork="column-1",verdict="{verdict}"}}'
+        )
         assert after[series] == before[series] + 1
 
 

@@ -1,7 +1,7 @@
 import pytest
 
 from service.scheduling.forecast import Capacity, Forecast
-from service.scheduling.latency import LatencyModel
+from service.scheduling.latency import Devices
 
 
 def after(arrivals: int, gap_s: float, deadline_s: float = 0.02) -> Forecast:
@@ -75,7 +75,7 @@ def test_the_overhead_is_a_mean_of_what_was_observed() -> None:
 
 
 def capacity(forecast: Forecast, devices: int = 1) -> Capacity:
-    return Capacity(LatencyModel({"full": {1: 0.01}}, devices=devices), forecast, 0.01)
+    return Capacity(Devices(devices), forecast)
 
 
 def test_runs_under_way_and_arrivals_take_time_from_those_that_wait() -> None:
@@ -92,5 +92,5 @@ def test_runs_under_way_and_arrivals_take_time_from_those_that_wait() -> None:
 
 
 def test_the_pace_is_that_of_all_devices_beside_the_arrivals() -> None:
-    assert capacity(Forecast()).pace_s(0.0) == pytest.approx(0.01)
-    assert capacity(Forecast(), devices=4).pace_s(0.0) == pytest.approx(0.0025)
+    assert capacity(Forecast()).paces_s([0.01], 0.0) == pytest.approx([0.01])
+    assert capacity(Forecast(), devices=4).paces_s([0.01], 0.0) == pytest.approx([0.0025])

@@ -7,7 +7,7 @@ from service.observability.instruments import Counter, Histogram
 
 def test_a_histogram_is_scraped_as_that_of_the_library() -> None:
     ours, theirs = CollectorRegistry(), CollectorRegistry()
-    histogram = Histogram("run_seconds", "A run.", (0.01, 0.025), "subnetwork", registry=ours)
+    histogram = Histogram("run_seconds", "A run.", (0.01, 0.025), ["subnetwork"], registry=ours)
     library = LibraryHistogram(
         "run_seconds", "A run.", ["subnetwork"], buckets=(0.01, 0.025), registry=theirs
     )
@@ -23,7 +23,7 @@ def test_a_histogram_is_scraped_as_that_of_the_library() -> None:
 def test_a_histogram_of_values_under_zero_has_no_sum() -> None:
     registry = CollectorRegistry()
 
-    Histogram("slack_seconds", "Slack.", (-1.0, 0.0), registry=registry).observe(-2.0)
+    Histogram("slack_seconds", "Slack.", (-1.0, 0.0), [], registry=registry).observe(-2.0)
 
     assert registry.get_sample_value("slack_seconds_bucket", {"le": "-1.0"}) == 1
     assert registry.get_sample_value("slack_seconds_sum") is None

@@ -3,7 +3,7 @@ from random import Random
 
 import pytest
 
-from service.scheduling.latency import QUANTILE, LatencyModel
+from service.scheduling.latency import QUANTILE, Devices, LatencyModel
 
 PROFILE = {"column-1": {1: 0.001, 4: 0.0025}, "full": {1: 0.010}}
 
@@ -37,7 +37,7 @@ def test_the_prediction_is_a_high_quantile_of_what_is_observed() -> None:
 def test_a_slow_machine_is_followed_within_five_runs_by_every_subnetwork_of_its_device_only() -> (
     None
 ):
-    model = LatencyModel(PROFILE, devices=2)
+    model = LatencyModel(PROFILE, Devices(2))
 
     for _ in range(5):
         model.observe("column-1", 1, 0.002, device=1)
@@ -51,25 +51,25 @@ def test_one_stall_is_no_evidence_of_a_slow_machine() -> None:
 
     model.observe("column-1", 1, 0.1)
 
-    assert model.slowdown() < 1.7
+    assert model.devices.slowdown() < 1.7
 
 
 def test_the_reserve_is_a_high_quantile_of_the_reply_cost() -> None:
-    model = LatencyModel(PROFILE)
+    devices = Devices()
 
     for k in range(3000):
-        model.observe_reply(0.0001 if k % 2 else 0.0005)
+        devices.observe_reply(0.0001 if k % 2 else 0.0005)
 
-    assert model.reserve_s == pytest.approx(0.0005, rel=0.1)
+    assert devices.reserve_s == pytest.approx(0.0005, rel=0.1)
 
 
 def test_one_stalled_reply_does_not_set_the_reserve() -> None:
-    model = LatencyModel(PROFILE)
-    usual_s = model.reserve_s
+    devices = Devices()
+    usual_s = devices.reserve_s
 
-    model.observe_reply(0.1)
+    devices.observe_reply(0.1)
 
-    assert model.reserve_s < 1.1 * usual_s
+    assert devices.reserve_s < 1.1 * usual_s
 
 
 @pytest.mark.parametrize(
@@ -81,10 +81,10 @@ def test_a_profile_without_sense_is_an_error(profile: dict[str, dict[int, float]
 
 
 def test_the_reserve_is_learnt_from_nothing() -> None:
-    model = LatencyModel({"column-1": {1: 0.001}}, reserve_s=0.0)
+    devices = Devices(reserve_s=0.0)
 
     for _ in range(400):
-        model.observe_reply(0.0005)
+        devices.observe_reply(0.0005)
 
     # a quantile of equal costs hovers about them, by a step at most
-    assert model.reserve_s == pytest.approx(0.0005, rel=0.1)
+    assert devices.reserve_s == pytest.approx(0.0005, rel=0.1)

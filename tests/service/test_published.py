@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from service.scheduling.latency import LatencyModel
+from service.scheduling.latency import Devices, LatencyModel
+from service.scheduling.model import Model
 from service.scheduling.policies import Candidate
 from service.scheduling.published import STEPS, Published
 from service.scheduling.requests import OnMiss, Request, Run
@@ -16,7 +17,9 @@ FULL = 2  # its place in what is published; 0 is any
 
 
 def scheduler(max_queue: int = 100) -> Scheduler:
-    return Scheduler(SUBNETWORKS, LatencyModel(PROFILE, reserve_s=0.0), max_queue=max_queue)
+    devices = Devices(reserve_s=0.0)
+    model = Model(SUBNETWORKS, LatencyModel(PROFILE, devices))
+    return Scheduler(devices, [model], max_queue=max_queue)
 
 
 def crowded(count: int, deadline_s: float = 0.05, max_queue: int = 100) -> Scheduler:
@@ -41,7 +44,7 @@ def reason(
 
 
 def test_an_idle_engine_leaves_open_what_it_could_answer() -> None:
-    published = scheduler().admission.publish(0.0)
+    published = scheduler().admission.publish(0.0)[0]
 
     assert reason(published, 0.002) == ""
     assert reason(published, 0.0005) == "impossible"
@@ -50,7 +53,7 @@ def test_an_idle_engine_leaves_open_what_it_could_answer() -> None:
 
 
 def test_what_was_published_long_ago_says_nothing_of_an_engine_that_is_idle_since() -> None:
-    published = scheduler().admission.publish(0.0)
+    published = scheduler().admission.publish(0.0)[0]
 
     assert published.check_before_decode(9.0, 9.002, "refuse", now=9.0) is None
     shed = published.check_before_decode(9.0, 9.002, "refuse", now=9.0015)
@@ -59,7 +62,7 @@ def test_what_was_published_long_ago_says_nothing_of_an_engine_that_is_idle_sinc
 
 
 def test_a_request_behind_a_backlog_is_shed_and_told_how_long_it_would_take() -> None:
-    published = crowded(60).admission.publish(0.0)  # 49 were let in
+    published = crowded(60).admission.publish(0.0)[0]  # 49 were let in
 
     shed = published.check_before_decode(0.0, 0.05, "refuse", now=0.0)
 
@@ -71,21 +74,21 @@ def test_a_request_behind_a_backlog_is_shed_and_told_how_long_it_would_take() ->
 
 
 def test_an_urgent_request_is_left_open_before_patient_ones() -> None:
-    assert reason(crowded(40, deadline_s=9.0).admission.publish(0.0), 0.004) == ""
+    assert reason(crowded(40, deadline_s=9.0).admission.publish(0.0)[0], 0.004) == ""
 
 
 def test_a_late_answer_is_left_open_while_it_is_of_use() -> None:
     core = crowded(10, deadline_s=0.0105)
 
-    assert reason(core.admission.publish(0.0), 0.0105) == "overloaded"
-    assert reason(core.admission.publish(0.0), 0.0105, "answer") == ""
+    assert reason(core.admission.publish(0.0)[0], 0.0105) == "overloaded"
+    assert reason(core.admission.publish(0.0)[0], 0.0105, "answer") == ""
     for _ in range(60):
         core.admit(Request(0.0, 9.0), 0.0)
-    assert reason(core.admission.publish(0.0), 0.0105, "answer") == "overloaded"
+    assert reason(core.admission.publish(0.0)[0], 0.0105, "answer") == "overloaded"
 
 
 def test_requests_that_the_engine_does_not_know_yet_go_before() -> None:
-    published = scheduler().admission.publish(0.0)
+    published = scheduler().admission.publish(0.0)[0]
 
     assert reason(published, 0.010, ahead=5) == ""
     assert reason(published, 0.010, ahead=20) == "overloaded"
@@ -103,13 +106,13 @@ def test_requests_that_the_engine_does_not_know_yet_go_before() -> None:
 def test_a_full_queue_has_a_place_for_the_more_urgent_only(
     deadline_s: float, on_miss: OnMiss, ahead: int, is_shed: bool
 ) -> None:
-    published = crowded(3, deadline_s=1.0, max_queue=3).admission.publish(0.0)
+    published = crowded(3, deadline_s=1.0, max_queue=3).admission.publish(0.0)[0]
 
     assert reason(published, deadline_s, on_miss, ahead=ahead) == ("queue_full" if is_shed else "")
 
 
 def test_it_is_a_row_of_floats_of_one_length() -> None:
-    rows = [crowded(count).admission.publish(0.0).to_floats() for count in (0, 1, STEPS, 40)]
+    rows = [crowded(count).admission.publish(0.0)[0].to_floats() for count in (0, 1, STEPS, 40)]
 
     assert len({len(row) for row in rows}) == 1
     assert all(isinstance(float(value), float) for row in rows for value in row)
@@ -119,7 +122,7 @@ def test_it_is_a_row_of_floats_of_one_length() -> None:
 
 
 def test_an_own_delay_counts_to_what_is_impossible() -> None:
-    published = scheduler().admission.publish(0.0)
+    published = scheduler().admission.publish(0.0)[0]
 
     def found(*, is_alone: bool) -> str:
         shed = published.check_before_decode(0.0, 0.004, "refuse", now=0.0035, is_alone=is_alone)
@@ -146,7 +149,7 @@ def test_nothing_is_shed_that_admission_would_let_in(
         core.admit(Request(0.0, deadline_s, on_miss), 0.0)
     if is_running:
         core.next_action(0.0)
-    published = core.admission.publish(passed_s)
+    published = core.admission.publish(passed_s)[0]
     deadline_at = passed_s + asked[0]
 
     shed = published.check_before_decode(passed_s, deadline_at, asked[1], now=passed_s)
@@ -167,7 +170,7 @@ def test_with_one_deadline_for_all_it_sheds_what_admission_sheds(
     if count and isinstance(action := core.next_action(0.0), Run):
         core.finished(action, 0.0)
 
-    published = core.admission.publish(0.0)
+    published = core.admission.publish(0.0)[0]
 
     shed = published.check_before_decode(0.0, 0.05, "refuse", now=0.0)
 

@@ -4,7 +4,8 @@ from collections.abc import Mapping
 
 import pytest
 
-from service.scheduling.latency import LatencyModel
+from service.scheduling.latency import Devices, LatencyModel
+from service.scheduling.model import Model
 from service.scheduling.policies import Candidate
 from service.scheduling.requests import Action, Deliver, Refine, Request, Run, Wait
 from service.scheduling.scheduler import Scheduler
@@ -17,8 +18,12 @@ PROFILE: Mapping[str, Mapping[int, float]] = {
 }
 
 
-def scheduler(profile: Mapping[str, Mapping[int, float]] = PROFILE) -> Scheduler:
-    return Scheduler(SUBNETWORKS, LatencyModel(profile, reserve_s=0.0))
+def scheduler(
+    profile: Mapping[str, Mapping[int, float]] = PROFILE, max_queue: int = 100
+) -> Scheduler:
+    devices = Devices(reserve_s=0.0)
+    model = Model(SUBNETWORKS, LatencyModel(profile, devices))
+    return Scheduler(devices, [model], max_queue=max_queue)
 
 
 def request(deadline_s: float, refine: Refine = "none", arrived_at: float = 0.0) -> Request:
@@ -142,7 +147,7 @@ def test_an_answer_is_delivered_when_the_load_no_longer_leaves_time_for_it() -> 
 
 
 def test_no_more_than_the_queue_holds_wait_for_better_answers() -> None:
-    core = Scheduler(SUBNETWORKS, LatencyModel(PROFILE, reserve_s=0.0), max_queue=1)
+    core = scheduler(max_queue=1)
     first, second = request(9.0, "deepest"), request(9.0, "deepest")
     for asked in (first, second):
         core.admit(asked, 0.0)

@@ -113,9 +113,11 @@ def test_metrics_and_subnetworks_name_the_bundle_that_answers(
 
     metrics = reloadable.metrics()
     infos = [name for name in metrics if name.startswith("anytime_bundle_info")]
-    assert infos == [f'anytime_bundle_info{{digest="{next_bundle.digest}",name="next"}}']
-    assert metrics["anytime_queue_depth"] == 0
-    assert metrics['anytime_reloads_total{outcome="replaced"}'] == 1
+    assert infos == [
+        f'anytime_bundle_info{{digest="{next_bundle.digest}",model="next",name="next"}}'
+    ]
+    assert metrics['anytime_queue_depth{model="next"}'] == 0
+    assert metrics['anytime_reloads_total{model="next",outcome="replaced"}'] == 1
     assert reloadable.client.get("/subnetworks").json()["bundle"] == name_of(next_bundle)
 
 
@@ -172,13 +174,13 @@ def test_a_bad_bundle_leaves_the_old_one_serving_and_says_why(
     responses.append(reloadable.classify(jpeg))
     assert {each.status_code for each in responses} == {200}
     assert {each.json()["bundle"]["digest"] for each in responses} == {bundle.digest}
-    assert reloadable.metrics()['anytime_reloads_total{outcome="failed"}'] == 1
+    assert reloadable.metrics()['anytime_reloads_total{model="cifar10",outcome="failed"}'] == 1
 
 
 def test_the_same_bundle_is_not_loaded_again(reloadable: ServerProcess, bundle: Bundle) -> None:
     assert reload(reloadable).json() == {"bundle": name_of(bundle), "before": name_of(bundle)}
 
-    assert reloadable.metrics()['anytime_reloads_total{outcome="unchanged"}'] == 1
+    assert reloadable.metrics()['anytime_reloads_total{model="cifar10",outcome="unchanged"}'] == 1
 
 
 def test_a_reload_needs_the_key(reloadable: ServerProcess) -> None:
@@ -216,7 +218,9 @@ def test_labels_of_answers_from_before_are_not_counted_with_the_new_bundles(
     assert reply.json()["is_right"]
     metrics = reloadable.metrics()
     assert metrics['anytime_feedback_total{outcome="replaced"}'] == 1
-    assert metrics['anytime_labelled_total{subnetwork="column-1",verdict="right"}'] == 0
+    assert (
+        metrics['anytime_labelled_total{model="next",subnetwork="column-1",verdict="right"}'] == 0
+    )
 
 
 def test_one_reload_at_a_time(start_server: StartServer, link: Path, next_bundle: Bundle) -> None:

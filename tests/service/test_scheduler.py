@@ -2,7 +2,8 @@ from collections.abc import Mapping
 
 import pytest
 
-from service.scheduling.latency import LatencyModel
+from service.scheduling.latency import Devices, LatencyModel
+from service.scheduling.model import Model
 from service.scheduling.policies import Candidate
 from service.scheduling.requests import Action, Displace, Expire, Request, Run, Shed, Wait
 from service.scheduling.scheduler import Scheduler
@@ -22,8 +23,12 @@ PROFILE: Mapping[str, Mapping[int, float]] = {
 
 
 def scheduler(policy: str = "anytime", max_queue: int = 100, devices: int = 1) -> Scheduler:
-    latency = LatencyModel(PROFILE, devices=devices, reserve_s=0.0)
-    return Scheduler(SUBNETWORKS, latency, policy=policy, max_queue=max_queue)
+    model = of(Devices(devices, reserve_s=0.0), policy)
+    return Scheduler(model.latency.devices, [model], max_queue=max_queue)
+
+
+def of(devices: Devices, policy: str = "anytime") -> Model:
+    return Model(SUBNETWORKS, LatencyModel(PROFILE, devices), policy=policy)
 
 
 def request(
@@ -133,11 +138,10 @@ def test_a_deadline_that_went_by_on_the_way_is_no_fault_of_an_idle_machine() -> 
 
 
 def test_a_machine_that_refuses_everything_doubts_that_it_is_slow() -> None:
-    latency = LatencyModel(PROFILE, reserve_s=0.0)
-    core = Scheduler(SUBNETWORKS, latency)
+    core = scheduler()
     for _ in range(30):
-        latency.observe("column-1", 1, 0.040)  # a neighbour held the machine, and has gone
-        latency.observe_reply(0.020)
+        core.models[0].latency.observe("column-1", 1, 0.040)  # a neighbour held it, and has gone
+        core.devices.observe_reply(0.020)
 
     sheds = [core.admit(request(0.005, k / 4, refuse=True), k / 4) for k in range(30)]
 
@@ -146,10 +150,10 @@ def test_a_machine_that_refuses_everything_doubts_that_it_is_slow() -> None:
 
 
 def test_slow_replies_under_load_do_not_make_a_deadline_impossible() -> None:
-    latency = LatencyModel(PROFILE)
-    core = Scheduler(SUBNETWORKS, latency)
+    devices = Devices()
+    core = Scheduler(devices, [of(devices)])
     for _ in range(100):
-        latency.observe_reply(0.05)
+        devices.observe_reply(0.05)
 
     shed = core.admit(request(0.005, refuse=True), 0.0, is_alone=True)
 
@@ -159,10 +163,9 @@ def test_slow_replies_under_load_do_not_make_a_deadline_impossible() -> None:
 
 
 def test_a_burst_of_refusals_is_no_reason_to_doubt() -> None:
-    latency = LatencyModel(PROFILE, reserve_s=0.0)
-    core = Scheduler(SUBNETWORKS, latency)
+    core = scheduler()
     for _ in range(30):
-        latency.observe("column-1", 1, 0.040)
+        core.models[0].latency.observe("column-1", 1, 0.040)
 
     sheds = [core.admit(request(0.005, 1.0, refuse=True), 1.0 + k / 1e5) for k in range(1000)]
 
@@ -214,7 +217,8 @@ def test_a_late_answer_that_the_load_keeps_waiting_expires_some_deadlines_late()
 
 @pytest.mark.parametrize(("max_lateness", "is_shed"), [(0.0, True), (1.0, True), (3.0, False)])
 def test_how_late_an_answer_may_be_is_a_setting(max_lateness: float, is_shed: bool) -> None:
-    core = Scheduler(SUBNETWORKS, LatencyModel(PROFILE, reserve_s=0.0), max_lateness=max_lateness)
+    devices = Devices(reserve_s=0.0)
+    core = Scheduler(devices, [of(devices)], max_lateness=max_lateness)
 
     shed = core.admit(late_request(late_s=0.03), 0.0)
 

@@ -7,26 +7,41 @@ from service.schemas import ClassifyQuery, QueryParser
 from service.settings import Settings
 
 parse = QueryParser(
-    Settings(default_deadline_ms=20, default_top_k=3), subnetworks=["column-1", "full"], classes=10
+    Settings(default_deadline_ms=20, default_top_k=3),
+    model="cifar10",
+    subnetworks=["column-1", "full"],
+    classes=10,
 )
 
 
 def test_defaults_come_from_the_settings() -> None:
     assert parse(b"") == ClassifyQuery(
-        deadline_ms=20, on_miss="answer", subnetwork=None, top_k=3, stop_at_confidence=None
+        model="cifar10",
+        deadline_ms=20,
+        on_miss="answer",
+        subnetwork=None,
+        top_k=3,
+        stop_at_confidence=None,
     )
 
 
 def test_every_parameter_is_read() -> None:
-    query = parse(b"deadline_ms=2.5&on_miss=refuse&subnetwork=full&top_k=10&stop_at_confidence=0.9")
+    query = parse(
+        b"model=cifar10&deadline_ms=2.5&on_miss=refuse&subnetwork=full&top_k=10&stop_at_confidence=0.9"
+    )
 
     assert query == ClassifyQuery(
-        deadline_ms=2.5, on_miss="refuse", subnetwork="full", top_k=10, stop_at_confidence=0.9
+        model="cifar10",
+        deadline_ms=2.5,
+        on_miss="refuse",
+        subnetwork="full",
+        top_k=10,
+        stop_at_confidence=0.9,
     )
 
 
 def test_the_default_top_k_is_at_most_the_number_of_classes() -> None:
-    few = QueryParser(Settings(default_top_k=5), subnetworks=["full"], classes=2)
+    few = QueryParser(Settings(default_top_k=5), model="few", subnetworks=["full"], classes=2)
 
     assert few(b"").top_k == 2
 
@@ -36,7 +51,12 @@ def test_the_default_top_k_is_at_most_the_number_of_classes() -> None:
 )
 def test_a_number_is_a_decimal_one_with_or_without_an_exponent(number: str) -> None:
     assert parse(f"stop_at_confidence={number}&deadline_ms={number}".encode()) == ClassifyQuery(
-        deadline_ms=0.5, on_miss="answer", subnetwork=None, top_k=3, stop_at_confidence=0.5
+        model="cifar10",
+        deadline_ms=0.5,
+        on_miss="answer",
+        subnetwork=None,
+        top_k=3,
+        stop_at_confidence=0.5,
     )
 
 
@@ -85,7 +105,7 @@ def test_top_k_is_at_most_the_number_of_classes(value: str) -> None:
     [
         (b"subnetwork=column-9", "subnetwork is 'column-9'; it must be one of column-1, full"),
         (b"on_miss=give-up", "on_miss is 'give-up'; it must be one of answer, refuse"),
-        (b"deadline=5", "there is no parameter 'deadline'; there are deadline_ms"),
+        (b"deadline=5", "there is no parameter 'deadline'; there are model, deadline_ms"),
         (b"top_k=1&top_k=2", "top_k is given more than once, again as '2'"),
         (b"\xff=1", "there is no parameter"),
     ],

@@ -5,7 +5,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from service.scheduling.latency import LatencyModel
+from service.scheduling.latency import Devices, LatencyModel
+from service.scheduling.model import Model
 from service.scheduling.policies import Candidate
 from service.scheduling.requests import Expire, OnMiss, Refine, Request, Run, Wait
 from service.scheduling.scheduler import Scheduler
@@ -27,9 +28,13 @@ def serve(
     machine: Machine | None = None,
     devices: int = 1,
 ) -> Tally:
-    believed = LatencyModel(PROFILE, devices=devices, reserve_s=0.0)
-    scheduler = Scheduler(SUBNETWORKS, believed, policy=policy, max_queue=500, max_batch=8)
-    return simulate(scheduler, believed, machine or Machine(TRUTH), requests)
+    scheduler = one(Devices(devices, reserve_s=0.0), policy)
+    return simulate(scheduler, machine or Machine(TRUTH), requests)
+
+
+def one(devices: Devices, policy: str = "anytime") -> Scheduler:
+    model = Model(SUBNETWORKS, LatencyModel(PROFILE, devices), policy=policy, max_batch=8)
+    return Scheduler(devices, [model], max_queue=500)
 
 
 def offered(
@@ -182,7 +187,7 @@ CROWD: list[tuple[float, float, OnMiss, str | None, Refine]] = [
 def test_a_run_is_of_one_kind_urgent_first_and_predicted_in_time(
     drawn: list[tuple[float, float, OnMiss, str | None, Refine]], policy: str
 ) -> None:
-    scheduler = Scheduler(SUBNETWORKS, LatencyModel(PROFILE), policy=policy, max_batch=8)
+    scheduler = one(Devices(), policy)
     waiting: set[Request] = set()
     for _, due_at, on_miss, subnetwork, refine in drawn:
         request = Request(0.0, due_at, on_miss, subnetwork, refine)
@@ -234,10 +239,9 @@ def test_a_longer_deadline_never_lowers_the_accuracy_of_a_lone_request(
 
 
 def test_the_reserve_is_one_reply_not_a_batch_of_them() -> None:
-    believed = LatencyModel(PROFILE, reserve_s=0.0)
-    scheduler = Scheduler(SUBNETWORKS, believed, max_queue=500, max_batch=8)
+    devices = Devices(reserve_s=0.0)
     burst = [Request(k * 0.05, k * 0.05 + 0.04) for k in range(60) for _ in range(16)]
 
-    simulate(scheduler, believed, Machine(TRUTH, overhead_s=0.0006), burst)
+    simulate(one(devices), Machine(TRUTH, overhead_s=0.0006), burst)
 
-    assert 0.0003 <= believed.reserve_s < 0.0004  # half of the work outside a run, and a step
+    assert 0.0003 <= devices.reserve_s < 0.0004  # half of the work outside a run, and a step

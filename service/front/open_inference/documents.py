@@ -29,11 +29,11 @@ def server_metadata(version: str) -> Document:
     return {"name": "anytime", "version": version, "extensions": EXTENSIONS}
 
 
-def model_metadata(manifest: Manifest, version: str) -> Document:
+def model_metadata(name: str, manifest: Manifest, version: str) -> Document:
     """Return the inputs and outputs of a bundle; -1 is the number of images."""
     side, classes = manifest.preprocessing.size, len(manifest.labels)
     return {
-        "name": manifest.name,
+        "name": name,
         "versions": [version],
         "platform": PLATFORM,
         "inputs": [
@@ -48,11 +48,11 @@ def model_metadata(manifest: Manifest, version: str) -> Document:
     }
 
 
-def model_config(manifest: Manifest) -> Document:
+def model_config(name: str, manifest: Manifest) -> Document:
     """Return a bundle's configuration in Triton's words: dimensions are without that of the images."""
     side, classes = manifest.preprocessing.size, len(manifest.labels)
     return {
-        "name": manifest.name,
+        "name": name,
         "platform": PLATFORM,
         "backend": "onnxruntime",
         "max_batch_size": MAX_IMAGES,
@@ -68,20 +68,21 @@ def model_config(manifest: Manifest) -> Document:
     }  # fmt: skip
 
 
-def repository_index(bundle: Mapping[str, str], *, is_ready: bool) -> list[Document]:
-    """Return the list of models: the bundle, by its name and digest."""
+def repository_index(bundles: Iterable[Mapping[str, str]], *, is_ready: bool) -> list[Document]:
+    """Return the list of models: the bundles, by their names and digests."""
     return [
         {
-            "name": bundle["name"],
-            "version": bundle["digest"],
+            "name": each["name"],
+            "version": each["digest"],
             "state": "READY" if is_ready else "UNAVAILABLE",
             "reason": "" if is_ready else "the server is stopping",
         }
+        for each in bundles
     ]
 
 
 def model_statistics(name: str, version: str, metrics: Iterable[Metric]) -> Document:
-    """Return counts and times of the requests since the server's start, in Triton's words and nanoseconds.
+    """Return counts and times of the requests for a model since the server's start, in Triton's words and nanoseconds.
 
     What Triton calls compute_input is decoding, compute_output the reply, and success all from the arrival to the answer.
 
@@ -91,6 +92,8 @@ def model_statistics(name: str, version: str, metrics: Iterable[Metric]) -> Docu
     """
     sums: defaultdict[str, float] = defaultdict(float)
     for sample in (sample for metric in metrics for sample in metric.samples):
+        if sample.labels.get("model") != name:
+            continue
         sums[sample.name] += sample.value
         if sample.name == "anytime_requests_total" and sample.labels["subnetwork"] == NO_SUBNETWORK:
             sums["failed"] += sample.value
@@ -107,22 +110,18 @@ def model_statistics(name: str, version: str, metrics: Iterable[Metric]) -> Docu
         "compute_output": reply_s,
     }
     return {
-        "model_stats": [
-            {
-                "name": name,
-                "version": version,
-                "last_inference": 0,  # not kept
-                "inference_count": int(answered),
-                "execution_count": int(sums["anytime_batch_size_count"]),
-                "inference_stats": {
-                    **{each: _duration(answered, seconds) for each, seconds in times.items()},
-                    "fail": _duration(sums["failed"], 0),
-                    "cache_hit": _duration(0, 0),
-                    "cache_miss": _duration(0, 0),
-                },
-                "batch_stats": [],
-            }
-        ]
+        "name": name,
+        "version": version,
+        "last_inference": 0,  # not kept
+        "inference_count": int(answered),
+        "execution_count": int(sums["anytime_batch_size_count"]),
+        "inference_stats": {
+            **{each: _duration(answered, seconds) for each, seconds in times.items()},
+            "fail": _duration(sums["failed"], 0),
+            "cache_hit": _duration(0, 0),
+            "cache_miss": _duration(0, 0),
+        },
+        "batch_stats": [],
     }
 
 

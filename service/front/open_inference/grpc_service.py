@@ -1,7 +1,7 @@
 """The protocol over gRPC: ``GRPCInferenceService`` on the event loop of a front. A call's deadline is the request's."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import aclosing, contextmanager
 from functools import partial
 from types import MappingProxyType
@@ -26,14 +26,15 @@ from service.front.open_inference.grpc_messages import (
 )
 from service.front.open_inference.inference import (
     Inferred,
-    check_model,
     infer,
     inferred,
     model_statistics,
+    served_model,
 )
 from service.front.open_inference.tensors import InvalidInference
 from service.front.received import Received, accounted
 from service.front.routes import check_ready
+from service.front.served import Served
 from service.problems import (
     DeadlineImpossible,
     Expired,
@@ -201,36 +202,36 @@ class GrpcService:
     async def _model_ready(self, request: Message, context: Context) -> Document:
         is_ready = (await self._ready(request, context))["ready"]
         if is_ready:
-            check_model(self._front.served, request.name, request.version)
+            self._served(request.name, request.version)
         return {"ready": is_ready}
 
     async def _model_metadata(self, request: Message, context: Context) -> Document:
-        served = self._front.served
-        check_model(served, request.name, request.version)
-        return documents.model_metadata(served.manifest, served.bundle_name["digest"])
+        served = self._served(request.name, request.version)
+        return documents.model_metadata(served.name, served.manifest, served.bundle_name["digest"])
 
     async def _model_config(self, request: Message, context: Context) -> Document:
-        served = self._front.served
-        check_model(served, request.name, request.version)
-        return {"config": documents.model_config(served.manifest)}
+        served = self._served(request.name, request.version)
+        return {"config": documents.model_config(served.name, served.manifest)}
 
     async def _model_statistics(self, request: Message, context: Context) -> Document:
         if request.name:
-            check_model(self._front.served, request.name, request.version)
-        return await model_statistics(self._front)
+            bundles: Sequence[Served] = [self._served(request.name, request.version)]
+        else:
+            bundles = self._front.serving.bundles
+        return await model_statistics(self._front, bundles)
 
     async def _index(self, request: Message, context: Context) -> Document:
         front = self._front
-        return {
-            "models": documents.repository_index(
-                front.served.bundle_name, is_ready=not front.draining
-            )
-        }
+        names = [each.bundle_name for each in front.serving.bundles]
+        return {"models": documents.repository_index(names, is_ready=not front.draining)}
 
     async def _reload(self, request: Message, context: Context) -> Document:
-        check_model(self._front.served, request.model_name, "")
-        await self._front.engine.call("reload")
+        served = self._served(request.model_name, "")
+        await self._front.engine.call("reload", model=served.name)
         return {}
+
+    def _served(self, model: str, version: str) -> Served:
+        return served_model(self._front.serving, model, version)
 
     # What is inferred
 
@@ -253,9 +254,10 @@ class GrpcService:
     async def _answer(
         self, received: Received, request: Message, remaining_ms: float | None
     ) -> Inferred | Problem:
-        with (served := self._front.served):
+        served = self._served(request.model_name, request.model_version)
+        received.state["model"] = served.name
+        with served:
             read_at = self._front.clock()
-            check_model(served, request.model_name, request.model_version)
             side = served.manifest.preprocessing.size
             asked = read_message(request, received.headers, remaining_ms, side)
             return await infer(self._front, served, received, asked, b"", read_at)
@@ -300,9 +302,10 @@ class GrpcService:
         write: Callable[..., Awaitable[None]],
     ) -> None:
         """Write each answer to the image of a request when it comes."""
-        with (served := self._front.served):
+        served = self._served(request.model_name, request.model_version)
+        received.state["model"] = served.name
+        with served:
             read_at = self._front.clock()
-            check_model(served, request.model_name, request.model_version)
             side = served.manifest.preprocessing.size
             asked = read_message(request, received.headers, remaining_ms, side)
             if len(asked.images) > 1:

@@ -15,6 +15,7 @@ from service.front.open_inference.documents import Document
 from service.front.open_inference.messages import InferRequest
 from service.front.received import Received
 from service.front.served import Served
+from service.front.serving import Serving
 from service.problems import NotFound, Problem
 
 
@@ -34,21 +35,25 @@ class Inferred:
     parameters: dict[str, Any]
 
 
-def check_model(served: Served, model: str, version: str) -> None:
-    """See to it that a request is for the bundle that answers.
+def served_model(serving: Serving, model: str, version: str) -> Served:
+    """Return the bundle that a request is for.
 
     Args:
+        serving: all that answer.
         model: its name.
         version: its digest; empty for any.
 
     Raises:
-        NotFound: it is for another.
+        NotFound: there is none.
     """
-    name, digest = served.bundle_name["name"], served.bundle_name["digest"]
-    if model != name:
-        raise NotFound(f"there is no model {model!r:.80}; there is {name!r}")
+    if model not in serving.names:
+        there = ", ".join(map(repr, serving.names))
+        raise NotFound(f"there is no model {model!r:.80}; there is {there}")
+    served = serving.of(model)
+    digest = served.bundle_name["digest"]
     if version not in ("", digest):
-        raise NotFound(f"there is no version {version!r:.80} of {name!r}; there is {digest!r}")
+        raise NotFound(f"there is no version {version!r:.80} of {model!r}; there is {digest!r}")
+    return served
 
 
 async def infer(
@@ -100,9 +105,13 @@ def inferred(served: Served, request: InferRequest, found: Sequence[Found]) -> I
     return Inferred(served, request, probabilities, parameters)
 
 
-async def model_statistics(front: Front) -> Document:
-    """Return counts and times of the requests since the start, of all processes."""
+async def model_statistics(front: Front, bundles: Sequence[Served]) -> Document:
+    """Return counts and times of the requests for some models since the start, of all processes."""
     metrics = await front.engine.call("metrics", accept="")
-    families = text_string_to_metric_families(metrics["body"])
-    name = front.served.bundle_name
-    return documents.model_statistics(name["name"], name["digest"], families)
+    families = list(text_string_to_metric_families(metrics["body"]))
+    return {
+        "model_stats": [
+            documents.model_statistics(each.name, each.bundle_name["digest"], families)
+            for each in bundles
+        ]
+    }

@@ -8,8 +8,8 @@ from service.front.classify import rendered
 from service.front.front import Front
 from service.front.open_inference import documents
 from service.front.open_inference.documents import Document
-from service.front.open_inference.inference import check_model, model_statistics
 from service.front.open_inference.inference import infer as infer_images
+from service.front.open_inference.inference import model_statistics, served_model
 from service.front.open_inference.messages import model_of, read_request, write_reply
 from service.front.received import Received, accounted, receive
 from service.front.routes import check_ready, front_of
@@ -40,16 +40,16 @@ async def ready(request: Request) -> Document:
 @router.get("/models/stats")
 async def stats_of_all(request: Request) -> Document:
     """Give counts and times of the requests since the start."""
-    return await model_statistics(front_of(request))
+    front = front_of(request)
+    return await model_statistics(front, front.serving.bundles)
 
 
 @router.get("/models/{model}")
 @router.get("/models/{model}/versions/{version}")
 async def metadata(request: Request, model: str, version: str = "") -> Document:
     """List the inputs and outputs of the bundle."""
-    served = front_of(request).served
-    check_model(served, model, version)
-    return documents.model_metadata(served.manifest, served.bundle_name["digest"])
+    served = served_model(front_of(request).serving, model, version)
+    return documents.model_metadata(served.name, served.manifest, served.bundle_name["digest"])
 
 
 @router.get("/models/{model}/ready")
@@ -58,7 +58,7 @@ async def model_ready(request: Request, model: str, version: str = "") -> Docume
     """Answer 200 while requests for the bundle should be sent here."""
     front = front_of(request)
     check_ready(front)
-    check_model(front.served, model, version)
+    served_model(front.serving, model, version)
     return {"name": model, "ready": True}
 
 
@@ -66,9 +66,8 @@ async def model_ready(request: Request, model: str, version: str = "") -> Docume
 @router.get("/models/{model}/versions/{version}/config")
 async def config(request: Request, model: str, version: str = "") -> Document:
     """Give the configuration of the bundle in Triton's words."""
-    served = front_of(request).served
-    check_model(served, model, version)
-    return documents.model_config(served.manifest)
+    served = served_model(front_of(request).serving, model, version)
+    return documents.model_config(served.name, served.manifest)
 
 
 @router.get("/models/{model}/stats")
@@ -76,24 +75,23 @@ async def config(request: Request, model: str, version: str = "") -> Document:
 async def stats(request: Request, model: str, version: str = "") -> Document:
     """Give counts and times of the requests since the start."""
     front = front_of(request)
-    check_model(front.served, model, version)
-    return await model_statistics(front)
+    return await model_statistics(front, [served_model(front.serving, model, version)])
 
 
 @router.post("/repository/index")
 async def index(request: Request) -> list[Document]:
-    """List the bundle."""
+    """List the bundles."""
     front = front_of(request)
-    return documents.repository_index(front.served.bundle_name, is_ready=not front.draining)
+    names = [each.bundle_name for each in front.serving.bundles]
+    return documents.repository_index(names, is_ready=not front.draining)
 
 
 @router.post("/repository/models/{model}/load")
 @router.post("/repository/models/{model}/unload")
 async def reload(request: Request, model: str) -> Document:
-    """Answer from the bundle that is in the bundle folder now: there is one, so that what unloads it loads it again."""
+    """Answer from the bundle that is in the model's folder now: there is one, so that what unloads it loads it again."""
     front = front_of(request)
-    check_model(front.served, model, "")
-    await front.engine.call("reload")
+    await front.engine.call("reload", model=served_model(front.serving, model, "").name)
     return {}
 
 
@@ -112,9 +110,10 @@ async def _infer(front: Front, received: Received, request: Request) -> Response
     headers = received.headers
     model, version = model_of(received.path)
     body = await front.bodies.read(request, headers, front.settings.max_body_bytes)
-    with (served := front.served):
+    served = served_model(front.serving, model, version)
+    received.state["model"] = served.name
+    with served:
         read_at = front.clock()
-        check_model(served, model, version)
         encoding = headers.get(b"content-encoding", b"identity").decode("latin-1")
         if encoding != "identity":
             raise UnsupportedEncoding(
