@@ -118,6 +118,14 @@ class Server:
                 kib += int(rollup.split("\nPss:")[1].split()[0])
         return kib / 1024
 
+    def entries(self, kind: str) -> int:
+        """Return how many descriptors (``fd``) or threads (``task``) all its processes have."""
+        count = 0
+        for process in _processes_of(self._process.pid):
+            with suppress(OSError):  # it has ended
+                count += len(os.listdir(f"/proc/{process}/{kind}"))
+        return count
+
     def is_ready(self, image: bytes) -> bool:
         """Return whether it answers a request."""
         dialect = DIALECTS[self.system.dialect]

@@ -83,7 +83,8 @@ class Connection(asyncio.Protocol):
         self._transport = cast(asyncio.Transport, transport)  # uvloop's are no subclass
         host, port, *_ = transport.get_extra_info("sockname")
         self._server = (host, port)
-        self._peer = transport.get_extra_info("peername")[0]
+        # None where the client has gone already.
+        self._peer = (transport.get_extra_info("peername") or ("",))[0]
         self._is_secure = transport.get_extra_info("sslcontext") is not None
         self._server_state.connections.add(self)  # type: ignore[arg-type]
         self._made_at = time.monotonic()

@@ -1,0 +1,273 @@
+"""``python -m benchmarks.soak``: a server under all kinds of clients for a long time, and a ledger of every request.
+
+Valid, invalid, slow, half-closing, vanishing and hostile clients ask at once, at a share of what the server holds. What
+the clients saw is held against what the server counted, and its memory, descriptors and threads are watched. The clients
+take time of the same cores: the capacity is measured with them, in a closed loop.
+"""
+
+import argparse
+import asyncio
+import json
+import os
+import re
+import sys
+import time
+import urllib.request
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import numpy as np
+import uvloop
+from PIL import Image
+
+from benchmarks.clients import KINDS, Client, Site, read_corpus, valid
+from benchmarks.conditions import describe_conditions
+from benchmarks.servers import ROOT, Server, anytime, running
+from model.bundle import PRETRAINED_DIR, read_bundle
+
+CLOSED_LOOP = 16  # clients that ask without a pause, to measure the capacity
+CAPACITY_S = 8
+LOOKS = 60  # at the server, in each phase
+FEWEST = 4  # of them, to tell a slope and its error
+MOST_UNDER_WAY = 4000  # requests; what is due beyond that is not sent, and counted
+SETTLE_S = 3.0  # for counts of the fronts to reach the engine, and for connections to end
+ASK_APART = """
+import http.client, json, sys, time
+port, deadline_ms = sys.argv[1:]
+image, began_at = sys.stdin.buffer.read(), time.monotonic()
+server = http.client.HTTPConnection("127.0.0.1", int(port))
+server.request("POST", f"/classify?deadline_ms={deadline_ms}", image)
+reply = server.getresponse()
+in_time = json.loads(reply.read()).get("in_time", False)
+print(json.dumps({"status": reply.status, "in_time": in_time, "ms": round(1e3 * (time.monotonic() - began_at), 1)}))
+"""
+ANSWERED = ("in_time", "late", "refused", "expired", "impossible", "invalid", "failed")
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """The server at an instant: memory in MiB, descriptors, threads."""
+
+    at: float
+    memory_mib: float
+    descriptors: int
+    threads: int
+
+
+def counted(port: int) -> Counter[str]:
+    """Return the server's own count of requests by their end."""
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=60) as reply:
+        text = reply.read().decode()
+    counts: Counter[str] = Counter()
+    for outcome, value in re.findall(
+        r'anytime_requests_total\{.*?outcome="(\w+)".*?\} (\S+)', text
+    ):
+        counts[outcome] += int(float(value))
+    return counts
+
+
+async def capacity(site: Site) -> int:
+    """Return how many requests a closed loop gets answered in time in its best second: others use this machine too."""
+    began_at = time.monotonic()
+    in_time: Counter[int] = Counter()
+
+    async def ask() -> None:
+        while (second := int(time.monotonic() - began_at)) < CAPACITY_S:
+            in_time[second] += await valid(site) == "in_time"
+
+    await asyncio.gather(*(ask() for _ in range(CLOSED_LOOP)))
+    return max(in_time.values())
+
+
+async def send(site: Site, rate: float, seconds: float) -> dict[str, Counter[str]]:
+    """Send requests of all kinds at a rate, and return the fates of each kind."""
+    ledger: dict[str, Counter[str]] = {kind.__name__: Counter() for kind in KINDS}
+    under_way: set[asyncio.Task[None]] = set()
+
+    async def one(kind: Client) -> None:
+        try:
+            fate = await kind(site)
+        except (OSError, EOFError, ValueError, TimeoutError):
+            fate = "broken"
+        ledger[kind.__name__][fate] += 1
+
+    began_at = due_at = time.monotonic()
+    while due_at < began_at + seconds:
+        await asyncio.sleep(max(due_at - time.monotonic(), 0))
+        (kind,) = site.rng.choices(list(KINDS), weights=list(KINDS.values()))
+        if len(under_way) < MOST_UNDER_WAY:
+            task = asyncio.create_task(one(kind))
+            under_way.add(task)
+            task.add_done_callback(under_way.discard)
+        else:
+            ledger[kind.__name__]["unsent"] += 1
+        due_at += site.rng.expovariate(rate)
+    while under_way:
+        await asyncio.wait(under_way)
+    return ledger
+
+
+async def watch(server: Server, looks: list[Look], every_s: float) -> None:
+    """Look at the server now and then, until cancelled."""
+    while True:
+        look = await asyncio.to_thread(look_at, server)
+        looks.append(look)
+        await asyncio.sleep(every_s)
+
+
+def look_at(server: Server) -> Look:
+    """Look at the server."""
+    return Look(time.monotonic(), server.memory_mib(), server.entries("fd"), server.entries("task"))
+
+
+def slope(looks: Sequence[Look]) -> tuple[float, float] | None:
+    """Return the growth of the memory in percent an hour, over the last two thirds, and its standard error."""
+    late = looks[len(looks) // 3 :]
+    if len(late) < FEWEST:
+        return None
+    at = np.array([each.at for each in late])
+    mib = np.array([each.memory_mib for each in late])
+    (per_s, _), covariance = np.polyfit(at - at[0], mib, 1, cov=True)
+    scale = 100 * 3600 / mib.mean()
+    return float(per_s * scale), float(np.sqrt(covariance[0, 0]) * scale)
+
+
+async def phase(server: Server, site: Site, rate: float, seconds: float) -> dict[str, Any]:
+    """Send a load, and return what the clients and the server say of it."""
+    before, first, looks = counted(site.port), look_at(server), list[Look]()
+    watching = asyncio.create_task(watch(server, looks, seconds / LOOKS))
+    ledger = await send(site, rate, seconds)
+    watching.cancel()
+    while site.idle:
+        site.idle.pop()[1].close()
+    await asyncio.sleep(SETTLE_S)
+    last, after = look_at(server), counted(site.port)
+    seen = sum(ledger.values(), Counter[str]())
+    told = after - before
+    held = {each: ledger["valid"][each] for each in ("in_time", "late", "expired")}
+    return {
+        "rate_per_s": round(rate),
+        "seconds": seconds,
+        "ledger": {kind: dict(fates) for kind, fates in ledger.items()},
+        "seen": {each: seen[each] for each in ANSWERED},
+        "told": {each: told[each] for each in (*ANSWERED, "abandoned")},
+        "vanished": seen["vanished"],
+        "broken": seen["broken"],
+        "unsent": seen["unsent"],
+        "deadline_held": held["in_time"] / max(sum(held.values()), 1),
+        "memory_mib": [round(first.memory_mib, 1), round(last.memory_mib, 1)],
+        "slope_percent_an_hour": slope(looks),
+        "descriptors": [first.descriptors, last.descriptors],
+        "threads": [first.threads, last.threads],
+    }
+
+
+async def burst_of_large_images(site: Site, count: int) -> dict[str, Any]:
+    """Send so many JPEGs of 1500 × 1500 at once, a second later one small image; say what became of them."""
+    noise = np.random.default_rng(0).integers(0, 256, (94, 94, 3), np.uint8)
+    file = BytesIO()
+    Image.fromarray(noise).resize((1500, 1500)).save(file, "JPEG", quality=90)
+    large = Site(site.port, [file.getvalue()], [], site.deadline_ms, site.rng)
+    asked = [asyncio.create_task(valid(large)) for _ in range(count)]
+    await asyncio.sleep(1.0)
+    began_at = time.monotonic() - 1.0
+    # Apart from these clients, whose event loop is as busy as the server.
+    command = (sys.executable, "-c", ASK_APART, str(site.port), f"{site.deadline_ms:g}")
+    apart = await asyncio.create_subprocess_exec(
+        *command, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE
+    )
+    told, _ = await apart.communicate(site.image())
+    fates = Counter(await asyncio.gather(*asked))
+    took_s = time.monotonic() - began_at
+    return {
+        "kib_each": round(len(file.getvalue()) / 1024),
+        "large": dict(fates),
+        "all_ended_after_s": round(took_s, 1),
+        "small_a_second_later": json.loads(told),
+    }
+
+
+async def soak(server: Server, options: argparse.Namespace) -> dict[str, Any]:
+    """Measure the capacity, then send each phase."""
+    site = Site(
+        server.port,
+        small_images(),
+        read_corpus(ROOT / "tests/hostile/corpus"),
+        options.deadline_ms,
+        Random(options.seed),
+    )
+    holds = await capacity(site)
+    report: dict[str, Any] = {"deadline_ms": options.deadline_ms, "holds_per_s": holds}
+    report["phases"] = [
+        {"share": share, **await phase(server, site, share * holds, seconds)}
+        for share, seconds in options.phase
+    ]
+    if options.large:
+        report["burst"] = await burst_of_large_images(site, options.large)
+    return report
+
+
+def agrees(seen: Mapping[str, int], told: Mapping[str, int], unseen: int) -> bool:
+    """Whether the server counted what the clients saw, and beside that no more than those did not see the end of."""
+    more = [told[each] - seen[each] for each in ANSWERED]
+    return min(more) >= 0 and sum(more) + told["abandoned"] <= unseen
+
+
+def small_images() -> list[bytes]:
+    """Return the samples at the size of the network, as JPEG files."""
+    files = []
+    for path in sorted((ROOT / "docs/samples").glob("*.jpg")):
+        file = BytesIO()
+        with Image.open(path) as image:
+            image.convert("RGB").resize((32, 32)).save(file, "JPEG", quality=90)
+        files.append(file.getvalue())
+    return files
+
+
+def main() -> int:
+    """Run a server, soak it, and print the report."""
+    options = _parser().parse_args()
+    system = anytime(options.bundle, "anytime")
+    os.sched_setaffinity(0, {options.core})
+    to = {"core": options.server_core, "port": options.port, "log": options.log}
+    with running(system, image=small_images()[0], **to) as server:
+        report = uvloop.run(soak(server, options))
+    print(json.dumps({"conditions": describe_conditions(read_bundle(options.bundle)), **report}))
+    is_even = all(
+        agrees(each["seen"], each["told"], each["vanished"] + each["broken"])
+        for each in report["phases"]
+    )
+    return 0 if is_even else 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.soak", description=__doc__)
+    parser.add_argument("--bundle", type=Path, default=PRETRAINED_DIR / "cifar10")
+    parser.add_argument(
+        "--phase", type=_phase, action="append", metavar="SHARE:SECONDS", default=[],
+        help="of the capacity, for so long; several follow each other",
+    )  # fmt: skip
+    parser.add_argument("--deadline-ms", type=float, default=100.0)
+    parser.add_argument(
+        "--large", type=int, default=0, help="JPEGs of 1500 × 1500 at once, in the end"
+    )
+    parser.add_argument("--core", type=int, default=1, help="of the clients")
+    parser.add_argument("--server-core", default="0", help="or several, as taskset writes them")
+    parser.add_argument("--port", type=int, default=8765, help="of the server")
+    parser.add_argument("--log", type=Path, default=Path("soak.log"), help="gets its output")
+    parser.add_argument("--seed", type=int, default=0)
+    return parser
+
+
+def _phase(text: str) -> tuple[float, float]:
+    share, seconds = text.split(":")
+    return float(share), float(seconds)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,52 @@
+"""The soak: every kind of client against the real server, and the two sides of the ledger."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+from benchmarks.clients import KINDS
+from benchmarks.soak import Look, agrees, slope
+from tests.server import ROOT
+from tests.service.conftest import free_port
+
+NONE = dict.fromkeys(
+    ("in_time", "late", "refused", "expired", "impossible", "invalid", "failed", "abandoned"), 0
+)
+
+
+def test_a_ledger_agrees_if_only_those_who_left_are_unseen() -> None:
+    seen = NONE | {"in_time": 5, "refused": 1}
+
+    assert agrees(seen, seen, 0)
+    assert agrees(seen, seen | {"in_time": 6, "abandoned": 1}, 2)
+    assert not agrees(seen, seen | {"in_time": 6, "abandoned": 1}, 1)
+    assert not agrees(seen, seen | {"in_time": 4, "refused": 2}, 9)
+
+
+def test_the_slope_is_that_of_the_memory() -> None:
+    grows = [Look(at, 100 + at / 36, 0, 0) for at in range(60)]
+    grown, error = slope(grows) or (0.0, 1.0)
+
+    assert 98 < grown < 100  # 100 MiB an hour, of 101 MiB
+    assert error < 0.01
+    assert slope(grows[:2]) is None
+
+
+def test_a_short_soak_accounts_for_every_request(tmp_path: Path) -> None:
+    soak = subprocess.run(
+        [
+            *(sys.executable, "-m", "benchmarks.soak", "--phase", "0.1:2", "--large", "2"),
+            *("--port", str(free_port()), "--log", tmp_path / "log", "--deadline-ms", "60000"),
+        ],
+        cwd=ROOT,
+        capture_output=True,
+        check=True,
+    )
+
+    report = json.loads(soak.stdout)
+    (phase,) = report["phases"]
+    assert phase["ledger"].keys() == {each.__name__ for each in KINDS}
+    assert phase["seen"]["in_time"] > 0
+    assert phase["seen"]["failed"] == 0
+    assert report["burst"]["small_a_second_later"]["in_time"]
