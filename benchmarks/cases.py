@@ -47,8 +47,8 @@ class Table:
 
 
 TABLES = {
-    # model/pretrained/cifar10 in the precision that the server chooses (int8), one core of an AMD EPYC, as its warm-up
-    # measures it; accuracy on the 5,000 validation images. column-4 and column-3's neighbours are on no front.
+    # model/pretrained/cifar10 before its columns had filters of their own, in the precision that the server chooses
+    # (int8), one core of an AMD EPYC, as its warm-up measures it; accuracy on the 5,000 validation images.
     "CPU core": Table(
         16,
         {

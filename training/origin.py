@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
+import torch
 
 from model.bundle import Bundle, BundleError, is_bundle, read_bundle
 from model.fractal import FractalNet
@@ -106,13 +106,18 @@ def completed(weights: Mapping[str, Any], network: FractalNet) -> dict[str, Any]
     """Return the weights to begin with, and from the network what they need not bring.
 
     That is the statistics of batch norm, which follow the images within some steps, and the classifier where it was
-    for another number of classes. A plain network takes its column of a fractal one and leaves the others.
+    for another number of classes. A layer that brings no batch norm for its column alone begins with the one that it has
+    beside others. A plain network takes its column of a fractal one and leaves the others.
     """
     own = network.state_dict()
     parameters = {name for name, _ in network.named_parameters()}
     brought = dict(weights)
+    for name in parameters - weights.keys():
+        beside_others = name.replace(".norms.alone.", ".norms.joint.")
+        if beside_others in weights:
+            brought[name] = weights[beside_others]
     if network.architecture.is_plain:
-        brought = {name: values for name, values in weights.items() if name in own}
+        brought = {name: values for name, values in brought.items() if name in own}
     if is_for_other_classes(weights, len(own["classifier.bias"])):
         parameters -= {"classifier.weight", "classifier.bias"}
         del brought["classifier.weight"], brought["classifier.bias"]
@@ -125,10 +130,14 @@ def is_for_other_classes(weights: Mapping[str, Any], classes: int) -> bool:
 
 
 def _of_bundle(bundle: Bundle) -> Origin:
-    """Gather the layers of all subnetworks; what several have is taken from the dearest, the full network."""
-    weights: dict[str, Tensor] = {}
-    for subnetwork in bundle.manifest.subnetworks:
-        weights |= weights_of(bundle.graph_path(subnetwork))
+    """Gather the layers of the full network, and what the others have beside its filters; not of those with their own."""
+    *others, full = map(bundle.graph_path, bundle.manifest.subnetworks)
+    weights = weights_of(full)
+    for path in others:
+        own = weights_of(path)
+        shared = {name for name in own.keys() & weights.keys() if own[name].dim() > 1}
+        if all(torch.equal(own[name], weights[name]) for name in shared):
+            weights = own | weights
     _, provenance = bundle.trained
     return Origin(
         weights=weights,

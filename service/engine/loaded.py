@@ -34,6 +34,7 @@ from service.scheduling.model import Model
 from service.scheduling.policies import Candidate
 from service.settings import Settings
 
+ACCURACY_DIGITS = 6  # that are shown
 UNUSABLE = (BundleError, RuntimeUnavailable, ValueError)  # what ``load_bundle`` may raise
 REPLACED = NotReady("the bundle was replaced", headers={"Retry-After": "1"})
 
@@ -126,10 +127,10 @@ class LoadedBundle:
                 {
                     "name": each.subnetwork.name,
                     "precision": each.precision,
-                    "expected_accuracy": each.accuracy.estimate.value,
+                    "expected_accuracy": round(each.accuracy.estimate.value, ACCURACY_DIGITS),
                     "expected_accuracy_interval": (
-                        each.accuracy.estimate.low,
-                        each.accuracy.estimate.high,
+                        round(each.accuracy.estimate.low, ACCURACY_DIGITS),
+                        round(each.accuracy.estimate.high, ACCURACY_DIGITS),
                     ),
                     "test_accuracy": each.accuracy.test_value,
                 }

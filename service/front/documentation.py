@@ -85,7 +85,7 @@ ANSWER: Document = {
         {"label": "dog", "class_id": 5, "confidence": 0.007749},
     ],
     "subnetwork": "columns-1-2-3",
-    "expected_accuracy": 0.8768,
+    "expected_accuracy": 0.874985,
     "deadline_ms": 5.0,
     "latency_ms": 3.382,
     "queue_ms": 1.156,

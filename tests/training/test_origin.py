@@ -17,6 +17,7 @@ from training import TrainingError
 from training.checkpoint import CHECKPOINT_FILE, Checkpoint, load_trained, load_weights
 from training.config import Recipe
 from training.data import DataSet
+from training.graphs import weights_of
 from training.origin import completed, read_origin
 
 TrainSmall = Callable[..., Checkpoint]
@@ -48,8 +49,21 @@ def test_the_shipped_bundle_can_be_gone_on_with() -> None:
 
     origin = read_origin(bundle.folder)
 
-    assert {name for name, _ in network.named_parameters()} <= origin.weights.keys()
     load_weights(network, completed(origin.weights, network))
+
+
+def test_columns_with_filters_of_their_own_leave_the_network_as_it_was() -> None:
+    bundle = read_bundle(PRETRAINED_DIR / "cifar10")
+    column, *_, full = bundle.manifest.subnetworks
+    network = FractalNet(bundle.trained[0])
+    filters, norm = "blocks.0.conv.conv.weight", "blocks.0.conv.norms.{}.weight"
+
+    weights = completed(read_origin(bundle.folder).weights, network)
+
+    of_full, own = (weights_of(bundle.graph_path(each)) for each in (full, column))
+    assert not torch.equal(own[filters], of_full[filters])
+    assert torch.equal(weights[filters], of_full[filters])
+    assert torch.equal(weights[norm.format("alone")], of_full[norm.format("joint")])
 
 
 def test_a_run_begins_with_a_bundle_and_goes_on_without_it(
