@@ -20,9 +20,15 @@ UNITS = {
     "percentunit": (100.0, " %"),
 }
 COLOURS = {"green": "#37872d", "orange": "#e0752d", "red": "#c4162a", "text": "#44546a"}
-MARKS = {"Reloads": "tab:blue", "Starts": "tab:purple", "Alerts": "tab:red"}
+MARKS = {
+    "Reloads": "tab:blue",
+    "Starts": "tab:purple",
+    "Deaths": "tab:orange",
+    "Alerts": "tab:red",
+}
 LEGEND = (
-    "Seconds since the start of the server. Dotted: a reload (blue), a start (purple), an alert that begins (red). "
+    "Seconds since the start of the server. Dotted: a reload (blue), a start (purple), a process that died (orange), an alert "
+    "that begins (red). "
     "Windows of minutes and hours are shortened to seconds, and numbers in colour are the last ones."
 )
 EDGES = 12  # of a heat map that are named

@@ -16,6 +16,7 @@ ANSWERED = 'outcome="in_time"'
 UNANSWERED = 'outcome=~"refused|expired"'
 IMPOSSIBLE = 'outcome="impossible"'
 POSSIBLE_OR_NOT = 'outcome!~"invalid|abandoned"'
+FAILED, NOT_FAILED = 'outcome="failed"', 'outcome!="failed"'
 SUBNETWORK = 'subnetwork=~"$subnetwork"'
 IN_TIME = ((None, "red"), (0.97, "orange"), (0.99, "green"))
 BURN = ((None, "green"), (1.0, "orange"), (6.0, "red"))
@@ -107,7 +108,7 @@ ARE_DEADLINES_MET = Row(
                 "an hour": f"1 - avg({chosen('release:anytime_errors:ratio_rate1h')})",
                 "objective": "vector(0.99)",
             },
-            "Since when? Compare with the marks of reloads (blue), starts (purple) and alerts (red).",
+            "Since when? Compare with the marks of reloads (blue), starts (purple), deaths of processes (orange) and alerts (red).",
             high=1,
             runbook="AnytimeBudgetBurnsFast",
         ),
@@ -343,27 +344,37 @@ WHAT_RUNS = Row(
             rows=4,
         ),
         Panel(
-            "Reloads",
+            "Reloads that failed",
             "none",
             {
-                "{{outcome}}": f"sum by (outcome) (increase({chosen('anytime_reloads_total', over='1h')}))"
+                "failed": f"sum(round(increase({chosen('anytime_reloads_total', FAILED, over='1h')})))"
             },
             "Of the last hour. A failed one leaves the bundle before at work; the log says why.",
             kind="stat",
-            columns=12,
-            rows=4,
+            steps=NONE_IS_WELL,
             runbook="AnytimeReloadFailed",
+            rows=4,
+        ),
+        Panel(
+            "Other reloads",
+            "none",
+            {
+                "{{outcome}}": "sum by (outcome) "
+                f"(round(increase({chosen('anytime_reloads_total', NOT_FAILED, over='1h')})))"
+            },
+            "Of the last hour: those after which another bundle answers, and those that found the same.",
+            kind="stat",
+            rows=4,
         ),
         Panel(
             "Processes that died",
             "none",
-            {"{{instance}}": f"increase({chosen('anytime_processes_died_total', over='1h')})"},
-            "Fronts and engines that died in an hour and were started again; the log says which.",
+            {"died": f"sum(round(increase({chosen('anytime_processes_died_total', over='1h')})))"},
+            "Fronts and engines that died in an hour and were started again; the log says which. Without an engine all is refused.",
             kind="stat",
             steps=NONE_IS_WELL,
-            columns=12,
-            rows=4,
             runbook="AnytimeProcessesDie",
+            rows=4,
         ),
     ],
 )

@@ -178,6 +178,11 @@ def _annotations() -> list[dict[str, Any]]:
             "start of {{instance}}",
             "purple",
         ),
+        "Deaths": (
+            f"increase({chosen('anytime_processes_died_total', over='1m')}) > 0",
+            "a process of {{instance}} died",
+            "orange",
+        ),
         "Alerts": (
             'ALERTS{alertname=~"Anytime.*",alertstate="firing",namespace=~"$namespace",release=~"$release"}',
             "{{alertname}}",

@@ -13,6 +13,7 @@ from prometheus_client import CollectorRegistry
 
 from service.observability.telemetry import Metrics
 from service.settings import read_settings
+from tests.service.bundles import keep_subnetworks
 
 ROOT = Path(__file__).parents[2]
 PROMETHEUS = ROOT / "deploy/prometheus"
@@ -73,9 +74,10 @@ def test_amtool_finds_no_fault(receivers: str, tmp_path: Path) -> None:
 @needs_prometheus
 @needs_alertmanager
 @pytest.mark.timeout(360)  # data for every expression comes when it comes
-def test_prometheus_sees_the_running_server_and_raises_what_is_planted() -> None:
+def test_prometheus_sees_the_running_server_and_raises_what_is_planted(tmp_path: Path) -> None:
     script = ROOT / "deploy/try_watching.py"
-    bundle = read_settings().bundle_dir
+    bundle = shutil.copytree(read_settings().bundle_dir, tmp_path / "bundle")
+    keep_subnetworks(bundle, "column-1", "full")
 
     result = subprocess.run(
         [sys.executable, script, "--bundle", bundle], capture_output=True, text=True

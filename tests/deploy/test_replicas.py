@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from service.settings import read_settings
+from tests.service.bundles import keep_subnetworks
 
 ROOT = Path(__file__).parents[2]
 
@@ -19,12 +20,13 @@ pytestmark = [
 ]
 
 
-def test_no_request_is_lost_or_answered_twice() -> None:
+def test_no_request_is_lost_or_answered_twice(tmp_path: Path) -> None:
     script = ROOT / "deploy" / "try_replicas.py"
-    bundle = read_settings().bundle_dir
+    bundle = shutil.copytree(read_settings().bundle_dir, tmp_path / "bundle")
+    keep_subnetworks(bundle, "column-1", "column-2")
 
     result = subprocess.run(
-        [sys.executable, script, "--bundle", bundle, "--rate", "30", "--seconds", "1"],
+        [sys.executable, script, "--bundle", bundle, "--rate", "50", "--seconds", "0.2"],
         capture_output=True,
         text=True,
     )

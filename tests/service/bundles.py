@@ -14,6 +14,13 @@ def amend_manifest(folder: Path, **fields: object) -> Path:
     return path
 
 
+def keep_subnetworks(folder: Path, *names: str) -> Path:
+    """Leave the others out of a bundle, which is loaded in a fraction of the time; return its folder."""
+    kept = [each for each in read_bundle(folder).manifest.subnetworks if each.name in names]
+    amend_manifest(folder, subnetworks=[each.model_dump() for each in kept])
+    return folder
+
+
 def break_graph(folder: Path) -> Path:
     """Put what is no ONNX where a graph of a bundle was, with the checksum that fits it; return its path."""
     bundle = read_bundle(folder)
