@@ -12,17 +12,18 @@ from typing import Any, cast
 import uvicorn
 from uvicorn.server import ServerState
 
-from service.front.exchange import Exchange, Headers, refused, scope_of, shed_reply
+from service.front.exchange import Exchange, Headers, refused, scope_of
 from service.front.front import Front
+from service.front.handling import Handler
 from service.front.lingering import Lingering
 from service.front.open_inference.messages import is_infer
 from service.front.request_parser import LargeHeadError, MalformedError, RequestParser
+from service.front.shedding import ShedRequest, why_shed
 from service.outcomes import Ending
 from service.problems import (
     BodyTooSlow,
     HeadTooLarge,
     HeadTooSlow,
-    InternalError,
     MalformedRequest,
     Overloaded,
     Problem,
@@ -30,7 +31,6 @@ from service.problems import (
 )
 
 CLASSIFYING = {"/classify", "/classify/stream"}
-SHEDDABLE = {each.encode() for each in CLASSIFYING}
 BUFFERED_BYTES = 65_536  # of a body that the application has not taken: more is left in the socket
 UNREAD_S = 30.0  # for a client to read what the sockets' buffers do not hold of a reply
 
@@ -45,8 +45,8 @@ class Connection(asyncio.Protocol):
         app_state: dict[str, Any],
         _loop: asyncio.AbstractEventLoop | None = None,
     ) -> None:
-        self._app = config.loaded_app
         self._front: Front = config.app.front  # type: ignore[union-attr]
+        self._handler = Handler(self._front, config.loaded_app, server_state.tasks)
         self._settings = self._front.settings
         self._arrivals = self._front.arrivals
         self._connections = self._front.connections
@@ -62,9 +62,7 @@ class Connection(asyncio.Protocol):
         self._unread_bytes = 0  # in the inbox
         self._data_arrived_at = 0.0
         self._is_lost = False
-        self._shed: Problem | None = None  # of the request that is read, if it is shed
-        self._shed_id = b""
-        self._skipped_bytes = 0  # of the body of a request that is refused
+        self._shed: ShedRequest | None = None  # the request that is read, if it is shed by its head
         self._begun_at = 0.0  # the work on what is read
         self._made_at = self._head_read_at = self._paused_at = 0.0
         self._replied_at = -inf
@@ -159,7 +157,7 @@ class Connection(asyncio.Protocol):
         self._abandon_shed()
         self._writable.set()
         while self._exchanges:
-            self._abandon(self._exchanges.popleft())
+            self._handler.abandon(self._exchanges.popleft())
 
     def shutdown(self) -> None:
         """Close if no request is under way, else after its reply; uvicorn's word that the server stops."""
@@ -173,18 +171,18 @@ class Connection(asyncio.Protocol):
 
     def expire(self) -> None:
         """End: the client took too long."""
-        settings = self._settings
         if self._lingering is not None:
             self._lingering.expire()
             return
         ending, _ = self._patience()
         self._connections.ended(ending)
         if ending == "slow_head":
-            detail = f"the head of the request did not come within {settings.read_head_s:g} s"
-            self._refuse(HeadTooSlow(detail, limit=settings.read_head_s))
+            limit = self._settings.read_head_s
+            detail = f"the head of the request did not come within {limit:g} s"
+            self._refuse(HeadTooSlow(detail, limit=limit))
         elif ending == "slow_body":
-            detail = f"the body did not come within {settings.read_body_s:g} s"
-            self._refuse(BodyTooSlow(detail, limit=settings.read_body_s))
+            limit = self._settings.read_body_s
+            self._refuse(BodyTooSlow(f"the body did not come within {limit:g} s", limit=limit))
         else:
             self._transport.abort()
 
@@ -199,8 +197,7 @@ class Connection(asyncio.Protocol):
         if self._is_deaf:
             return
         self._head_read_at = self._begun_at
-        demands_keys = self._front.access.demands_keys
-        shed = None if demands_keys else self._shed_by_head(head)
+        shed = why_shed(self._front, head, self._arrived_at, is_lost=self._is_lost)
         stays = head.http_version == "1.1" and head.keep_alive
         awaits_continue = (b"expect", b"100-continue") in head.headers
         headers = self._front.access.origins.headers(head.headers)
@@ -212,8 +209,7 @@ class Connection(asyncio.Protocol):
             and not self._ends()
         )
         if shed is not None and is_plain:
-            self._shed, self._shed_id = shed, dict(head.headers).get(b"x-request-id", b"")
-            self._skipped_bytes = 0
+            self._shed = ShedRequest(self._front, shed, head, self._arrived_at, self._begun_at)
             return
         state = {**self._app_state, "arrived_at": self._arrived_at}
         exchange = self._reading = Exchange(
@@ -227,11 +223,8 @@ class Connection(asyncio.Protocol):
         self._exchanges.append(exchange)
         exchange.refusal = self._front.access.check(exchange)
         if exchange.refusal is None:
-            exchange.refusal = self._shed_by_head(head) if demands_keys else shed
-            exchange.is_shed = exchange.refusal is not None
-        if exchange.refusal is not None:
-            self._skipped_bytes = 0
-        elif exchange.classifies:
+            exchange.refusal, exchange.is_shed = shed, shed is not None
+        if exchange.refusal is None and exchange.classifies:
             self._arrivals.waiting += 1
         if len(self._exchanges) == 1:
             self._answer_next()
@@ -240,17 +233,11 @@ class Connection(asyncio.Protocol):
         """Whether the connection ends with the last of its requests."""
         return self._is_half_closed or self._is_stopping or self._front.draining
 
-    def _shed_by_head(self, head: RequestParser) -> Problem | None:
-        """Say why a request to classify is shed, if it is."""
-        if head.raw_path not in SHEDDABLE or head.method != b"POST":
-            return None
-        return self._front.check_head(self._arrived_at, head.query_string, is_lost=self._is_lost)
-
     def body_read(self, body: bytes) -> None:
         """Keep a part of a body, unless its request is refused."""
         if self._shed is not None:
-            self._skipped_bytes += len(body)
-            if self._skipped_bytes > self._settings.max_body_bytes:
+            self._shed.skipped_bytes += len(body)
+            if self._shed.skipped_bytes > self._settings.max_body_bytes:
                 self._reply_shed(self._shed)
                 self._linger()
             return
@@ -259,8 +246,8 @@ class Connection(asyncio.Protocol):
         if self._reading.refusal is None:
             self._reading.received(body)
         else:
-            self._skipped_bytes += len(body)
-            if self._skipped_bytes > self._settings.max_body_bytes:
+            self._reading.skipped_bytes += len(body)
+            if self._reading.skipped_bytes > self._settings.max_body_bytes:
                 self._answer_next()
 
     def request_read(self) -> None:
@@ -321,76 +308,23 @@ class Connection(asyncio.Protocol):
             exchange = self._exchanges[0]
             if exchange.refusal is None:
                 if exchange.task is None:
-                    exchange.task = self._loop.create_task(self._handle(exchange))
-                    self._server_state.tasks.add(exchange.task)
-                    exchange.task.add_done_callback(self._server_state.tasks.discard)
+                    self._handler.begin(exchange)
                 return
-            is_endless = self._skipped_bytes > self._settings.max_body_bytes
+            is_endless = exchange.skipped_bytes > self._settings.max_body_bytes
             if not (exchange.is_whole or exchange.awaits_continue or is_endless):
                 return  # its body is read first, for nothing
-            self._reply_with(exchange, exchange.refusal)
+            self._handler.refuse(exchange, exchange.refusal, self._begun_at)
+            self._begun_at = self._replied_at
 
-    def _reply_shed(self, problem: Problem) -> None:
-        """Refuse a request for the load, at as little cost as can be: there are thousands of them in a flood."""
+    def _reply_shed(self, shed: ShedRequest) -> None:
         self._shed = None
-        request_id = self._front.request_id(self._shed_id)
-        self.write(shed_reply(problem, self.common_headers, request_id))
-        self._replied_at = time.monotonic()
-        self._front.count_shed(
-            problem, request_id, self._arrived_at, cost_s=self._replied_at - self._begun_at
-        )
-        self._begun_at = self._replied_at
-
-    def _reply_with(self, exchange: Exchange, refusal: Problem) -> None:
-        """Refuse a request in the application's place."""
-        sent = dict(exchange.scope["headers"]).get(b"x-request-id", b"")
-        request_id = self._front.request_id(sent)
-        exchange.refuse(refusal, request_id)
-        if exchange.is_shed:
-            now = time.monotonic()
-            arrived_at = exchange.scope["state"]["arrived_at"]
-            self._front.count_shed(refusal, request_id, arrived_at, cost_s=now - self._begun_at)
-            self._begun_at = now
-
-    async def _handle(self, exchange: Exchange) -> None:
-        """Have the application answer a request."""
-        exchange.is_handled = True
-        exchange.scope["state"]["is_whole"] = exchange.is_whole
-        if exchange.classifies:
-            self._arrivals.waiting -= 1
-        try:
-            await self._app(exchange.scope, exchange.receive, exchange.send)
-        except Exception as error:
-            self._front.log.error("request_crashed", exc_info=error)
-            if not exchange.has_reply_begun:
-                self._reply_with(exchange, InternalError("the server failed to handle the request"))
-        finally:
-            if exchange.classifies:
-                self._front.count_handled()
-            if not exchange.is_over:
-                self._transport.abort()  # its reply cannot be completed
-
-    def _abandon(self, exchange: Exchange) -> None:
-        """Stop the work on a request whose client has gone."""
-        exchange.leave()
-        if not exchange.classifies:
-            return
-        if exchange.is_handled:
-            assert exchange.task is not None
-            exchange.task.cancel()
-        elif exchange.task is None and (exchange.refusal is None or exchange.is_shed):
-            if exchange.refusal is None:
-                self._arrivals.waiting -= 1
-            headers, state = dict(exchange.scope["headers"]), exchange.scope["state"]
-            request_id = self._front.request_id(headers.get(b"x-request-id", b""))
-            self._front.ended("abandoned", request_id, state["arrived_at"])
+        self.write(shed.reply(self.common_headers))
+        self._replied_at = self._begun_at = time.monotonic()
 
     def _abandon_shed(self) -> None:
-        """Account for a request that is shed and has not come to its end."""
         if self._shed is not None:
+            self._shed.abandon()
             self._shed = None
-            request_id = self._front.request_id(self._shed_id)
-            self._front.ended("abandoned", request_id, self._arrived_at)
 
     def _refuse(self, problem: Problem) -> None:
         """Refuse what is no request, once those before it were answered, and end."""
@@ -403,7 +337,7 @@ class Connection(asyncio.Protocol):
             if broken.has_reply_begun:
                 self._transport.abort()
                 return
-            self._abandon(broken)
+            self._handler.abandon(broken)
         self._exchanges.append(refused(self, problem))
         self._answer_next()
 
@@ -436,7 +370,7 @@ class Connection(asyncio.Protocol):
         """End, once the client could read the last reply."""
         self._is_deaf, self._reading = True, None
         while self._exchanges:
-            self._abandon(self._exchanges.popleft())
+            self._handler.abandon(self._exchanges.popleft())
         if self._is_half_closed or self._is_secure:  # TLS says by itself that it ends
             self._transport.close()
             return

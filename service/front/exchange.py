@@ -32,6 +32,9 @@ class Wire(Protocol):
     def write(self, data: bytes) -> None:
         """Send bytes to the client."""
 
+    def abort(self) -> None:
+        """End at once."""
+
     async def writable(self) -> None:
         """Wait until the client has read most of what was written."""
 
@@ -60,6 +63,7 @@ class Exchange:
         classifies: it is about an image to be classified.
         task: the application's work on it, if it was asked.
         is_handled: that work has begun.
+        skipped_bytes: of its body, if it is refused.
         headers: of the reply, beside the application's.
         on_over: is called once it is over.
         is_over: the reply was written, or nobody is there to read it.
@@ -79,6 +83,7 @@ class Exchange:
         self.is_shed = self.classifies = False
         self.task: asyncio.Task[None] | None = None
         self.is_handled = False
+        self.skipped_bytes = 0
         self.headers: list[tuple[bytes, bytes]] = []
         self.on_over: Callable[[], None] | None = None
         self.is_over = False
@@ -86,6 +91,18 @@ class Exchange:
         self._changed = asyncio.Event()
         self._head = b""  # of the reply, written with the first part of the body
         self._is_chunked = self._has_body = False
+
+    @property
+    def arrived_at(self) -> float:
+        """When it arrived."""
+        arrived_at: float = self.scope["state"]["arrived_at"]
+        return arrived_at
+
+    @property
+    def sent_id(self) -> bytes:
+        """The id that the client has sent with it."""
+        headers: list[tuple[bytes, bytes]] = self.scope["headers"]
+        return dict(headers).get(b"x-request-id", b"")
 
     def received(self, data: bytes) -> None:
         """Take a part of the body."""
@@ -96,6 +113,11 @@ class Exchange:
         """Note that the request was read to its end."""
         self.is_whole = True
         self._changed.set()
+
+    def cut(self) -> None:
+        """End the connection if the reply was not completed, which it cannot be any more."""
+        if not self.is_over:
+            self._wire.abort()
 
     def leave(self) -> None:
         """Note that the client has gone."""
@@ -139,7 +161,7 @@ class Exchange:
 
     def refuse(self, problem: Problem, request_id: str) -> None:
         """Reply with a problem in the application's place."""
-        headers, body = _rendered(problem, self.scope["path"])
+        headers, body = rendered(problem, self.scope["path"])
         self._begin(problem.status, [*headers, (b"x-request-id", request_id.encode())])
         self._wire.write(self._head + body if self._has_body else self._head)
         self._end()
@@ -152,7 +174,7 @@ class Exchange:
         if asks_to_close or not self.is_whole or self._wire.is_last():
             self.keep_alive = False
         self._has_body = self.scope["method"] != "HEAD" and status not in WITHOUT_BODY
-        lines = [_status_line(status)]
+        lines = [status_line(status)]
         lines += [b"%b: %b\r\n" % header for header in (*self._wire.common_headers, *self.headers)]
         lines += [b"%b: %b\r\n" % header for header in headers]
         if (
@@ -214,28 +236,14 @@ def scope_of(
     }
 
 
-def shed_reply(problem: Problem, common_headers: Headers, request_id: str) -> bytes:
-    """Return the whole reply that sheds a request, on a connection that stays."""
-    head, body = _shed_parts(problem, tuple(common_headers))
-    return b"%b%b\r\n\r\n%b" % (head, request_id.encode(), body)
-
-
-@lru_cache(maxsize=4)  # in a flood all are told the same
-def _shed_parts(
-    problem: Problem, common_headers: tuple[tuple[bytes, bytes], ...]
-) -> tuple[bytes, bytes]:
-    headers, body = _rendered(problem, "")
-    lines = [_status_line(problem.status)]
-    lines += [b"%b: %b\r\n" % header for header in (*common_headers, *headers)]
-    return b"".join(lines) + b"x-request-id: ", body
-
-
 @lru_cache(maxsize=1)
-def _rendered(problem: Problem, path: str) -> tuple[list[tuple[bytes, bytes]], bytes]:
+def rendered(problem: Problem, path: str) -> tuple[list[tuple[bytes, bytes]], bytes]:
+    """Return the headers and the body that tell of a problem."""
     response = render(problem, path)
     return response.raw_headers, bytes(response.body)
 
 
 @cache
-def _status_line(status: int) -> bytes:
+def status_line(status: int) -> bytes:
+    """Return the first line of a reply."""
     return b"HTTP/1.1 %d %b\r\n" % (status, HTTPStatus(status).phrase.encode())
