@@ -34,7 +34,7 @@ def test_clients_that_leave_are_taken_out_of_the_queue(
     assert counts["abandoned"] > 0
     metrics = server.metrics()
     assert metrics['anytime_run_latency_seconds_count{model="cifar10",subnetwork="full"}'] < 200
-    assert metrics["anytime_queue_depth"] == 0
+    assert metrics['anytime_queue_depth{model="cifar10"}'] == 0
     assert server.classify(jpeg, deadline_ms=60_000).json()["in_time"]
 
 
