@@ -1,7 +1,7 @@
 """The board: a page of memory that all processes of the server share, for what is too short-lived to be told.
 
 The engine writes what a front needs to see that a request is lost before it decodes it; each front writes how busy it
-is. A value is eight bytes, written and read whole; each has one writer, but for the buckets of API keys. Nothing here is waited for.
+is. A value is eight bytes, written and read whole; each has one writer, but for the buckets of API keys and shares. Nothing here is waited for.
 """
 
 import mmap
@@ -14,6 +14,7 @@ from typing import Final
 ENGINE_PLACES: Final = 4096  # values of the engine: for each bundle 48, and two for each subnetwork
 PLACES: Final = 16  # values of a front: two cache lines
 KEYS: Final = 256  # API keys that limits are kept of
+CANARIES: Final = 64  # canaries that have a share
 
 # Places of the engine.
 ENGINE_BEAT_AT, LENGTH, LOADS = range(3)
@@ -35,9 +36,10 @@ class Board:
         self.descriptor = descriptor
         size = os.fstat(descriptor).st_size
         self._values = memoryview(mmap.mmap(descriptor, size)).cast("d")
-        self.fronts = (size // 8 - ENGINE_PLACES - KEYS) // (PLACES + KEYS)
+        self.fronts = (size // 8 - ENGINE_PLACES - KEYS - CANARIES) // (PLACES + KEYS)
         self._buckets = ENGINE_PLACES + PLACES * self.fronts  # where those of the keys begin
         self._in_flight = self._buckets + KEYS  # then what each front has in flight of them
+        self._shares = size // 8 - CANARIES  # then the canaries
 
     @classmethod
     def create(cls, fronts: int) -> "Board":
@@ -51,7 +53,7 @@ class Board:
         else:
             with tempfile.TemporaryFile() as file:
                 descriptor = os.dup(file.fileno())
-        size = 8 * (ENGINE_PLACES + KEYS + (PLACES + KEYS) * fronts)
+        size = 8 * (ENGINE_PLACES + KEYS + CANARIES + (PLACES + KEYS) * fronts)
         os.ftruncate(descriptor, size)
         os.pwrite(descriptor, bytes(size), 0)  # a full memory is seen here, not at the first use
         return cls(descriptor)
@@ -116,11 +118,19 @@ class Board:
 
     def in_flight(self, key: int) -> float:
         """Return how many requests with an API key all fronts answer now."""
-        return sum(self._values[self._in_flight + key :: KEYS])
+        return sum(self._values[self._in_flight + key : self._shares : KEYS])
 
     def set_in_flight(self, front: int, key: int, requests: int) -> None:
         """Write how many of them one front answers."""
         self._values[self._in_flight + KEYS * front + key] = requests
+
+    def share(self, canary: int) -> float:
+        """Return the share of its model's requests that a canary answers."""
+        return self._values[self._shares + canary]
+
+    def set_share(self, canary: int, share: float) -> None:
+        """Write it; it outlives engines and fronts."""
+        self._values[self._shares + canary] = share
 
     def clear(self, front: int) -> None:
         """Forget the values of a front that has ended, but for the lines that it lost: the next one adds to them."""

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from service.problems import InvalidFeedback, InvalidParameter
 from service.scheduling.requests import OnMiss
-from service.settings import LONGEST_MS, NUMBER, SHORTEST_MS, Settings
+from service.settings import CANARY, LONGEST_MS, NUMBER, SHORTEST_MS, Settings
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +48,7 @@ class QueryParser:
         self, settings: Settings, *, model: str, subnetworks: Collection[str], classes: int
     ) -> None:
         self._parsers: dict[str, Callable[[str, str], Any]] = {
-            MODEL: _one_of((model,)),
+            MODEL: _one_of((model, model + CANARY)),
             "deadline_ms": _milliseconds,
             "on_miss": _one_of(("answer", "refuse")),
             "subnetwork": _one_of(tuple(subnetworks)),
@@ -107,6 +107,18 @@ def _fraction(name: str, text: str) -> float:
     number = _number(text)
     if not (0 < number <= 1):
         raise _invalid(name, text, "a number over 0, at most 1")
+    return number
+
+
+def parse_share(text: str) -> float:
+    """Return the share of requests that a canary is to answer.
+
+    Raises:
+        InvalidParameter: it is none.
+    """
+    number = _number(text)
+    if not (0 <= number <= 1):
+        raise _invalid("share", text, "a number from 0 to 1")
     return number
 
 
@@ -245,6 +257,17 @@ class Reloaded(Document):
 
     bundle: BundleName = Field(description="What answers now.")
     before: BundleName = Field(description="What answered before; the same if nothing has changed.")
+
+
+class CanaryShare(Document):
+    """The reply to ``/admin/canary``."""
+
+    model: str
+    share: float = Field(
+        description="Of the model's requests, what the canary answers from now on."
+    )
+    bundle: BundleName = Field(description="The model's own.")
+    canary: BundleName
 
 
 class Health(Document):

@@ -288,6 +288,8 @@ def serve(settings: Settings) -> int:
             board = Board.create(settings.fronts or default_fronts(cores()))
         except OSError as error:
             return _fail(f"no shared memory for the server's processes: {error.strerror}", 1)
+        for place, share in enumerate(settings.canaries.values()):
+            board.set_share(place, share)
         return asyncio.run(_run(settings, listeners, board, log))
     finally:
         writer.close()

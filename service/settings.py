@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from ipaddress import ip_address, ip_network
 from pathlib import Path
 from types import MappingProxyType
@@ -32,9 +32,6 @@ SHORTEST_MS, LONGEST_MS = 0.001, 86_400_000  # deadlines that can be asked for: 
 NUMBER = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
 
 
-MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-
-
 class SettingsError(Exception):
     """A setting has a value that it cannot take; the message is one line that names it."""
 
@@ -42,6 +39,36 @@ class SettingsError(Exception):
 def _expanded(path: Path) -> Path:
     """Return a path with ``~`` and ``$NAME`` filled in where they stand for something, as a shell does."""
     return Path(os.path.expanduser(os.path.expandvars(path)))
+
+
+MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+CANARY = "@canary"  # behind the name of a model: that of the bundle which is tried beside its own
+
+
+def model_of(name: str) -> str:
+    """Return the model of a bundle's name: that of a canary is its model's."""
+    return name.removesuffix(CANARY)
+
+
+def _read_bundles(text: str) -> Iterator[tuple[str, float | None, Path]]:
+    """Give the name, the share if it is a canary, and the folder of each bundle in a setting.
+
+    Raises:
+        ValueError: it is written otherwise; the message says how.
+    """
+    for each in text.split(",") if text else ():
+        left, _, folder = map(str.strip, each.partition("="))
+        name, is_canary, share = left.partition("@")
+        if not MODEL_NAME.fullmatch(name) or not folder:
+            raise ValueError(
+                f"{each.strip()!r} is no name=folder; a name is of letters, digits and . _ -"
+            )
+        if not is_canary:
+            yield name, None, _expanded(Path(folder))
+        elif NUMBER.fullmatch(share) and 0 <= float(share) <= 1:
+            yield name + CANARY, float(share), _expanded(Path(folder))
+        else:
+            raise ValueError(f"the share of {left!r} is no number from 0 to 1")
 
 
 ExpandedPath = Annotated[Path, AfterValidator(_expanded)]
@@ -111,7 +138,8 @@ class Settings(BaseSettings):
     )
     bundles: str = Field(
         default="",
-        description="Several models: name=folder, a comma between two, in place of the bundle folder.",
+        description="Several models: name=folder, a comma between two, in place of the bundle folder; "
+        "name@0.05=folder is a canary of one.",
     )
     bundle_keys: str = Field(
         default="",
@@ -295,8 +323,12 @@ class Settings(BaseSettings):
         """The folders of the models by their names; None stands for the name that its bundle has."""
         if not self.bundles:
             return {None: self.bundle_dir}
-        pairs = (each.partition("=") for each in self.bundles.split(","))
-        return {name.strip(): _expanded(Path(folder.strip())) for name, _, folder in pairs}
+        return {name: folder for name, _, folder in _read_bundles(self.bundles)}
+
+    @property
+    def canaries(self) -> dict[str, float]:
+        """The share of its model's requests that each canary begins with."""
+        return {name: share for name, share, _ in _read_bundles(self.bundles) if share is not None}
 
     @property
     def is_private(self) -> bool:
@@ -327,18 +359,16 @@ class Settings(BaseSettings):
     @field_validator("bundles")
     @classmethod
     def _check_bundles(cls, bundles: str) -> str:
-        names = []
-        for each in bundles.split(",") if bundles else ():
-            name, _, folder = map(str.strip, each.partition("="))
-            if not MODEL_NAME.fullmatch(name) or not folder:
-                reason = (
-                    f"{each.strip()!r} is no name=folder; a name is of letters, digits and . _ -"
-                )
-                raise PydanticCustomError("bundles", "{reason}", {"reason": reason})
-            names.append(name)
+        try:
+            names = [name for name, _, _ in _read_bundles(bundles)]
+        except ValueError as error:
+            raise PydanticCustomError("bundles", "{reason}", {"reason": str(error)}) from error
         for name in names:
             if names.count(name) > 1:
                 raise PydanticCustomError("bundles", "two are called {name}", {"name": name})
+            if model_of(name) not in names:
+                reason = f"there is no {model_of(name)}=folder for its canary"
+                raise PydanticCustomError("bundles", "{reason}", {"reason": reason})
         return bundles
 
     @field_validator("bundle_keys")

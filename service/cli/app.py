@@ -6,6 +6,7 @@ import typer
 
 from service import __version__
 from service.cli.bench import BENCH_EXAMPLES, bench
+from service.cli.canary import CANARY_EXAMPLES, canary
 from service.cli.classify import CLASSIFY_EXAMPLES, classify
 from service.cli.info import INFO_EXAMPLES, info
 from service.cli.keys import SIGN_EXAMPLES, keys, sign
@@ -58,6 +59,7 @@ app.command("serve", epilog=SERVE_EXAMPLES)(serve)
 app.command("classify", epilog=CLASSIFY_EXAMPLES)(classify)
 app.command("info", epilog=INFO_EXAMPLES)(info)
 app.command("bench", epilog=BENCH_EXAMPLES)(bench)
+app.command("canary", epilog=CANARY_EXAMPLES)(canary)
 app.command("sign", epilog=SIGN_EXAMPLES)(sign)
 app.add_typer(keys, name="keys")
 add_training(app)

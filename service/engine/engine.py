@@ -5,6 +5,7 @@ import gc
 from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 from structlog.typing import FilteringBoundLogger
@@ -119,6 +120,8 @@ class Engine:
         metrics.ready.set_function(
             lambda: float(bool(self._bundles.current) and not self.draining and bool(self._links))
         )
+        for place, name in enumerate(settings.canaries):
+            metrics.canary_share.labels(name).set_function(partial(board.share, place))
         metrics.connections.set_function(lambda: board.total(places.CONNECTIONS))
         self._beat()
 

@@ -32,7 +32,7 @@ from service.problems import NotReady
 from service.scheduling.latency import Devices, LatencyModel
 from service.scheduling.model import Model
 from service.scheduling.policies import Candidate
-from service.settings import Settings
+from service.settings import Settings, model_of
 
 ACCURACY_DIGITS = 6  # that are shown
 UNUSABLE = (BundleError, RuntimeUnavailable, ValueError)  # what ``load_bundle`` may raise
@@ -88,7 +88,7 @@ class LoadedBundle:
         self.name = name
         self.generation = generation
         self.bundle = bundle
-        self.bundle_name = {"name": name, "digest": bundle.digest}
+        self.bundle_name = {"name": model_of(name), "digest": bundle.digest}
         self.served = served
         self.names = [each.subnetwork.name for each in served]
         self.expected_accuracy = {

@@ -167,7 +167,7 @@ def _parse(
     upload = read_upload(
         body, headers.get(b"content-type", b""), headers.get(b"content-encoding", b"")
     )
-    served = serving.asked(request.scope["query_string"], upload.fields)
+    served = serving.asked(request.scope["query_string"], upload.fields, received.request_id)
     received.state["model"] = served.name
     return upload, served
 

@@ -315,6 +315,9 @@ RELOAD_RESPONSES = told(
     problems.NotReady,
 )
 
+CANARY_RESPONSES = told(
+    *KEYED, problems.NotFound, problems.InvalidParameter, problems.InternalError, problems.NotReady
+)
 READY_RESPONSES = told(problems.NotReady)
 LIST_RESPONSES = told(*KEYED, problems.InvalidParameter, problems.NotReady)
 METRICS_RESPONSES: dict[int | str, Document] = {

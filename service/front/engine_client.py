@@ -61,6 +61,7 @@ class EngineClient(asyncio.Protocol):
     Args:
         open_served: makes what a front needs of a bundle that the engine serves from now on; is given what to call
             whenever its last request has left.
+        open_serving: makes what a front needs of all of them.
         on_flush: is called before the engine is told all that is left to tell.
 
     Attributes:
@@ -71,11 +72,13 @@ class EngineClient(asyncio.Protocol):
     def __init__(
         self,
         open_served: Callable[[ServedBundle, Callable[[], None]], Served],
+        open_serving: Callable[[Sequence[Served]], Serving],
         on_flush: Callable[[], None],
     ) -> None:
         self.serving: Serving | None = None
         self.is_stalled = False
         self._open_served = open_served
+        self._open_serving = open_serving
         self._on_flush = on_flush
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport | None = None
@@ -322,7 +325,7 @@ class EngineClient(asyncio.Protocol):
             else self._open_served(each, self._release)
             for each in documents
         ]
-        self.serving = Serving(bundles)
+        self.serving = self._open_serving(bundles)
         self._replaced += before.values()
         for each in before.values():
             each.replaced()

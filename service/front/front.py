@@ -73,7 +73,11 @@ class Front:
         self.arrivals = Arrivals()
         self.tracer = open_tracer(settings, self.clock)
         self.draining = False
-        self.engine = EngineClient(self._open_served, on_flush=self.show)
+        self.engine = EngineClient(
+            self._open_served,
+            lambda bundles: Serving(bundles, settings, board),
+            on_flush=self.show,
+        )
         self.connections = Connections(settings, self.engine.count_connection_ended)
         self.bodies = Bodies(
             settings.read_body_s, on_slow=lambda: self.connections.ended("slow_body")

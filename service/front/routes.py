@@ -4,12 +4,13 @@ import asyncio
 import gzip
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Request
+from fastapi import APIRouter, Depends, Query, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from starlette.responses import PlainTextResponse, Response
 
 from service.front.classify import classify as classify_image
 from service.front.documentation import (
+    CANARY_RESPONSES,
     CLASSIFY,
     CLASSIFY_RESPONSES,
     FEEDBACK,
@@ -36,6 +37,7 @@ from service.problems import (
 from service.schemas import (
     Answer,
     BundleName,
+    CanaryShare,
     Health,
     Outcomes,
     Reloaded,
@@ -43,6 +45,7 @@ from service.schemas import (
     SubnetworkEntry,
     SubnetworkList,
     parse_feedback,
+    parse_share,
 )
 
 MAX_FEEDBACK_BYTES = 4096
@@ -147,6 +150,25 @@ async def reload(request: Request, _: AdminKey, model: str | None = None) -> Rel
     """
     front = front_of(request)
     return Reloaded(**await front.engine.call("reload", model=front.serving.of(model).name))
+
+
+@router.post("/admin/canary", responses=CANARY_RESPONSES)
+async def canary(
+    request: Request,
+    _: AdminKey,
+    share: Annotated[str, Query(description="A number from 0 to 1.")] = "",
+    model: str | None = None,
+) -> CanaryShare:
+    """Let a model's canary answer this share of its requests from now on: 1 promotes it, 0 rolls it back."""
+    serving = front_of(request).serving
+    chosen, own = serving.canary_of(model), serving.of(model)
+    chosen.set_share(parse_share(share))
+    return CanaryShare(
+        model=own.name,
+        share=chosen.share,
+        bundle=BundleName(**own.bundle_name),
+        canary=BundleName(**chosen.served.bundle_name),
+    )
 
 
 @router.get("/health/live")

@@ -11,7 +11,7 @@ from service.front.images import ImageDecoder
 from service.hop import ServedBundle, ServedSubnetwork
 from service.scheduling.published import Published
 from service.schemas import QueryParser
-from service.settings import Settings
+from service.settings import Settings, model_of
 
 LOOK_EVERY_S = 0.0002  # at the board: to read it takes 10 µs
 
@@ -23,7 +23,7 @@ class Served:
     it, runs it and names its labels, and the engine ends one that was replaced after its last request.
 
     Attributes:
-        name: of the model.
+        name: of the model; of a canary, of the model and ``@canary``.
         requests: that are in it.
         left_at: when the last one has left it.
     """
@@ -40,12 +40,12 @@ class Served:
         self.generation = document["generation"]
         self.device = document["device"]
         self.manifest: Manifest = Manifest.model_validate_json(document["manifest"])
-        self.bundle_name = {"name": self.name, "digest": document["digest"]}
+        self.bundle_name = {"name": model_of(self.name), "digest": document["digest"]}
         self.subnetworks: list[ServedSubnetwork] = document["subnetworks"]
         self._places = {each["name"]: place for place, each in enumerate(self.subnetworks)}
         self.parse_query = QueryParser(
             settings,
-            model=self.name,
+            model=model_of(self.name),
             subnetworks=list(self._places),
             classes=len(self.manifest.labels),
         )

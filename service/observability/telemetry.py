@@ -230,6 +230,12 @@ class Metrics:
         self.ready = Gauge(
             "anytime_ready", "1 while requests are taken, else 0.", registry=registry
         )
+        self.canary_share = Gauge(
+            "anytime_canary_share_ratio",
+            "Share of a model's requests that its canary answers.",
+            ["model"],
+            registry=registry,
+        )
         self.bundle = Info(
             "anytime_bundle", "The bundle that answers.", ["model"], registry=registry
         )

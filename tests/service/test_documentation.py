@@ -86,4 +86,4 @@ def test_the_server_answers_as_it_is_described(server: ServerProcess, tmp_path: 
     )
 
     assert result.returncode == 0, result.stdout + result.stderr
-    assert "Tested: 9" in result.stdout
+    assert "Tested: 10" in result.stdout

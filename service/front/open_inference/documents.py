@@ -81,18 +81,19 @@ def repository_index(bundles: Iterable[Mapping[str, str]], *, is_ready: bool) ->
     ]
 
 
-def model_statistics(name: str, version: str, metrics: Iterable[Metric]) -> Document:
+def model_statistics(name: str, version: str, label: str, metrics: Iterable[Metric]) -> Document:
     """Return counts and times of the requests for a model since the server's start, in Triton's words and nanoseconds.
 
     What Triton calls compute_input is decoding, compute_output the reply, and success all from the arrival to the answer.
 
     Args:
         name, version: of the bundle.
+        label: what metrics call it.
         metrics: the server's own.
     """
     sums: defaultdict[str, float] = defaultdict(float)
     for sample in (sample for metric in metrics for sample in metric.samples):
-        if sample.labels.get("model") != name:
+        if sample.labels.get("model") != label:
             continue
         sums[sample.name] += sample.value
         if sample.name == "anytime_requests_total" and sample.labels["subnetwork"] == NO_SUBNETWORK:

@@ -207,11 +207,13 @@ class GrpcService:
 
     async def _model_metadata(self, request: Message, context: Context) -> Document:
         served = self._served(request.name, request.version)
-        return documents.model_metadata(served.name, served.manifest, served.bundle_name["digest"])
+        return documents.model_metadata(
+            served.bundle_name["name"], served.manifest, served.bundle_name["digest"]
+        )
 
     async def _model_config(self, request: Message, context: Context) -> Document:
         served = self._served(request.name, request.version)
-        return {"config": documents.model_config(served.name, served.manifest)}
+        return {"config": documents.model_config(served.bundle_name["name"], served.manifest)}
 
     async def _model_statistics(self, request: Message, context: Context) -> Document:
         if request.name:
@@ -230,8 +232,8 @@ class GrpcService:
         await self._front.engine.call("reload", model=served.name)
         return {}
 
-    def _served(self, model: str, version: str) -> Served:
-        return served_model(self._front.serving, model, version)
+    def _served(self, model: str, version: str, request_id: str = "") -> Served:
+        return served_model(self._front.serving, model, version, request_id)
 
     # What is inferred
 
@@ -254,7 +256,7 @@ class GrpcService:
     async def _answer(
         self, received: Received, request: Message, remaining_ms: float | None
     ) -> Inferred | Problem:
-        served = self._served(request.model_name, request.model_version)
+        served = self._served(request.model_name, request.model_version, received.request_id)
         received.state["model"] = served.name
         with served:
             read_at = self._front.clock()
@@ -302,7 +304,7 @@ class GrpcService:
         write: Callable[..., Awaitable[None]],
     ) -> None:
         """Write each answer to the image of a request when it comes."""
-        served = self._served(request.model_name, request.model_version)
+        served = self._served(request.model_name, request.model_version, received.request_id)
         received.state["model"] = served.name
         with served:
             read_at = self._front.clock()

@@ -35,13 +35,14 @@ class Inferred:
     parameters: dict[str, Any]
 
 
-def served_model(serving: Serving, model: str, version: str) -> Served:
+def served_model(serving: Serving, model: str, version: str, request_id: str = "") -> Served:
     """Return the bundle that a request is for.
 
     Args:
         serving: all that answer.
         model: its name.
-        version: its digest; empty for any.
+        version: its digest, or that of its canary; empty for any.
+        request_id: chooses between the two where no version does.
 
     Raises:
         NotFound: there is none.
@@ -49,11 +50,16 @@ def served_model(serving: Serving, model: str, version: str) -> Served:
     if model not in serving.names:
         there = ", ".join(map(repr, serving.names))
         raise NotFound(f"there is no model {model!r:.80}; there is {there}")
-    served = serving.of(model)
-    digest = served.bundle_name["digest"]
-    if version not in ("", digest):
-        raise NotFound(f"there is no version {version!r:.80} of {model!r}; there is {digest!r}")
-    return served
+    if not version:
+        return serving.of(model, request_id)
+    digests = {}
+    for served in serving.bundles:
+        if served.bundle_name["name"] == model:
+            digests[served.bundle_name["digest"]] = served
+    if version not in digests:
+        there = ", ".join(map(repr, digests))
+        raise NotFound(f"there is no version {version!r:.80} of {model!r}; there is {there}")
+    return digests[version]
 
 
 async def infer(
@@ -111,7 +117,9 @@ async def model_statistics(front: Front, bundles: Sequence[Served]) -> Document:
     families = list(text_string_to_metric_families(metrics["body"]))
     return {
         "model_stats": [
-            documents.model_statistics(each.name, each.bundle_name["digest"], families)
+            documents.model_statistics(
+                each.bundle_name["name"], each.bundle_name["digest"], each.name, families
+            )
             for each in bundles
         ]
     }

@@ -49,7 +49,9 @@ async def stats_of_all(request: Request) -> Document:
 async def metadata(request: Request, model: str, version: str = "") -> Document:
     """List the inputs and outputs of the bundle."""
     served = served_model(front_of(request).serving, model, version)
-    return documents.model_metadata(served.name, served.manifest, served.bundle_name["digest"])
+    return documents.model_metadata(
+        served.bundle_name["name"], served.manifest, served.bundle_name["digest"]
+    )
 
 
 @router.get("/models/{model}/ready")
@@ -67,7 +69,7 @@ async def model_ready(request: Request, model: str, version: str = "") -> Docume
 async def config(request: Request, model: str, version: str = "") -> Document:
     """Give the configuration of the bundle in Triton's words."""
     served = served_model(front_of(request).serving, model, version)
-    return documents.model_config(served.name, served.manifest)
+    return documents.model_config(served.bundle_name["name"], served.manifest)
 
 
 @router.get("/models/{model}/stats")
@@ -110,7 +112,7 @@ async def _infer(front: Front, received: Received, request: Request) -> Response
     headers = received.headers
     model, version = model_of(received.path)
     body = await front.bodies.read(request, headers, front.settings.max_body_bytes)
-    served = served_model(front.serving, model, version)
+    served = served_model(front.serving, model, version, received.request_id)
     received.state["model"] = served.name
     with served:
         read_at = front.clock()
