@@ -39,7 +39,7 @@ Series = list[tuple[float, float]]  # seconds and value
 def shortened(text: str) -> str:
     """Return rules or a query of all releases, whose windows are seconds and whose alerts do not wait."""
     text = text.replace("$__rate_interval", f"{WINDOW_S}s")
-    text = re.sub(r"\$(namespace|release|subnetwork)\b", ".*", text)
+    text = re.sub(r"\$(namespace|release|model|subnetwork)\b", ".*", text)
     text = re.sub(r"\[\d+[mhd]\]", f"[{WINDOW_S}s]", text)
     return re.sub(r"for: \d+m", "for: 0s", text)
 

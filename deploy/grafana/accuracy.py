@@ -1,8 +1,7 @@
 """What the dashboard of accuracy shows."""
 
-from panels import Panel, Row, chosen, mean, quantiles, rate
+from panels import OF_MODEL, SUBNETWORK, Panel, Row, chosen, mean, quantiles, rate
 
-SUBNETWORK = 'subnetwork=~"$subnetwork"'
 SORTED = (
     "Early stops (stop_at_confidence) sort the images: the shallow subnetworks keep the easy ones and the "
     "deep ones get the hard, so that the former lie higher here, and the latter lower."
@@ -159,8 +158,8 @@ WHICH_IMAGES = Row(
             "Labels answered",
             "percentunit",
             {
-                "{{label}}": f"sum by (label) ({rate('anytime_predictions_total')}) "
-                f"/ on () group_left () sum({rate('anytime_predictions_total')})"
+                "{{label}}": f"sum by (label) ({rate('anytime_predictions_total', OF_MODEL)}) "
+                f"/ on () group_left () sum({rate('anytime_predictions_total', OF_MODEL)})"
             },
             "A change of the mix is drift of the images, or of the network.",
             high=1,

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from accuracy import ACCURACY
-from panels import Panel, Row, buckets, chosen, dashboard, mean, quantiles, rate, render
+from panels import SUBNETWORK, Panel, Row, buckets, chosen, dashboard, mean, quantiles, rate, render
 
 FOLDER = Path(__file__).parent / "dashboards"
 COUNTED = 'outcome!~"invalid|impossible|abandoned"'
@@ -17,7 +17,6 @@ UNANSWERED = 'outcome=~"refused|expired"'
 IMPOSSIBLE = 'outcome="impossible"'
 POSSIBLE_OR_NOT = 'outcome!~"invalid|abandoned"'
 FAILED, NOT_FAILED = 'outcome="failed"', 'outcome!="failed"'
-SUBNETWORK = 'subnetwork=~"$subnetwork"'
 IN_TIME = ((None, "red"), (0.97, "orange"), (0.99, "green"))
 BURN = ((None, "green"), (1.0, "orange"), (6.0, "red"))
 NONE_IS_WELL = ((None, "green"), (1e-9, "red"))

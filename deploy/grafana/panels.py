@@ -10,6 +10,8 @@ RUNBOOK = f"{REPOSITORY}/blob/main/docs/operations.md"
 COLUMNS = 24
 VARIABLES = ("namespace", "release")  # whatever has no such label is all of it
 CHOSEN = 'job="anytime",namespace=~"$namespace",release=~"$release"'
+OF_MODEL = 'model=~"$model"'
+SUBNETWORK = f'{OF_MODEL},subnetwork=~"$subnetwork"'
 SOURCE = {"type": "prometheus", "uid": "${datasource}"}
 
 Unit = Literal["percentunit", "s", "reqps", "bytes", "short", "none"]
@@ -145,7 +147,8 @@ def _variables() -> list[dict[str, Any]]:
     queries = {
         "namespace": f"label_values({ready}, namespace)",
         "release": 'label_values(anytime_ready{job="anytime",namespace=~"$namespace"}, release)',
-        "subnetwork": f"label_values({chosen('anytime_subnetwork_accuracy_ratio')}, subnetwork)",
+        "model": f"label_values({chosen('anytime_subnetwork_accuracy_ratio')}, model)",
+        "subnetwork": f"label_values({chosen('anytime_subnetwork_accuracy_ratio', OF_MODEL)}, subnetwork)",
     }
     return [source] + [
         {

@@ -34,7 +34,7 @@ def test_dashboard_asks_the_chosen_source_for_the_chosen_releases(path: Path) ->
     provisioned = yaml.safe_load((GRAFANA / "provisioning/datasources/datasources.yml").read_text())
 
     variables = {each["name"]: each for each in dashboard["templating"]["list"]}
-    assert variables.keys() == {"datasource", "namespace", "release", "subnetwork"}
+    assert variables.keys() == {"datasource", "namespace", "release", "model", "subnetwork"}
     assert variables["datasource"]["query"] in {each["type"] for each in provisioned["datasources"]}
     for panel in panels_of(path):
         assert panel["datasource"]["uid"] == "${datasource}"
