@@ -1,6 +1,6 @@
 """PURE: what a queue does not show: requests yet to arrive, work outside the runs, and the runs under way.
 
-- The rate is what the latest arrivals prove: 16 of them in so short a time, or 64, less one standard deviation. It rises
+- The rate is what the latest arrivals prove: 16, 32 or 64 of them in so short a time, less one standard deviation. It rises
   within 16 arrivals of a burst, and falls as time passes without one. One request alone proves nothing.
 - The deadlines of the latest arrivals stand for those of the coming ones, and so do the models that they asked.
 - Reading and decoding an arrival may take time from the device (on a shared core), and goes before the runs.
@@ -13,7 +13,7 @@ from math import exp
 
 from service.scheduling.latency import Devices
 
-PROOFS = (16, 64)  # so many of the latest arrivals prove a rate
+PROOFS = (16, 32, 64)  # so many of the latest arrivals prove a rate
 SHORTEST_PROOF_S = 0.004  # what comes in less comes at one instant, and proves no rate
 LASTING_S = 0.25  # time constant of the lasting rate, some deadlines long
 DEADLINES_KEPT = 32  # the latest deadlines stand for the coming ones

@@ -41,6 +41,8 @@ from service.scheduling.policies import Choice, ExpireHead, Outlook
 from service.scheduling.refinements import Refinements
 from service.scheduling.requests import Action, Deliver, Expire, Request, Run, Shed, Wait
 
+LOOK_AHEAD = 2.0  # times the longest slack: what comes in that time has to find time too
+
 
 class Scheduler:
     """Earliest deadline first, in the subnetwork that the policy of the request's model chooses.
@@ -230,27 +232,29 @@ class Scheduler:
     ) -> Outlook:
         """Return what the policy of a model may know."""
         end_at = now + self.devices.reserve_s
-        outside_s, rate = self._forecast.overhead_s / 2, self._forecast.rate(now)
         return Outlook(
             waiting=len(model.queue),
             runnable=runnable,
             head_s=head_s,
             missed_after=lambda run_s: model.queue.due_before(end_at + run_s),
-            share_s=self._least_share_s(model, timely, end_at, rate, now) - outside_s,
-            outside_s=outside_s,
-            rate=rate,
-            arrival_s=self._forecast.pace_s,
-            devices=self._capacity.devices,
+            share_s=self._least_share_s(model, timely, end_at, now) - self._forecast.overhead_s / 2,
             device=device,
         )
 
     def _least_share_s(
-        self, model: Model, timely: Sequence[Model], end_at: float, rate: float, now: float
+        self, model: Model, timely: Sequence[Model], end_at: float, now: float
     ) -> float:
-        """Return the least, over the waiting requests, of the devices' time until one is due, shared by all due by then."""
+        """Return the least, over some instants, of the devices' time until then, shared by all that are due by then.
+
+        The instants are those at which waiting requests are due. Where several wait there is one more, later: those to
+        come are due after them, but wait for what runs now.
+        """
         slacks_s, waiting = self._due(model, timely, end_at)
+        if waiting[-1] > 1:
+            slacks_s = [*slacks_s, LOOK_AHEAD * slacks_s[-1]]
+            waiting = [*waiting, waiting[-1]]
         overtaking_s = self._forecast.overtaking_s(slacks_s)
-        coming = rate * self._weight(self._forecast.pace_s, model)
+        coming = self._forecast.rate(now) * self._weight(self._forecast.pace_s, model)
         return min(
             machine_s / (count + coming * before_s)
             for machine_s, count, before_s in zip(

@@ -71,6 +71,19 @@ def test_a_lone_request_gets_the_most_accurate_subnetwork_that_fits(
     assert run_of(core.next_action(0.0)).subnetwork == subnetwork
 
 
+@pytest.mark.parametrize(
+    ("count", "subnetwork"),
+    [(15, "full"), (20, "column-1")],  # 16 in so short a time prove that 800 a second come
+)
+def test_time_is_left_to_those_who_come_after_all_that_wait(count: int, subnetwork: str) -> None:
+    core = scheduler()
+
+    for n in range(count):
+        core.admit(request(0.4, arrived_at=0.001 * n), 0.001 * n)
+
+    assert run_of(core.next_action(0.001 * count)).subnetwork == subnetwork
+
+
 def test_the_most_urgent_request_runs_first() -> None:
     core = scheduler()
     patient, urgent = request(0.5), request(0.005)
