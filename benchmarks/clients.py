@@ -31,6 +31,7 @@ class Site:
         images: that are valid.
         corpus: that is hostile, as bodies.
         deadline_ms: of each request.
+        query: further parameters.
         idle: connections on which another request may be sent.
     """
 
@@ -39,11 +40,12 @@ class Site:
     corpus: Sequence[bytes]
     deadline_ms: float
     rng: Random
+    query: str = ""
     idle: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = field(default_factory=list)
 
     def request(self, body: bytes, path: str = "/classify", query: str = "") -> bytes:
         """Return a request to classify a body."""
-        target = f"{path}?deadline_ms={self.deadline_ms:g}{query}"
+        target = f"{path}?deadline_ms={self.deadline_ms:g}{self.query}{query}"
         head = f"POST {target} HTTP/1.1\r\nHost: soak\r\nContent-Length: {len(body)}\r\n\r\n"
         return head.encode() + body
 
@@ -182,6 +184,8 @@ async def _read(reader: asyncio.StreamReader) -> tuple[str, bool]:
         answer = json.loads(body)
         first = answer[0] if isinstance(answer, list) else answer
         return ("in_time" if first["in_time"] else "late"), stays
+    if status == 408 and b"/problems/head-too-slow" in body:
+        return "outside", stays  # for the server it was no request yet
     if status == 422:
         is_impossible = b"/problems/deadline-impossible" in body
         return ("impossible" if is_impossible else "invalid"), stays

@@ -246,7 +246,7 @@ class Settings(BaseSettings):
         description="Most connections of a front; beyond that the one that waits longest ends.",
     )
     max_connections_per_address: int = Field(
-        default=1024,
+        default=2048,  # a proxy that is not named as trusted has 1024 requests here
         ge=1,
         description="Most connections of a front from one address, or one /64 of IPv6; of trusted proxies any number.",
     )

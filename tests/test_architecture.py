@@ -36,6 +36,18 @@ def test_the_server_imports_nothing_that_only_training_needs() -> None:
     assert not TRAINING_ONLY & set(imported)
 
 
+@pytest.mark.parametrize("document", ["security.md", "reliability.md"])
+def test_every_test_that_holds_a_promise_exists(document: str) -> None:
+    promises = (ROOT / "docs" / document).read_text()
+    tests = {path: path.read_text() for path in (ROOT / "tests").rglob("test_*.py")}
+    names = set(re.findall(r"`(test_\w+)`", promises))
+    files = set(re.findall(r"`(tests/\S+\.py)`", promises))
+
+    assert len(names) > 10
+    assert not {name for name in names if not any(f"def {name}(" in each for each in tests.values())}  # fmt: skip
+    assert not {each for each in files if not (ROOT / each).is_file()}
+
+
 @pytest.mark.parametrize("name", Settings.model_fields)
 def test_every_setting_is_documented(name: str) -> None:
     assert f"`ANYTIME_{name.upper()}`" in API

@@ -1,5 +1,7 @@
 """Who may ask for what: a stranger gets nothing but /health, and a key what it is for, as often as it may."""
 
+import re
+import socket
 from collections.abc import Callable
 from hashlib import sha256
 from pathlib import Path
@@ -9,15 +11,19 @@ import httpx
 import pytest
 import structlog
 import structlog.testing
+from starlette.routing import Route
 
 from service.board import Board
-from service.front.access import Access
+from service.front.access import OPEN, Access
 from service.front.exchange import Exchange, Wire
 from service.front.keys import KeyEntry, write_entry
+from service.front.open_inference.routes import router as open_inference
+from service.front.routes import router
 from service.problems import Problem, TooManyRequests
 from service.settings import read_settings
 from tests.server import MODULE, ROOT, ServerProcess
 from tests.service.conftest import free_port
+from tests.service.test_connection import read_to_end
 
 KEYS: dict[str, dict[str, object]] = {
     "web": {"scopes": ["classify"]},
@@ -129,6 +135,23 @@ def test_a_stranger_gets_nothing(guarded: ServerProcess, method: str, path: str)
 
         assert response.status_code == 401
         assert response.headers["WWW-Authenticate"] == "Bearer"
+
+
+def test_a_stranger_gets_nothing_of_anything_that_is_served(guarded: ServerProcess) -> None:
+    routes = [*router.routes, *open_inference.routes]
+    served = {re.sub(r"\{\w+\}", "cifar10", cast(Route, each).path) for each in routes}
+    paths = served - OPEN
+    assert len(paths) > 15
+
+    for path in sorted(paths | {"/nothing", "/v2/../metrics", "/health", "/health/live/", "*"}):
+        for method in ("GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS", "TRACE"):
+            request = f"{method} {path} HTTP/1.1\r\nHost: here\r\nContent-Length: 0\r\n\r\n"
+            with socket.create_connection(guarded.address, timeout=60) as connection:
+                connection.sendall(request.encode())
+                connection.shutdown(socket.SHUT_WR)
+                reply = read_to_end(connection)
+            assert reply.startswith((b"HTTP/1.1 401 ", b"HTTP/1.1 400 ")), (method, path)
+            assert reply.startswith(b"HTTP/1.1 401 ") or path == "*", (method, path)
 
 
 def test_a_key_may_come_in_a_header_of_its_own(guarded: ServerProcess) -> None:

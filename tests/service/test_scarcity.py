@@ -1,6 +1,7 @@
 """What a server goes through with too little of something, or with neighbours that are slow: it answers, and is whole afterwards."""
 
 import ast
+import os
 import resource
 import signal
 import socket
@@ -76,6 +77,20 @@ def test_nothing_is_decided_by_a_clock_that_may_jump() -> None:
     }
 
     assert asks == {"tracing.py"}  # which says when a span was, and decides nothing
+
+
+def test_a_front_that_stands_still_is_replaced(single: ServerProcess, jpeg: bytes) -> None:
+    (victim,) = single.parts("front")
+    single.close_clients()
+
+    os.kill(victim, signal.SIGSTOP)
+
+    assert single.wait_for("process_died")["process"] == "front-0"
+    while single.client.get("/health/ready").status_code != 200:
+        pass
+    assert single.classify(jpeg, deadline_ms=60_000).status_code == 200
+    assert single.metrics()["anytime_processes_died_total"] == 1
+    assert victim not in single.parts("front")
 
 
 def test_a_client_that_has_gone_before_it_was_seen_is_no_error(single: ServerProcess) -> None:
