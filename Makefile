@@ -12,7 +12,7 @@ LOCKS := deploy/requirements
 
 # For `make train`, and RECIPE for `make export`: another recipe or data set, e.g. make train RECIPE=cpu-narrow-c4 DATA=cifar10
 RECIPE ?= tiny
-DATA   ?= digits
+DATA   ?= pairs
 RUN    ?= runs/$(RECIPE)
 
 # For `make bench` and `make gpu`: what is served, and for the latter on what: cuda or tensorrt

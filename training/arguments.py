@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TypeVar
 
 DATA_HELP = (
-    "digits (needs no download), cifar10, cifar100 or svhn (fetched once), or a path: an official archive, or a "
+    "digits or pairs of them (need no download), cifar10, cifar100 or svhn (fetched once), or a path: an official archive, or a "
     "folder of images by class, <class>/*, or train/<class>/* and test/<class>/*"
 )
 SEEDS = range(1 << 32)  # small enough for what is derived from them

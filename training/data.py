@@ -3,6 +3,7 @@
 A data set is named by a path, or by a name that needs none:
 
 - ``digits``: scikit-learn's 1,797 handwritten digits, 8×8, part of the library;
+- ``pairs``: two of those side by side, 16×16, whose class is the larger digit;
 - ``cifar10``, ``cifar100``, ``svhn``: the official archives, fetched once and verified;
 - CIFAR's ``.tar.gz``, or a folder with it or with the files of CIFAR or SVHN;
 - a folder with ``train/<class>/*`` and ``test/<class>/*``: JPEG, PNG or WebP images of any size. ``val/<class>/*`` are
@@ -34,8 +35,9 @@ from model.image_files import FORMATS
 from model.images import Pixels
 from model.preprocessing import Preprocessing
 from training import TrainingError
-from training.archives import DOWNLOADS, Labelled, download, read_archive
+from training.archives import DOWNLOADS, Archive, Labelled, download, read_archive
 from training.decoding import batches_ahead, naming, read_pixels
+from training.digits import PACKAGED
 from training.folders import EXPECTED, Images, find_images, named
 from training.held_out import doubts, stratified
 
@@ -215,25 +217,23 @@ def load_data(
     validation: Split | None = None
     larger: Split | None = None
     notes: tuple[str, ...] = ()
-    is_path = is_folders = False
-    if source == "digits":
-        classes, train, test = _digits()
-        preprocessing = Preprocessing(size=8)
+    is_path = source not in PACKAGED and source not in DOWNLOADS
+    path = Path(source)
+    if source in PACKAGED:
+        archive: Archive | None = PACKAGED[source]()
     else:
-        is_path = source not in DOWNLOADS
-        cache = Path(pooch.os_cache("anytime-inference")) / source
-        path = Path(source) if is_path else download(DOWNLOADS[source], cache)
+        if not is_path:
+            path = download(DOWNLOADS[source], Path(pooch.os_cache("anytime-inference")) / source)
         if not source or not path.exists():
             raise TrainingError(f"{source or 'an empty name'}: no such data; choose {_choices()}")
         archive = read_archive(path)
-        if archive:
-            classes, train, test = archive.classes, _split(archive.train), _split(archive.test)
-            preprocessing = OF_CIFAR
-        else:
-            is_folders = True
-            classes, (train, larger, validation, test), notes = _class_folders(
-                path, preprocessing, views or preprocessing, max_tensor_bytes, skip_unreadable
-            )
+    if archive:
+        classes, train, test = archive.classes, _split(archive.train), _split(archive.test)
+        preprocessing = Preprocessing(size=train.images.shape[1])
+    else:
+        classes, (train, larger, validation, test), notes = _class_folders(
+            path, preprocessing, views or preprocessing, max_tensor_bytes, skip_unreadable
+        )
     _check_classes(source, classes)
     for kind, split in (("training", train), ("test", test)):
         if split is not None and not len(split):
@@ -265,7 +265,7 @@ def load_data(
         is_split_by_seed=is_split_by_seed,
         skips_unreadable=skip_unreadable,
         source=str(Path(source).resolve()) if is_path else source,
-        notes=(*notes, *(doubts(classes, train, validation, test) if is_folders else ())),
+        notes=(*notes, *(() if archive else doubts(classes, train, validation, test))),
         larger=larger.take(learnt) if larger else None,
     )
 
@@ -284,20 +284,7 @@ def _check_classes(source: str, classes: tuple[str, ...]) -> None:
 
 def _choices() -> str:
     """Say what a data set can be named by."""
-    return f"digits, {', '.join(DOWNLOADS)}, or {EXPECTED}"
-
-
-def _digits() -> tuple[tuple[str, ...], TensorSplit, TensorSplit]:
-    """Return the digits as RGB, every fifth one for the test."""
-    from sklearn.datasets import load_digits  # a second that only they cost
-
-    data = load_digits()
-    gray = (data.images * (255 / 16)).astype(np.uint8)
-    images = torch.from_numpy(np.repeat(gray[..., None], 3, axis=3))
-    labels = torch.from_numpy(data.target.astype(np.int64))
-    is_test = torch.arange(len(labels)) % 5 == 0
-    everything = TensorSplit(images, labels)
-    return tuple(map(str, range(10))), everything.take(~is_test), everything.take(is_test)
+    return f"{', '.join((*PACKAGED, *DOWNLOADS))}, or {EXPECTED}"
 
 
 def _split(part: Labelled) -> TensorSplit:

@@ -27,6 +27,7 @@ from model.presets import Architecture
 from training import TrainingError
 from training.config import RECIPES, Recipe
 from training.data import DataSet
+from training.digits import PACKAGED
 from training.folders import find_images
 from training.held_out import HELD_OUT_FRACTION
 from training.precision import mixed_precision
@@ -132,8 +133,8 @@ def _shorter_side(path: Path) -> int:
 def recipe_for(source: str, device: torch.device) -> tuple[Recipe, str]:
     """Choose a recipe for data, and say which and why."""
     is_gpu = device.type == "cuda"
-    if source == "digits":
-        return RECIPES["tiny"], "recipe tiny: digits are 8×8 and learnt in seconds"
+    if source in PACKAGED:
+        return RECIPES["tiny"], f"recipe tiny: {source} are small, and learnt in seconds"
     try:
         return photographs(survey(Path(source)), is_gpu=is_gpu)
     except TrainingError:  # an archive, of 32×32 images; or nothing, which is told when it is read

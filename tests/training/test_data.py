@@ -5,6 +5,7 @@ import time
 from functools import partial
 from pathlib import Path
 from shutil import copytree, rmtree
+from typing import Any
 
 import numpy as np
 import pytest
@@ -26,11 +27,28 @@ def images_of(split: Split) -> torch.Tensor:
     return batch[0]
 
 
+def labelled(split: Split) -> list[tuple[np.ndarray[Any, Any], int]]:
+    return list(zip(images_of(split).numpy(), split.labels.tolist(), strict=True))
+
+
 def test_digits_need_no_download(digits: DataSet) -> None:
     assert digits.classes == tuple("0123456789")
     assert digits.image_size == 8
     assert images_of(digits.train).dtype == torch.uint8
     assert len(digits.train) + len(digits.validation) + len(digits.test) == 1797
+
+
+def test_of_a_pair_of_digits_the_larger_is_the_class(digits: DataSet) -> None:
+    pairs, again = load_data("pairs", seed=0), load_data("pairs", seed=0)
+
+    assert pairs.classes == digits.classes
+    assert images_of(pairs.train).shape == (3600, 16, 16, 3)
+    assert (len(pairs.validation), len(pairs.test)) == (400, 1000)
+    assert torch.equal(images_of(pairs.test), images_of(again.test))
+    known = {image.tobytes(): label for image, label in labelled(digits.test)}
+    for image, label in labelled(pairs.test):
+        seen = [image[top : top + 8, left : left + 8] for left in (0, 8) for top in range(9)]
+        assert label == max(known.get(part.tobytes(), 0) for part in seen)
 
 
 @pytest.mark.parametrize("seed", [1, 2])
@@ -281,7 +299,7 @@ def keep_few_images(root: Path) -> None:
         (keep_few_images, "holds 2 training images; at least 10 are needed"),
         (
             rmtree,
-            "no such data; choose digits, cifar10, cifar100, svhn, or a folder of class folders",
+            "no such data; choose digits, pairs, cifar10, cifar100, svhn, or a folder of class folders",
         ),
     ],
 )
