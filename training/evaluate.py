@@ -1,12 +1,13 @@
 """What subnetworks are worth: accuracy and loss, with the batch-norm statistics that each needs."""
 
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from tqdm import tqdm
 
 from model.fractal import FractalNet
 from model.intervals import wilson
@@ -55,16 +56,25 @@ def predict(network: FractalNet, split: Split, normalise: Normalisation) -> Tens
     return logits
 
 
+def _images(split: Split, shown_as: str) -> Iterator[Tensor]:
+    """Give a split's images in batches, with a bar on a terminal where it has a name."""
+    is_hidden = None if shown_as else True  # None: where there is no terminal
+    with tqdm(total=len(split), desc=shown_as, unit=" images", disable=is_hidden) as bar:
+        for images, _ in split.batches(in_order(split)):
+            yield images
+            bar.update(len(images))
+
+
 @torch.no_grad()
 def predict_each(
-    networks: Sequence[FractalNet], split: Split, normalise: Normalisation
+    networks: Sequence[FractalNet], split: Split, normalise: Normalisation, *, shown_as: str = ""
 ) -> list[Tensor]:
     """Return the logits (N, classes) of a split's images from each network, in evaluation mode; every image is read once."""
     were_training = [network.training for network in networks]
     logits: list[list[Tensor]] = [[] for _ in networks]
     for network in networks:
         network.eval()
-    for images, _ in split.batches(in_order(split)):
+    for images in _images(split, shown_as):
         x = normalise(images)
         for network, own in zip(networks, logits, strict=True):
             own.append(network(x).float())
@@ -102,6 +112,7 @@ def extract_each_for_serving(
     normalise: Normalisation,
     *,
     n: int = NORM_IMAGES,
+    shown_as: str = "",
 ) -> list[FractalNet]:
     """Return the subnetwork of each set of columns with the batch norm that it needs, in evaluation mode.
 
@@ -117,7 +128,7 @@ def extract_each_for_serving(
                 module.momentum = None
                 module.train()
     chosen = training.take(torch.arange(min(len(training), n)))
-    for images, _ in chosen.batches(in_order(chosen)):
+    for images in _images(chosen, shown_as):
         x = normalise(images)
         for subnetwork in subnetworks:
             subnetwork(x)
@@ -159,8 +170,10 @@ def predict_checkpoint(
     training, scored = data.train.to(device), split.to(device)
     reported = reported_subnetworks(network.architecture)
     sets = {name: active for name, active in reported.items() if not only or name in only}
-    subnetworks = extract_each_for_serving(network, sets.values(), training, normalise)
-    answers = predict_each(subnetworks, scored, normalise)
+    subnetworks = extract_each_for_serving(
+        network, sets.values(), training, normalise, shown_as="batch norm"
+    )
+    answers = predict_each(subnetworks, scored, normalise, shown_as="scoring")
     return {name: logits.cpu() for name, logits in zip(sets, answers, strict=True)}
 
 
