@@ -25,8 +25,7 @@ from service.engine.runtime import (
 )
 from service.engine.worker import Worker
 from service.hop import ServedBundle
-from service.observability.agreement import Agreement
-from service.observability.aside import Aside
+from service.observability.shadow import Agreement, Aside
 from service.observability.telemetry import Metrics
 from service.problems import NotReady
 from service.scheduling.latency import Devices, LatencyModel
