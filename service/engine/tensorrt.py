@@ -10,10 +10,16 @@ from functools import partial
 from pathlib import Path
 
 from model.bundle import Bundle
-from service.engine.cuda import CUDA, CUDA_OPTIONS, load_cuda, open_on_gpu, warn_of
-from service.engine.cuda_graphs import CapturedRuns
+from service.engine.cuda import (
+    CUDA,
+    CUDA_OPTIONS,
+    CapturedRuns,
+    WaitingCopies,
+    load_cuda,
+    open_on_gpu,
+    warn_of,
+)
 from service.engine.device import Device, RunImages, RuntimeUnavailable, Warn, graphs
-from service.engine.transfers import WaitingCopies
 
 TENSORRT = "TensorrtExecutionProvider"
 

@@ -14,9 +14,8 @@ from numpy.testing import assert_array_equal
 
 from model.bundle import Bundle
 from model.sessions import open_session
-from service.engine import transfers as copies
-from service.engine.cuda_graphs import CapturedRuns
-from service.engine.transfers import CudaError, StreamCopies, WaitingCopies
+from service.engine import cuda as copies
+from service.engine.cuda import CapturedRuns, CudaError, StreamCopies, WaitingCopies
 from tests.service.conftest import random_batch
 
 Copy = tuple[int, int, int]  # to, from, bytes

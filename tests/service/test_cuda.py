@@ -8,9 +8,8 @@ from numpy.typing import NDArray
 
 from model.bundle import Bundle
 from model.sessions import open_session
-from service.engine import cuda_graphs as captured
-from service.engine.cuda_graphs import CapturedRuns
-from service.engine.transfers import WaitingCopies
+from service.engine import cuda as captured
+from service.engine.cuda import CapturedRuns, WaitingCopies
 from tests.service.conftest import random_batch
 
 SIZES = [1, 2, 4]
