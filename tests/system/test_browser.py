@@ -245,10 +245,19 @@ def test_axe_finds_nothing_and_nothing_is_wider_than_the_screen(
     ) is (scheme == "dark")
 
 
+def test_the_page_of_a_model_asks_that_model(visit: Open) -> None:
+    page = visit("/?model=cifar10")
+
+    expect(page.locator("tr.last")).to_be_visible()
+    expect(page.locator("#bundle")).to_have_text("cifar10 on cpu")
+    expect(page.locator("#code")).to_contain_text("/classify?model=cifar10&deadline_ms=")
+    expect(page.locator("#models a")).to_have_count(0)  # there is no other
+
+
 def test_the_documentation_is_drawn(visit: Open) -> None:
     page = visit("/docs")
 
-    expect(page.locator(".opblock")).to_have_count(9)
+    expect(page.locator(".opblock")).to_have_count(10)
     page.locator(
         "#operations-default-classify_classify_post summary, .opblock-summary"
     ).first.click()
