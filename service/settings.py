@@ -3,13 +3,11 @@
 import os
 import re
 from collections.abc import Iterator, Mapping
-from ipaddress import ip_address, ip_network
 from pathlib import Path
 from types import MappingProxyType
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 from pydantic import (
-    AfterValidator,
     Field,
     SecretStr,
     ValidationError,
@@ -18,10 +16,11 @@ from pydantic import (
     model_validator,
 )
 from pydantic_core import PydanticCustomError
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import SettingsConfigDict
 
 from model.bundle import PRETRAINED_DIR
 from model.signature import SignatureRefused, parse_key
+from service.access_settings import AccessSettings, ExpandedPath, expanded
 from service.scheduling.requests import OnMiss
 
 ENV_PREFIX = "ANYTIME_"
@@ -30,19 +29,12 @@ SHORTEST_MS, LONGEST_MS = 0.001, 86_400_000  # deadlines that can be asked for: 
 
 # Python and pydantic take more for a number: 1_000, the digits of every script, inf and nan.
 NUMBER = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
+MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+CANARY = "@canary"  # behind the name of a model: that of the bundle which is tried beside its own
 
 
 class SettingsError(Exception):
     """A setting has a value that it cannot take; the message is one line that names it."""
-
-
-def _expanded(path: Path) -> Path:
-    """Return a path with ``~`` and ``$NAME`` filled in where they stand for something, as a shell does."""
-    return Path(os.path.expanduser(os.path.expandvars(path)))
-
-
-MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-CANARY = "@canary"  # behind the name of a model: that of the bundle which is tried beside its own
 
 
 def model_of(name: str) -> str:
@@ -64,17 +56,14 @@ def _read_bundles(text: str) -> Iterator[tuple[str, float | None, Path]]:
                 f"{each.strip()!r} is no name=folder; a name is of letters, digits and . _ -"
             )
         if not is_canary:
-            yield name, None, _expanded(Path(folder))
+            yield name, None, expanded(Path(folder))
         elif NUMBER.fullmatch(share) and 0 <= float(share) <= 1:
-            yield name + CANARY, float(share), _expanded(Path(folder))
+            yield name + CANARY, float(share), expanded(Path(folder))
         else:
             raise ValueError(f"the share of {left!r} is no number from 0 to 1")
 
 
-ExpandedPath = Annotated[Path, AfterValidator(_expanded)]
-
-
-class Settings(BaseSettings):
+class Settings(AccessSettings):
     """Every knob of the service; ``ANYTIME_MAX_BATCH=8`` sets ``max_batch``.
 
     White space around a value does not count, and an empty value is none: compose files and secrets bring both along.
@@ -82,55 +71,11 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, frozen=True, extra="forbid")
 
-    host: str = Field(
-        default="127.0.0.1",
-        description="Address or name to listen on; 0.0.0.0 for all of IPv4, :: for those of IPv6 too.",
-    )
-    port: int = Field(
-        default=8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one."
-    )
     fronts: int = Field(
         default=0,
         ge=0,
         le=64,
         description="Processes that read, decode and reply; 0 chooses by the cores at hand.",
-    )
-    grpc_port: int = Field(
-        default=0,
-        ge=0,
-        le=65535,
-        description="Port for the Open Inference Protocol over gRPC, on the same address; 0 is off.",
-    )
-    private_port: int = Field(
-        default=0,
-        ge=0,
-        le=65535,
-        description="Port for /metrics and /admin, which are then served there alone; 0 is the same port as all else.",
-    )
-    root_path: str = Field(
-        default="",
-        pattern=r"^(/[A-Za-z0-9._~-]+)*$",
-        description="Path below which a proxy shows the server, such as /anytime; paths may come with or without it.",
-    )
-    trusted_proxies: str = Field(
-        default="",
-        description="Addresses and networks of proxies whose X-Forwarded-For is believed, a space between two.",
-    )
-    cors_origins: str = Field(
-        default="",
-        pattern=r"^(https?://[^\s/*,]+(\s+|$))*$",
-        description="Origins whose pages may read replies, such as https://example.com, a space between two.",
-    )
-    tls_certificate: ExpandedPath | None = Field(
-        default=None,
-        description="PEM file of the server's certificate and its chain; TLS is on with it.",
-    )
-    tls_key: ExpandedPath | None = Field(
-        default=None, description="PEM file of its key, if that is not in the certificate's."
-    )
-    tls_client_ca: ExpandedPath | None = Field(
-        default=None,
-        description="PEM file of authorities; a client must have a certificate of one of them.",
     )
     bundle_dir: ExpandedPath = Field(
         default=PRETRAINED_DIR / "cifar10",
@@ -277,17 +222,6 @@ class Settings(BaseSettings):
         allow_inf_nan=False,
         description="Time after an answer in which its label is taken.",
     )
-    keys_file: ExpandedPath | None = Field(
-        default=None,
-        description="File of the API keys; with one, every request but those for /health must bear a key.",
-    )
-    open: bool = Field(
-        default=False,
-        description="Let whoever reaches the server ask without a key, where other machines can too.",
-    )
-    admin_key: SecretStr = Field(
-        default=SecretStr(""), description="Key of POST /admin/reload, which is off without one."
-    )
     page: bool = Field(default=True, description="Show the page at / to browsers.")
     page_load: Literal["auto", "on", "off"] = Field(
         default="auto",
@@ -329,14 +263,6 @@ class Settings(BaseSettings):
     def canaries(self) -> dict[str, float]:
         """The share of its model's requests that each canary begins with."""
         return {name: share for name, share, _ in _read_bundles(self.bundles) if share is not None}
-
-    @property
-    def is_private(self) -> bool:
-        """Whether no other machine reaches the server."""
-        try:
-            return self.host == "localhost" or ip_address(self.host.strip("[]")).is_loopback
-        except ValueError:  # a name
-            return False
 
     @model_validator(mode="before")
     @classmethod
@@ -380,25 +306,6 @@ class Settings(BaseSettings):
         except SignatureRefused as error:
             raise PydanticCustomError("bundle_keys", "{reason}", {"reason": str(error)}) from error
         return keys
-
-    @field_validator("trusted_proxies")
-    @classmethod
-    def _check_proxies(cls, proxies: str) -> str:
-        for each in proxies.split():
-            try:
-                ip_network(each, strict=False)
-            except ValueError as error:
-                raise PydanticCustomError(
-                    "proxies", "{each} is no address or network", {"each": each}
-                ) from error
-        return proxies
-
-    @field_validator("admin_key")
-    @classmethod
-    def _check_key(cls, key: SecretStr) -> SecretStr:
-        if not key.get_secret_value().isprintable():
-            raise PydanticCustomError("unprintable", "Input should be one line of printable text")
-        return key
 
 
 def read_settings(options: Mapping[str, Any] = MappingProxyType({})) -> Settings:

@@ -83,3 +83,32 @@ def test_a_key_that_no_header_could_hold_is_refused_and_kept_to_itself(
         read_settings()
 
     assert str(caught.value) == "ANYTIME_ADMIN_KEY: Input should be one line of printable text"
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "told"),
+    [
+        ("trusted_proxies", "10.0.0.0/8 proxy.example", "proxy.example is no address or network"),
+        ("cors_origins", "https://one.example https://two.example/path", "--cors-origins"),
+        ("cors_origins", "*", "--cors-origins"),
+        ("root_path", "anytime", "--root-path"),
+        ("root_path", "/anytime/", "--root-path"),
+        ("max_files", "65", "less than or equal to 64"),
+    ],
+)
+def test_what_would_let_in_others_than_it_says_is_refused(name: str, value: str, told: str) -> None:
+    with pytest.raises(SettingsError, match=told):
+        read_settings({name: value})
+
+
+def test_several_proxies_and_origins_are_named_with_spaces() -> None:
+    settings = read_settings(
+        {
+            "trusted_proxies": "10.0.0.0/8 ::1 192.0.2.1",
+            "cors_origins": "https://one.example http://two.example:8080",
+            "root_path": "/shown/here",
+        }
+    )
+
+    assert len(settings.trusted_proxies.split()) == 3
+    assert len(settings.cors_origins.split()) == 2
