@@ -6,7 +6,7 @@
 - Reading and decoding an arrival may take time from the device (on a shared core), and goes before the runs.
 """
 
-from bisect import bisect_left, insort
+from bisect import bisect_left, bisect_right, insort
 from collections import deque
 from collections.abc import Sequence
 from math import exp
@@ -88,10 +88,11 @@ class Forecast:
             slacks_s: seconds until each waiting request is due, ascending.
         """
         deadlines_s = self._ascending_s
-        if not deadlines_s or slacks_s[-1] <= deadlines_s[0]:
-            return [0.0] * len(slacks_s)  # as long as all deadlines are alike
-        found, sooner, sum_s, count = [], 0, 0.0, len(deadlines_s)
-        for slack_s in slacks_s:
+        if not deadlines_s:
+            return [0.0] * len(slacks_s)
+        none = bisect_right(slacks_s, deadlines_s[0])  # nearly all, where deadlines are alike
+        found, sooner, sum_s, count = [0.0] * none, 0, 0.0, len(deadlines_s)
+        for slack_s in slacks_s[none:]:
             while sooner < count and deadlines_s[sooner] < slack_s:
                 sum_s += deadlines_s[sooner]
                 sooner += 1
