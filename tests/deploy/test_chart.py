@@ -128,19 +128,24 @@ def test_what_is_not_for_everybody_has_no_way_from_outside() -> None:
     }  # of the page, and above what is served
 
 
-def test_whoever_asks_and_prometheus_may_connect_and_nobody_else() -> None:
-    (ingress,) = render(VALUES["reached from outside"])["NetworkPolicy"]["spec"]["ingress"]
+def test_whoever_asks_may_connect_and_prometheus_alone_reaches_metrics() -> None:
+    asked, private = render(VALUES["reached from outside"])["NetworkPolicy"]["spec"]["ingress"]
 
-    gateway, prometheus, trial = ingress["from"]
+    gateway, trial = asked["from"]
     assert gateway["namespaceSelector"]["matchLabels"] == {"team": "edge"}
-    assert prometheus["namespaceSelector"]["matchLabels"] == {
-        "kubernetes.io/metadata.name": "monitoring"
-    }
     pod = render({})["Pod"]
     assert trial["podSelector"]["matchLabels"] == pod["metadata"]["labels"]
     assert (
         not render({})["Service"]["spec"]["selector"].items() <= pod["metadata"]["labels"].items()
     )
+    assert private["ports"] == [{"port": "private", "protocol": "TCP"}]
+    (prometheus,) = private["from"]
+    assert prometheus["namespaceSelector"]["matchLabels"] == {
+        "kubernetes.io/metadata.name": "monitoring"
+    }
+    assert environment_of(render({}))["ANYTIME_PRIVATE_PORT"] == "8404"
+    (endpoint,) = render(SCALED)["ServiceMonitor"]["spec"]["endpoints"]
+    assert endpoint["port"] == "private"
 
 
 def test_grpc_has_a_port_of_the_service_and_of_the_policy() -> None:
@@ -149,19 +154,19 @@ def test_grpc_has_a_port_of_the_service_and_of_the_policy() -> None:
     assert environment_of(rendered)["ANYTIME_GRPC_PORT"] == "8001"
     (container,) = pod_of(rendered)["containers"]
     assert {"name": "h2c", "containerPort": 8001, "protocol": "TCP"} in container["ports"]
-    _, port = rendered["Service"]["spec"]["ports"]
+    *_, port = rendered["Service"]["spec"]["ports"]
     assert (port["port"], port["targetPort"]) == (8001, "h2c")
     assert port["appProtocol"] == "kubernetes.io/h2c"
-    (ingress,) = rendered["NetworkPolicy"]["spec"]["ingress"]
+    ingress, _ = rendered["NetworkPolicy"]["spec"]["ingress"]
     assert {"port": "h2c", "protocol": "TCP"} in ingress["ports"]
-    (port,) = render({})["Service"]["spec"]["ports"]
-    assert port["name"] == "http"
+    ports = render({})["Service"]["spec"]["ports"]
+    assert [each["name"] for each in ports] == ["http", "private"]
 
 
 def test_kserve_makes_its_service_of_the_containers_ports_with_http_first() -> None:
     rendered = render(VALUES["kserve, over gRPC"])
 
     (container,) = pod_of(rendered)["containers"]
-    assert [each["name"] for each in container["ports"]] == ["http", "h2c"]
+    assert [each["name"] for each in container["ports"]] == ["http", "private", "h2c"]
     assert {"name": "PROTOCOL", "value": "v2"} in container["env"]
-    assert [each["name"] for each in rendered["Service"]["spec"]["ports"]] == ["http"]
+    assert [each["name"] for each in rendered["Service"]["spec"]["ports"]] == ["http", "private"]

@@ -146,6 +146,7 @@ containers:
       capabilities: {drop: [ALL]}
     ports:
       - {name: http, containerPort: 8000, protocol: TCP}
+      - {name: private, containerPort: {{ .Values.settings.private_port }}, protocol: TCP}
       {{- with .Values.settings.grpc_port }}
       - {name: h2c, containerPort: {{ . }}, protocol: TCP} # KServe's name for gRPC
       {{- end }}
