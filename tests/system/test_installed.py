@@ -72,7 +72,7 @@ def test_an_installed_server_serves_the_bundled_network(programs: Path, elsewher
     image = BytesIO()
     Image.new("RGB", (32, 32), "teal").save(image, "PNG")
     command = [programs / "anytime", "serve", "--agreement-sample", "1"]
-    with started({"command": command, "folder": elsewhere, "warm_up_s": 0.2}) as server:
+    with started({"folder": elsewhere, "warm_up_s": 0.2}, command) as server:
         server.wait_for("ready")
         reply = server.classify(image.getvalue()).json()
         page, sample = server.client.get("/"), server.client.get("/samples/cat.jpg")
