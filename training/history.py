@@ -43,7 +43,7 @@ class Waited(Generic[Batch]):
         """Return at how many images/s ``n`` images were loaded, as far as that was waited for, and were learnt from."""
         busy_s = time.perf_counter() - self._begun_at - self._waited_s
         return {
-            what: f"{n / max(took_s, 1e-9):.3g}/s"
+            what: f"{n / max(took_s, 1e-9):,.0f}/s"
             for what, took_s in (("loading", self._waited_s), ("training", busy_s))
         }
 
