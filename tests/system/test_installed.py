@@ -71,7 +71,7 @@ def test_an_installed_program_says_its_version(programs: Path, elsewhere: Path) 
 def test_an_installed_server_serves_the_bundled_network(programs: Path, elsewhere: Path) -> None:
     image = BytesIO()
     Image.new("RGB", (32, 32), "teal").save(image, "PNG")
-    command = [programs / "anytime", "serve", "--agreement-sample", "1"]
+    command: list[str | Path] = [programs / "anytime", "serve", "--agreement-sample", "1"]
     with started({"folder": elsewhere, "warm_up_s": 0.2}, command) as server:
         server.wait_for("ready")
         reply = server.classify(image.getvalue()).json()
