@@ -90,9 +90,8 @@ async def _serve(control: Control, first: dict[str, Any], board: Board, writer: 
     starting = loop.create_task(engine.start())
     await asyncio.wait((starting, over), return_when=asyncio.FIRST_COMPLETED)
     if starting.done():
-        try:
-            starting.result()
-        except Exception as error:
+        error = starting.exception()
+        if isinstance(error, Exception) and not engine.draining:
             return _fail(describe(error))
     broken = loop.create_task(engine.is_broken.wait())
     await asyncio.wait((over, broken), return_when=asyncio.FIRST_COMPLETED)
