@@ -42,6 +42,9 @@ RULES: Mapping[str, Sequence[tuple[Any, str, Any]]] = {
     "arrivals that overtake count": [
         (Forecast, "overtaking_s", lambda self, slacks_s: [0.0] * len(slacks_s))
     ],
+    "only the fastest runs where arrivals cannot all be met": [
+        (Anytime, "_can_all_be_met", lambda self, outlook: True)
+    ],
     "arrivals count that are due after all that wait": [(scheduler, "LOOK_AHEAD", 1.0)],
     "a head that forces small batches is given up": [
         (Anytime, "_choose_overloaded", _keep_the_head)

@@ -80,9 +80,10 @@ def write_modes(found: Mapping[str, Any], docs: Path) -> None:
 def _mode(points: Sequence[Point]) -> str:
     if not points:
         return "–"
-    latest_ms = max(point["answered_ms"]["max"] for point in points if point["answered_ms"])
     in_time = spread([point["in_time"] for point in points], percent)
-    return f"{in_time}, n = {sum(point['offered'] for point in points)}; latest {latest_ms:.0f} ms"
+    text = f"{in_time}, n = {sum(point['offered'] for point in points)}"
+    latest_ms = [point["answered_ms"]["max"] for point in points if point["answered_ms"]]
+    return f"{text}; latest {max(latest_ms):.0f} ms" if latest_ms else text
 
 
 def _conditions(conditions: Mapping[str, Any]) -> str:

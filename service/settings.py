@@ -186,12 +186,12 @@ class Settings(AccessSettings):
         default=256, ge=1, description="Most streams that a front answers at a time."
     )
     max_connections: int = Field(
-        default=4096,
+        default=8192,
         ge=1,
         description="Most connections of a front; beyond that the one that waits longest ends.",
     )
     max_connections_per_address: int = Field(
-        default=2048,  # a proxy that is not named as trusted has 1024 requests here
+        default=4096,  # a proxy that is not named as trusted may have thousands of requests here
         ge=1,
         description="Most connections of a front from one address, or one /64 of IPv6; of trusted proxies any number.",
     )

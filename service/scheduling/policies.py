@@ -37,6 +37,10 @@ class Outlook(NamedTuple):
         head_s: seconds until the run of the most urgent one must have ended.
         missed_after: how many of the most urgent can no longer be met by a run that ends after so many seconds.
         share_s: the run time that each may take for all to be met, those to come before them included.
+        outside_s: seconds each waiting request will cost outside its run.
+        rate: arrivals to expect, per second, those that are shed included.
+        arrival_s: the least run time that an arrival takes, on an idle machine, by the mean over the models.
+        devices: how many devices serve.
         device: the one that is free.
     """
 
@@ -45,6 +49,10 @@ class Outlook(NamedTuple):
     head_s: float
     missed_after: Callable[[float], int]
     share_s: float
+    outside_s: float
+    rate: float
+    arrival_s: float
+    devices: int
     device: int
 
 
@@ -106,7 +114,7 @@ class Anytime:
 
     def choose(self, outlook: Outlook) -> Choice | ExpireHead:
         """Return the deepest subnetwork whose time per request is within the share."""
-        for option in reversed(self.options):
+        for option in reversed(self.options if self._can_all_be_met(outlook) else self.options[:1]):
             size = option.efficient_size(outlook.runnable, outlook.head_s, outlook.device)
             if (
                 size
@@ -115,6 +123,11 @@ class Anytime:
             ):
                 return Choice(option.name, size)
         return self._choose_overloaded(outlook)
+
+    def _can_all_be_met(self, outlook: Outlook) -> bool:
+        """Whether the devices have time for all arrivals: those that are shed never wait, and the queue looks short."""
+        run_s = outlook.arrival_s * self._latency.devices.slowdown(outlook.device)
+        return outlook.rate * (run_s + 2 * outlook.outside_s) < outlook.devices
 
     def _choose_overloaded(self, outlook: Outlook) -> Choice | ExpireHead:
         """Choose where not all can be met: run the fastest subnetwork in a batch of the best size.

@@ -232,17 +232,22 @@ class Scheduler:
     ) -> Outlook:
         """Return what the policy of a model may know."""
         end_at = now + self.devices.reserve_s
+        outside_s, rate = self._forecast.overhead_s / 2, self._forecast.rate(now)
         return Outlook(
             waiting=len(model.queue),
             runnable=runnable,
             head_s=head_s,
             missed_after=lambda run_s: model.queue.due_before(end_at + run_s),
-            share_s=self._least_share_s(model, timely, end_at, now) - self._forecast.overhead_s / 2,
+            share_s=self._least_share_s(model, timely, end_at, rate, now) - outside_s,
+            outside_s=outside_s,
+            rate=rate,
+            arrival_s=self._forecast.pace_s,
+            devices=self._capacity.devices,
             device=device,
         )
 
     def _least_share_s(
-        self, model: Model, timely: Sequence[Model], end_at: float, now: float
+        self, model: Model, timely: Sequence[Model], end_at: float, rate: float, now: float
     ) -> float:
         """Return the least, over some instants, of the devices' time until then, shared by all that are due by then.
 
@@ -254,7 +259,7 @@ class Scheduler:
             slacks_s = [*slacks_s, LOOK_AHEAD * slacks_s[-1]]
             waiting = [*waiting, waiting[-1]]
         overtaking_s = self._forecast.overtaking_s(slacks_s)
-        coming = self._forecast.rate(now) * self._weight(self._forecast.pace_s, model)
+        coming = rate * self._weight(self._forecast.pace_s, model)
         return min(
             machine_s / (count + coming * before_s)
             for machine_s, count, before_s in zip(
