@@ -154,9 +154,7 @@ class FrontLink(asyncio.Protocol):
         if not self._asked:
             self._flush()
         elif len(self._untold) == 1:
-            self._loop.call_soon(
-                self._flush
-            )  # one message for all that ends at once, as a batch does
+            self._loop.call_soon(self._flush)  # one message for all that a batch ends
 
     def _flush(self) -> None:
         if self._untold:

@@ -94,7 +94,7 @@ class EngineClient(asyncio.Protocol):
         self._untold: list[bytes] = []
         self._tally = _no_tally()
         self._telling: asyncio.TimerHandle | None = None
-        self._is_asking = False
+        self._asking: list[bytes] = []  # of this engine, not written yet
 
     @property
     def asks(self) -> int:
@@ -170,6 +170,7 @@ class EngineClient(asyncio.Protocol):
         self._transport = cast(asyncio.Transport, transport)
         self._lost.clear()
         self._reader = FrameReader()
+        self._asking = []
         self._held = []
         self._asks = 0
         self._tell_soon()  # what there was to tell while there was no engine
@@ -255,22 +256,23 @@ class EngineClient(asyncio.Protocol):
         self._asks += 1
         self._number = number = self._number % 0xFFFFFFFF + 1
         asked = self._asked[number] = _Asked(number, self._loop.create_future())
-        self._untold.append(ask_frame(number, ask, pixels.tobytes()))
+        self._asking.append(ask_frame(number, ask, pixels.tobytes()))
         if len(self._asked) == 1:
             self._flush_asks()
-        elif not self._is_asking:
-            self._is_asking = True
+        elif len(self._asking) == 1:
             self._loop.call_soon(self._flush_asks)  # one message for all that this look has brought
         return asked
 
     def _flush_asks(self) -> None:
-        self._is_asking = False
-        self._write(*self._told())
+        asking, self._asking = self._asking, []
+        if asking and self._transport is not None:  # else they have ended
+            self._write(*self._told(), *asking)
 
     def _forget(self, asked: "_Asked") -> None:
         """Let go of a request, and tell the engine if it has not ended."""
         del self._asked[asked.number]
         if not asked.is_over:
+            self._flush_asks()  # it may be among them
             self._write(frame(Kind.GONE, asked.number))
         elif not asked.last.cancelled():
             asked.last.exception()  # has been seen
