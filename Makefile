@@ -78,8 +78,9 @@ $(VENV)/.serve: pyproject.toml $(LOCKS)/build.txt $(LOCKS)/$(RUNTIME).txt
 	@touch $@
 
 # torch alone is not in the lock: which build of it fits is the machine's to choose, so that pyproject.toml pins its version.
+# Hence --no-deps: a package of the lock that needs torch (kornia) would have pip ask for torch's hash, too.
 $(VENV)/.dev: $(VENV)/.serve $(LOCKS)/dev.txt
-	$(BIN)/pip install --quiet --require-hashes --requirement $(LOCKS)/dev.txt
+	$(BIN)/pip install --quiet --no-deps --require-hashes --requirement $(LOCKS)/dev.txt
 	$(BIN)/pip install --quiet --no-build-isolation --editable '.[$(RUNTIME),traces,grpc,train,dev]'
 	@touch $@
 
