@@ -26,8 +26,8 @@ from service.board import Board
 from service.control import tell
 from service.engine import __main__ as engine
 from service.engine import loaded
-from service.engine.device import Device
-from service.engine.precision import int8_name
+from service.engine.devices.device import Device
+from service.engine.devices.precision import int8_name
 from service.hop import (
     Answer,
     Ask,

@@ -26,10 +26,10 @@ from model.images import Pixels
 from model.layers import ConvLayer
 from model.manifest import Subnetwork
 from model.sessions import open_session
-from service.engine.cpu import MAX_THREADS
-from service.engine.cuda import CUDA, CUDA_OPTIONS
-from service.engine.device import Device
-from service.engine.runtime import DeviceChoice, Wanted, open_devices
+from service.engine.devices.cpu import MAX_THREADS
+from service.engine.devices.cuda import CUDA, CUDA_OPTIONS
+from service.engine.devices.device import Device
+from service.engine.devices.runtime import DeviceChoice, Wanted, open_devices
 from service.settings import Settings
 
 SIZES = (1, 2, 4, 8, 16, 64)

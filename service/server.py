@@ -27,8 +27,8 @@ from model.cores import cores
 from service import __version__
 from service.board import Board, Pulse
 from service.control import complain, tell
-from service.front.certificates import Certificates, CertificatesUnusable
-from service.front.keys import KeysUnusable, read_keys
+from service.front.access.certificates import Certificates, CertificatesUnusable
+from service.front.access.keys import KeysUnusable, read_keys
 from service.listening import listen, url_of
 from service.observability.log import LineWriter, open_log, standard_output, take_in_libraries
 from service.settings import Settings, SettingsError, plain, unknown_settings

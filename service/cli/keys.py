@@ -11,7 +11,7 @@ from model.bundle import SIGNATURE_FILE, BundleError, sign_bundle
 from model.signature import SignatureRefused, make_key, read_secret_key
 from service.board import KEYS as MOST_KEYS
 from service.cli.exits import MISUSED, fail, importing
-from service.front.keys import (
+from service.front.access.keys import (
     MOST_AT_ONCE,
     KeyEntry,
     KeysUnusable,

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from model.bundle import Bundle
-from service.engine.device import Device
+from service.engine.devices.device import Device
 from service.engine.link import FrontLink
 from service.engine.loaded import (
     LoadedBundle,

@@ -17,8 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model.images import Pixels
+from service.engine.devices.worker import Worker
 from service.engine.timer import Timer
-from service.engine.worker import Worker
 from service.hop import Answer, Delivered
 from service.observability.telemetry import Metrics
 from service.problems import Expired, InternalError, Problem

@@ -14,14 +14,14 @@ from service import board as places
 from service.board import Board
 from service.engine.bundles import Bundles
 from service.engine.costs import Costs
-from service.engine.device import Device
+from service.engine.devices.device import Device
+from service.engine.devices.runtime import Wanted
+from service.engine.devices.worker import Worker
 from service.engine.dispatcher import Dispatcher
 from service.engine.labels import Labels
 from service.engine.link import FrontLink
 from service.engine.load import Load
 from service.engine.loaded import LoadedBundle, Resources
-from service.engine.runtime import Wanted
-from service.engine.worker import Worker
 from service.hop import Record, Tally
 from service.observability.feedback import AnswerMemory
 from service.observability.telemetry import Metrics

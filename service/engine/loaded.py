@@ -13,17 +13,17 @@ import structlog
 
 from model.bundle import Bundle, BundleError, check_unchanged, read_bundle
 from model.images import Pixels
-from service.engine.device import Device, RuntimeUnavailable
-from service.engine.dispatcher import RUN_OVERHEAD_S, Dispatcher, Runs
-from service.engine.precision import Profile, Served, choose_precisions
-from service.engine.runtime import (
+from service.engine.devices.device import Device, RuntimeUnavailable
+from service.engine.devices.precision import Profile, Served, choose_precisions
+from service.engine.devices.runtime import (
     Wanted,
     measure_run_latency,
     open_devices,
     padded,
     warm_up_batch_sizes,
 )
-from service.engine.worker import Worker
+from service.engine.devices.worker import Worker
+from service.engine.dispatcher import RUN_OVERHEAD_S, Dispatcher, Runs
 from service.hop import ServedBundle
 from service.observability.shadow import Agreement, Aside
 from service.observability.telemetry import Metrics

@@ -17,11 +17,11 @@ import uvloop
 
 from service.board import Board
 from service.control import Control
+from service.front.access.origins import SECURITY_HEADERS
 from service.front.app import App
 from service.front.connection import Connection
 from service.front.front import Front
-from service.front.kernel_limits import hold_memory
-from service.front.origins import SECURITY_HEADERS
+from service.front.images.kernel_limits import hold_memory
 from service.listening import BACKLOG
 from service.observability.log import LineWriter, open_log, standard_output, take_in_libraries
 from service.settings import Settings

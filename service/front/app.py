@@ -9,13 +9,13 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from service import __version__
+from service.front.access.origins import PREFLIGHT
 from service.front.front import Front
+from service.front.http.problem_replies import from_status, render
 from service.front.open_inference.messages import is_infer
 from service.front.open_inference.routes import infer
 from service.front.open_inference.routes import router as open_inference
-from service.front.origins import PREFLIGHT
 from service.front.page import add_page
-from service.front.problem_replies import from_status, render
 from service.front.routes import classify, classify_stream, router
 from service.problems import InternalError, MethodNotAllowed, NotFound, Problem
 

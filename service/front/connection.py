@@ -12,12 +12,12 @@ from typing import Any, cast
 import uvicorn
 from uvicorn.server import ServerState
 
-from service.front.exchange import Exchange, Headers, refused, scope_of
 from service.front.front import Front
 from service.front.handling import Handler
-from service.front.lingering import Lingering
+from service.front.http.exchange import Exchange, Headers, refused, scope_of
+from service.front.http.lingering import Lingering
+from service.front.http.request_parser import LargeHeadError, MalformedError, RequestParser
 from service.front.open_inference.messages import is_infer
-from service.front.request_parser import LargeHeadError, MalformedError, RequestParser
 from service.front.shedding import ShedRequest, why_shed
 from service.outcomes import Ending
 from service.problems import (

@@ -6,7 +6,7 @@ from typing import Any
 from pydantic_core import to_json
 
 from service import problems
-from service.front.problem_replies import MEDIA_TYPE
+from service.front.http.problem_replies import MEDIA_TYPE
 from service.problems import CATALOGUE, Problem
 from service.schemas import Answer, Feedback, Outcomes, ProblemDocument, Step
 from service.settings import LONGEST_MS, SHORTEST_MS

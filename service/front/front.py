@@ -14,14 +14,14 @@ from model.preprocessing import Preprocessing
 from service import __version__
 from service import board as places
 from service.board import Board, Pulse
-from service.front.access import Access
-from service.front.arrivals import Arrivals
-from service.front.bodies import Bodies
-from service.front.certificates import Certificates, CertificatesUnusable
-from service.front.connections import Connections
+from service.front.access.access import Access
+from service.front.access.certificates import Certificates, CertificatesUnusable
 from service.front.engine_client import SOON, STALLED, EngineClient
-from service.front.images import ImageDecoder
-from service.front.inbox import Inbox
+from service.front.http.arrivals import Arrivals
+from service.front.http.bodies import Bodies
+from service.front.http.connections import Connections
+from service.front.http.inbox import Inbox
+from service.front.images.decoder import ImageDecoder
 from service.front.served import Served
 from service.front.serving import Serving
 from service.hop import ServedBundle

@@ -6,8 +6,8 @@ from typing import Any
 
 from starlette.types import ASGIApp
 
-from service.front.exchange import Exchange
 from service.front.front import Front
+from service.front.http.exchange import Exchange
 from service.problems import InternalError, Problem
 
 

@@ -7,7 +7,7 @@ from math import inf
 from model.manifest import Manifest
 from model.preprocessing import Preprocessing
 from service.board import Board
-from service.front.images import ImageDecoder
+from service.front.images.decoder import ImageDecoder
 from service.hop import ServedBundle, ServedSubnetwork
 from service.scheduling.published import Published
 from service.schemas import QueryParser

@@ -3,9 +3,9 @@
 import time
 from functools import lru_cache
 
-from service.front.exchange import Headers, rendered, status_line
 from service.front.front import Front
-from service.front.request_parser import RequestParser
+from service.front.http.exchange import Headers, rendered, status_line
+from service.front.http.request_parser import RequestParser
 from service.problems import Problem
 
 CLASSIFYING = {b"/classify", b"/classify/stream"}

@@ -21,7 +21,7 @@ import numpy as np
 
 from model.bundle import Bundle, read_bundle
 from model.images import Pixels
-from service.engine.cpu import Split, open_cpu_devices
+from service.engine.devices.cpu import Split, open_cpu_devices
 
 MOST_WAITING = 64  # images that wait for an idle moment; beyond, the oldest give way
 CLASS_BYTES = 4

@@ -23,7 +23,7 @@ from benchmarks.gpu_runs import (
 from benchmarks.gpu_tables import render
 from benchmarks.untrained import untrained_bundle
 from model.bundle import PRETRAINED_DIR, read_bundle
-from service.engine.runtime import DeviceChoice
+from service.engine.devices.runtime import DeviceChoice
 from training.config import RECIPES
 
 NO_GPU = "needs a GPU"

@@ -16,10 +16,10 @@ from model.image_files import BrokenImage, UnknownImage, read_image_file
 from model.images import to_pixels
 from model.preprocessing import Preprocessing
 from model.signature import SignatureRefused, check_signature
-from service.front.keys import KeysUnusable, read_keys
+from service.front.access.keys import KeysUnusable, read_keys
+from service.front.http.request_parser import LargeHeadError, MalformedError, RequestParser
+from service.front.http.uploads import read_upload
 from service.front.open_inference.messages import read_request
-from service.front.request_parser import LargeHeadError, MalformedError, RequestParser
-from service.front.uploads import read_upload
 from service.problems import Problem
 from service.schemas import QueryParser, parse_feedback
 from service.settings import read_settings

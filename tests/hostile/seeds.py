@@ -15,7 +15,7 @@ from model.bundle import PRETRAINED_DIR
 from tests.hostile.readers import CIFAR_100
 from tests.model.graphs import small_graph
 from tests.model.test_signature import SIGNATURE
-from tests.service.test_open_inference import CASES, sent
+from tests.service.front.open_inference.test_messages import CASES, sent
 
 FOLDER = Path(__file__).parent / "corpus"
 

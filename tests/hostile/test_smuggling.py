@@ -18,7 +18,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from service.front.keys import KeyEntry, write_entry
+from service.front.access.keys import KeyEntry, write_entry
 from tests.deploy.test_haproxy import NameServer, connect_to, run_proxy
 from tests.server import ROOT, ServerProcess, started
 from tests.service.conftest import free_port

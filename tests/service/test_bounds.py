@@ -16,7 +16,7 @@ from PIL import Image
 
 from tests.server import ROOT, ServerProcess, read_reply, started
 from tests.service.conftest import free_port
-from tests.service.test_open_inference_grpc import Stub, message, refused
+from tests.service.front.open_inference.test_grpc import Stub, message, refused
 
 GET = b"GET /health/live HTTP/1.1\r\nHost: here\r\n\r\n"
 MIB = 2**20
@@ -143,7 +143,7 @@ def test_a_front_that_runs_out_of_memory_is_whole_again_without_a_word_from_anyb
 
 
 def test_cpu_time_and_memory_are_held_by_the_kernel() -> None:
-    begin = "from service.front.kernel_limits import *;"
+    begin = "from service.front.images.kernel_limits import *;"
 
     def run(program: str) -> int:
         command = [sys.executable, "-c", begin + program]

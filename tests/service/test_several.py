@@ -9,7 +9,7 @@ from PIL import Image
 from service.client import Answer, InvalidParameter, NotAnImage, Problem
 from service.client.images import to_bytes
 from tests.server import ServerProcess
-from tests.service.test_client import Ask, both, url_of
+from tests.service.client.test_client import Ask, both, url_of
 
 
 def post(server: ServerProcess, files: Sequence[bytes], **query: object) -> httpx.Response:

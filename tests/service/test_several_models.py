@@ -16,8 +16,8 @@ from service.client import Client, InvalidParameter
 from service.settings import SettingsError, read_settings
 from tests.server import ServerProcess, started
 from tests.service.bundles import amend_manifest
+from tests.service.front.test_stream import stream
 from tests.service.test_reload import constant_requests
-from tests.service.test_stream import stream
 
 KEY = "a key of the tests"
 FAST, BEST = "column-1", "full"

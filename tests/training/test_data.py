@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from model.preprocessing import Preprocessing
-from service.front.images import ImageDecoder
+from service.front.images.decoder import ImageDecoder
 from training import TrainingError
 from training.data import DataSet, FileSplit, Split, TensorSplit, load_data
 

@@ -1,0 +1,1 @@
+"""What runs the subnetworks: CPU, CUDA, TensorRT, and what each costs there."""

@@ -1,0 +1,1 @@
+"""Image files to pixels, within bounds of time and memory."""

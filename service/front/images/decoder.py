@@ -1,0 +1,201 @@
+"""From an image file to what the network takes, uint8 (H, W, 3) at the network's size, so that no image delays another's.
+
+Small images are decoded in place and larger ones in threads. What is over ``LARGE_WORK``, a process of its own decodes, one
+after the other: they wait for each other alone, one of them is in memory at a time, and one that nobody wants any more is
+killed. How much work an image is, its structure says; what would take seconds is refused by it.
+"""
+
+import asyncio
+import json
+import signal
+import sys
+from collections.abc import Callable, Coroutine
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import asdict
+from io import BytesIO
+from math import inf, isqrt
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from model.image_files import FORMATS, BrokenImage, ImageFile, UnknownImage, read_image_file
+from model.images import Pixels, to_pixels
+from model.preprocessing import Preprocessing
+from service.front.images import decode_process
+from service.problems import DamagedImage, Expired, NotAnImage, Overloaded, TooManyPixels
+
+DECODE_THREADS = 2  # medium images share two cores at most, the rest is for runs and small images
+INLINE_BYTES = 64 * 1024  # what decodes in under a millisecond is not worth a thread's 0.1 ms
+INLINE_WORK = 128 * 128  # pixels times scans, as all that follow
+LARGE_WORK = 4_000_000  # up to 0.1 s, as long as a medium image may wait for another
+# What a hostile image may do to its decoder; a SIGKILL is the system's, short of memory.
+CRASHES = {-signal.SIGSEGV, -signal.SIGBUS, -signal.SIGABRT, -signal.SIGFPE, -signal.SIGILL}
+SCANS_AT_MAX_PIXELS = 16  # of a progressive JPEG of the largest size; more is refused
+
+
+class ImageDecoder:
+    """Decodes images, medium ones in threads of its own, large ones in processes.
+
+    Args:
+        preprocessing: what they are brought to.
+        max_pixels: images with more are refused by their header, before they are decoded.
+        max_waiting: medium and large images that may wait for their turn; more are refused.
+        decode_s: what a large image may take of a core's time.
+        decode_memory_bytes: and of memory.
+        clock: seconds, monotonic.
+        on_wake: is told each time that a thread has called the event loop.
+    """
+
+    def __init__(
+        self,
+        *,
+        preprocessing: Preprocessing,
+        max_pixels: int,
+        max_waiting: int,
+        decode_s: int,
+        decode_memory_bytes: int,
+        clock: Callable[[], float],
+        on_wake: Callable[[float], None],
+    ) -> None:
+        self._preprocessing = preprocessing
+        self._max_pixels = max_pixels
+        self._max_waiting = max_waiting
+        self._decode_s = decode_s
+        self._decode_memory_bytes = decode_memory_bytes
+        self._clock = clock
+        self._on_wake = on_wake
+        self._waiting = 0
+        self._medium = ThreadPoolExecutor(DECODE_THREADS, "decode")
+        self._large = asyncio.Lock()  # held while a process decodes one
+        self._callers: set[asyncio.Task[Any]] = set()  # who wait for a process
+        # Pillow's own limit is one for the process and only warns; ours is checked for each image.
+        Image.MAX_IMAGE_PIXELS = None
+
+    async def warm_up(self) -> None:
+        """Decode an image of each format: Pillow loads its parts when they are first needed."""
+        side = min(self._preprocessing.size, isqrt(self._max_pixels))
+        for image_format in FORMATS:
+            file = BytesIO()
+            Image.new("RGB", (side, side)).save(file, image_format)
+            await self.decode(file.getvalue())
+
+    async def decode(self, content: bytes, *, give_up_at: float = inf) -> Pixels:
+        """Return an image as uint8 (H, W, 3) at the network's size.
+
+        Args:
+            content: of the image's file.
+            give_up_at: when nobody wants the image any more.
+
+        Raises:
+            NotAnImage, DamagedImage, TooManyPixels: it cannot be.
+            Overloaded: too many large images wait.
+            Expired: its turn came too late.
+        """
+        try:
+            file = read_image_file(content)
+            work = self._check_work(file)
+            if work <= INLINE_WORK and len(content) <= INLINE_BYTES:
+                return to_pixels(file, self._preprocessing)
+            # A JPEG of one scan is decoded at a part of its size.
+            is_medium = work <= LARGE_WORK or (file.format == "JPEG" and file.scans == 1)
+            decoding = self._in_thread(file) if is_medium else self._in_process(content)
+            return await self._in_turn(decoding, give_up_at)
+        except UnknownImage as error:
+            raise NotAnImage(f"the {len(content)} bytes sent {error}") from error
+        except BrokenImage as error:
+            raise DamagedImage(f"the image cannot be decoded: {error}") from error
+
+    def close(self) -> None:
+        """End the threads, after what they decode for clients that left, and all that is large."""
+        self._medium.shutdown(wait=False, cancel_futures=True)
+        for caller in self._callers:
+            caller.cancel()
+
+    def _check_work(self, file: ImageFile) -> int:
+        """Return how much work an image is: its pixels, once for each scan.
+
+        Raises:
+            TooManyPixels: it has more pixels, or is more work, than the server takes on.
+        """
+        size = f"the image is {file.width} × {file.height} = {file.pixels} pixels"
+        if file.pixels > self._max_pixels:
+            raise TooManyPixels(
+                f"{size}, the limit is {self._max_pixels}",
+                pixels=file.pixels,
+                limit=self._max_pixels,
+            )
+        work, most = file.pixels * file.scans, SCANS_AT_MAX_PIXELS * self._max_pixels
+        if work > most:
+            raise TooManyPixels(
+                f"{size} in {file.scans} scans, {work} to decode, the limit is {most}",
+                pixels=work,
+                limit=most,
+            )
+        return work
+
+    async def _in_turn(self, decoding: Coroutine[Any, Any, Pixels], give_up_at: float) -> Pixels:
+        """Await a decoding as one of those that may wait, up to an instant."""
+        if self._waiting >= self._max_waiting:
+            decoding.close()
+            raise Overloaded(
+                f"{self._waiting} large images wait to be decoded already, the most that may",
+                headers={"Retry-After": "1"},
+                limit=self._max_waiting,
+            )
+        time_left_s = None if give_up_at == inf else give_up_at - self._clock()
+        self._waiting += 1
+        try:
+            async with asyncio.timeout(time_left_s):  # takes it from the queue, too
+                return await decoding
+        except TimeoutError as error:
+            raise Expired("the deadline passed before the image was decoded") from error
+        finally:
+            self._waiting -= 1
+            self._on_wake(self._clock())
+
+    async def _in_thread(self, file: ImageFile) -> Pixels:
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._medium, to_pixels, file, self._preprocessing)
+
+    async def _in_process(self, content: bytes) -> Pixels:
+        """Decode an image when those before it are; cancelled, it is killed."""
+        caller = asyncio.current_task()
+        assert caller is not None
+        self._callers.add(caller)
+        try:
+            async with self._large:
+                return await self._decode_apart(content)
+        finally:
+            self._callers.discard(caller)
+
+    async def _decode_apart(self, content: bytes) -> Pixels:
+        preprocessing = json.dumps(asdict(self._preprocessing))
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-P", decode_process.__file__, preprocessing),
+            *(str(self._decode_s), str(self._decode_memory_bytes)),
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+            start_new_session=True,  # the signals of a terminal are the server's
+        )
+        try:
+            pixels, reason = await process.communicate(content)
+        finally:
+            with suppress(ProcessLookupError):
+                process.kill()
+            await process.wait()
+        if process.returncode == 0:
+            size = self._preprocessing.size
+            return np.frombuffer(pixels, np.uint8).reshape(size, size, 3)
+        if process.returncode == decode_process.BROKEN:
+            raise BrokenImage(reason.decode())
+        if process.returncode == decode_process.TOO_LARGE:
+            raise BrokenImage(f"it takes more than {self._decode_memory_bytes} bytes of memory")
+        if process.returncode == -signal.SIGXCPU:
+            raise BrokenImage(f"it takes more than {self._decode_s} s")
+        if process.returncode in CRASHES:
+            raise BrokenImage("it ends its decoder")
+        told = reason.decode(errors="replace").strip().splitlines()
+        raise RuntimeError(f"a decoder ended with {process.returncode}: {' '.join(told[-1:])}")

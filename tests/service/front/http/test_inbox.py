@@ -1,0 +1,153 @@
+import asyncio
+from collections.abc import Callable
+
+import pytest
+
+from service.front.http.inbox import A_LOOK, SHEDS_A_LOOK, Inbox
+
+pytestmark = pytest.mark.anyio
+
+
+class Flood:
+    """Connections whose requests are lost if they arrived before an instant, in an inbox that says what became of each."""
+
+    def __init__(self, lost_before: float = 0.0, deadline_s: float = 1e9) -> None:
+        self.lost_before = lost_before
+        self._deadline_s = deadline_s
+        self.inbox = Inbox(self)
+        self.handled: list[tuple[bytes, bool]] = []
+
+    def in_time_since(self, arrived_at: float, now: float) -> float:
+        return self.lost_before
+
+    def deadline_s(self) -> float:
+        return self._deadline_s
+
+    def connection(self, then: Callable[[], None] = lambda: None) -> "Client":
+        return Client(self, then)
+
+    def names(self) -> list[int]:
+        return [int(data) for data, _ in self.handled]
+
+
+class Client:
+    def __init__(self, flood: Flood, then: Callable[[], None]) -> None:
+        self._flood = flood
+        self._then = then
+
+    def read(self, data: bytes, arrived_at: float, *, is_lost: bool) -> None:
+        self._flood.handled.append((data, is_lost))
+        self._then()
+
+
+async def look() -> None:
+    await asyncio.sleep(0)
+
+
+async def test_a_request_alone_is_handled_at_once() -> None:
+    flood = Flood()
+
+    flood.inbox.offer(flood.connection(), b"0", 1.0)
+
+    assert flood.handled == [(b"0", False)]
+
+
+async def test_a_look_handles_a_few_and_replies_go_out_before_the_next() -> None:
+    flood = Flood()
+    for n in range(3 * A_LOOK):
+        flood.inbox.offer(flood.connection(), b"%d" % n, 1.0)
+
+    assert len(flood.handled) == A_LOOK
+    await look()
+    assert len(flood.handled) == 2 * A_LOOK
+    await look()
+    assert flood.names() == list(range(3 * A_LOOK))
+    assert len(flood.inbox) == 0
+
+
+async def test_what_is_lost_is_shed_beside_what_is_handled() -> None:
+    flood = Flood(lost_before=2.0)
+    for n in range(A_LOOK):
+        flood.inbox.offer(flood.connection(), b"%d" % n, 3.0)
+    for n in range(SHEDS_A_LOOK):
+        flood.inbox.offer(flood.connection(), b"%d" % n, 1.0)
+    flood.inbox.offer(flood.connection(), b"99", 3.0)
+    await look()
+    await look()
+
+    assert [is_lost for _, is_lost in flood.handled[A_LOOK:]] == [True] * SHEDS_A_LOOK + [False]
+
+
+async def test_what_comes_next_is_shed_at_once_if_it_is_lost_too() -> None:
+    flood = Flood(lost_before=2.0)
+    for n in range(2 * A_LOOK):
+        flood.inbox.offer(flood.connection(), b"%d" % n, 1.0)
+    await look()
+    flood.handled.clear()
+
+    flood.inbox.offer(flood.connection(), b"1", 1.0)
+    flood.inbox.offer(flood.connection(), b"2", 3.0)
+
+    assert flood.handled == [(b"1", True), (b"2", False)]
+
+
+async def test_where_nothing_waits_nothing_is_shed() -> None:
+    flood = Flood(lost_before=2.0)
+
+    flood.inbox.offer(flood.connection(), b"0", 1.0)
+    await look()
+    flood.inbox.offer(flood.connection(), b"1", 1.0)
+
+    assert flood.handled == [(b"0", False), (b"1", False)]
+
+
+async def test_where_more_is_lost_than_can_be_shed_the_newest_is_handled() -> None:
+    flood = Flood(lost_before=2.0)
+    for n in range(A_LOOK + SHEDS_A_LOOK + 10):
+        flood.inbox.offer(flood.connection(), b"%d" % n, 1.0)
+    for n in range(90, 90 + A_LOOK):
+        flood.inbox.offer(flood.connection(), b"%d" % n, 3.0)
+    await look()
+
+    assert len(flood.handled) == A_LOOK + SHEDS_A_LOOK + A_LOOK
+    assert [(int(data), is_lost) for data, is_lost in flood.handled[-A_LOOK:]] == [
+        (n, False) for n in reversed(range(90, 90 + A_LOOK))
+    ]
+
+
+async def test_where_one_more_would_be_late_it_is_shed_at_once() -> None:
+    flood = Flood(deadline_s=0.0)
+    for n in range(3 * A_LOOK):
+        flood.inbox.offer(flood.connection(), b"%d" % n, 1.0)
+    await look()  # what a request costs is known from here on
+    await look()
+    flood.handled.clear()
+    for n in range(A_LOOK + 1):
+        flood.inbox.offer(flood.connection(), b"%d" % n, 1.0)
+    flood.inbox.offer(flood.connection(), b"99", 1.0)
+
+    assert flood.handled[-1] == (b"99", True)
+
+
+async def test_more_of_what_waits_is_put_to_it() -> None:
+    flood = Flood()
+    for n in range(A_LOOK):
+        flood.inbox.offer(flood.connection(), b"%d" % n, 1.0)
+    slow = flood.connection()
+    flood.inbox.offer(slow, b"1", 1.0)
+    flood.inbox.offer(slow, b"2", 2.0)
+    await look()
+
+    assert flood.handled[-1] == (b"12", False)
+
+
+async def test_what_waits_of_a_connection_that_ends_is_handled() -> None:
+    flood = Flood()
+    for n in range(A_LOOK):
+        flood.inbox.offer(flood.connection(), b"%d" % n, 1.0)
+    ended = flood.connection()
+    flood.inbox.offer(ended, b"88", 1.0)
+    flood.inbox.handle_now(ended)
+    await look()
+
+    assert flood.names()[A_LOOK:] == [88]
