@@ -6,11 +6,10 @@ from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from model.bundle import Bundle
 from service.engine.devices.device import Device
-from service.engine.link import FrontLink
 from service.engine.loaded import (
     LoadedBundle,
     Resources,
@@ -30,6 +29,29 @@ MOST_RESTARTS, MOST_RELOADS = 1 << 12, 1 << 20  # before generations, of four by
 LAST_REPLIES_S = 1.0  # for the answers that a drain gives out at its end
 
 
+class Link(Protocol):
+    """The way to a front.
+
+    Attributes:
+        front: which front it is.
+        received: how many requests have come.
+        held: the generations of the bundles that the front may still ask; None before it knows any.
+    """
+
+    front: int
+    received: int
+    held: frozenset[int] | None
+
+    def tell_bundles(self, documents: Sequence[ServedBundle]) -> None:
+        """Tell what answers from now on."""
+
+    async def flush(self) -> None:
+        """Wait until all that the front has to tell has come, or the front has left."""
+
+    def close(self) -> None:
+        """End the connection."""
+
+
 class Bundles:
     """A bundle for each model of the settings, and those that were replaced and still answer what they have begun.
 
@@ -47,7 +69,7 @@ class Bundles:
     def __init__(
         self,
         resources: Resources,
-        links: Collection[FrontLink],
+        links: Collection[Link],
         *,
         fronts: int,
         restarts: int,

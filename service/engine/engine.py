@@ -12,14 +12,13 @@ from structlog.typing import FilteringBoundLogger
 
 from service import board as places
 from service.board import Board
-from service.engine.bundles import Bundles
+from service.engine.bundles import Bundles, Link
 from service.engine.costs import Costs
 from service.engine.devices.device import Device
 from service.engine.devices.runtime import Wanted
 from service.engine.devices.worker import Worker
 from service.engine.dispatcher import Dispatcher
 from service.engine.labels import Labels
-from service.engine.link import FrontLink
 from service.engine.load import Load
 from service.engine.loaded import LoadedBundle, Resources
 from service.hop import Record, Tally
@@ -104,7 +103,7 @@ class Engine:
             max(cores - board.fronts, 1),
             settings.engine_dir,
         )
-        self._links: set[FrontLink] = set()
+        self._links: set[Link] = set()
         self._bundles = Bundles(
             Resources(
                 settings, wanted, self._workers, devices, self.dispatcher, metrics, log, clock
@@ -176,7 +175,7 @@ class Engine:
 
     # What links ask
 
-    def front_came(self, link: FrontLink) -> None:
+    def front_came(self, link: Link) -> None:
         """Take in a front."""
         self._links.add(link)
         self._all_left.clear()
@@ -187,7 +186,7 @@ class Engine:
         """Note that a front asks other bundles than before."""
         self._bundles.held_changed()
 
-    def front_left(self, link: FrontLink, *, lost: int) -> None:
+    def front_left(self, link: Link, *, lost: int) -> None:
         """Account for a front that has ended with so many requests unanswered."""
         self._links.discard(link)
         if not self._links:

@@ -3,11 +3,12 @@
 import asyncio
 from collections.abc import Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import numpy as np
 
 from service.engine.dispatcher import Event
+from service.engine.engine import Engine
 from service.hop import (
     Answer,
     Delivered,
@@ -26,9 +27,6 @@ from service.hop import (
 from service.problems import InternalError, NotReady, Problem
 from service.scheduling.requests import Request, Shed
 
-if TYPE_CHECKING:
-    from service.engine.engine import Engine
-
 UNKNOWN_BUNDLE = NotReady("the bundle was replaced", headers={"Retry-After": "1"})
 
 
@@ -44,7 +42,7 @@ class FrontLink(asyncio.Protocol):
         held: the generations of the bundles that the front may still ask; None before it knows any.
     """
 
-    def __init__(self, engine: "Engine", front: int) -> None:
+    def __init__(self, engine: Engine, front: int) -> None:
         self.front = front
         self.held: frozenset[int] | None = None
         self.received = 0

@@ -24,8 +24,8 @@ from service.engine.devices.runtime import (
 )
 from service.engine.devices.worker import Worker
 from service.engine.dispatcher import RUN_OVERHEAD_S, Dispatcher, Runs
+from service.engine.shadow import Agreement, Aside
 from service.hop import ServedBundle
-from service.observability.shadow import Agreement, Aside
 from service.observability.telemetry import Metrics
 from service.problems import NotReady
 from service.scheduling.latency import Devices, LatencyModel

@@ -17,7 +17,7 @@ from service.front.front import Front
 from service.front.http.problem_replies import render
 from service.front.http.uploads import Upload, read_upload
 from service.front.received import ENDED, Decoded, Received, accounted, receive, record
-from service.front.served import Served
+from service.front.serving import Served
 from service.hop import Ask
 from service.problems import InvalidUpload, NotReady, Problem
 from service.scheduling.published import late_until

@@ -13,12 +13,10 @@ import uvicorn
 from uvicorn.server import ServerState
 
 from service.front.front import Front
-from service.front.handling import Handler
+from service.front.handling import Handler, ShedRequest, classifies, let_in, why_shed
 from service.front.http.exchange import Exchange, Headers, refused, scope_of
 from service.front.http.lingering import Lingering
 from service.front.http.request_parser import LargeHeadError, MalformedError, RequestParser
-from service.front.open_inference.messages import is_infer
-from service.front.shedding import ShedRequest, why_shed
 from service.outcomes import Ending
 from service.problems import (
     BodyTooSlow,
@@ -30,7 +28,6 @@ from service.problems import (
     TooManyRequests,
 )
 
-CLASSIFYING = {"/classify", "/classify/stream"}
 BUFFERED_BYTES = 65_536  # of a body that the application has not taken: more is left in the socket
 UNREAD_S = 30.0  # for a client to read what the sockets' buffers do not hold of a reply
 
@@ -218,10 +215,10 @@ class Connection(asyncio.Protocol):
             keep_alive=stays,
             awaits_continue=awaits_continue,
         )
-        exchange.classifies = _classifies(exchange.scope)
+        exchange.classifies = classifies(exchange.scope)
         exchange.headers += headers
         self._exchanges.append(exchange)
-        exchange.refusal = self._front.access.check(exchange)
+        exchange.refusal = let_in(self._front.access, exchange)
         if exchange.refusal is None:
             exchange.refusal, exchange.is_shed = shed, shed is not None
         if exchange.refusal is None and exchange.classifies:
@@ -385,7 +382,3 @@ class Connection(asyncio.Protocol):
         if pauses != self._is_paused and not self._transport.is_closing():
             self._is_paused = pauses
             (self._transport.pause_reading if pauses else self._transport.resume_reading)()
-
-
-def _classifies(scope: dict[str, Any]) -> bool:
-    return scope["method"] == "POST" and (scope["path"] in CLASSIFYING or is_infer(scope["path"]))

@@ -6,8 +6,7 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 from typing import Any, NamedTuple, TypeVar, cast
 
 from model.images import Pixels
-from service.front.served import Served
-from service.front.serving import Serving
+from service.front.serving import Served, Serving
 from service.hop import (
     Answer,
     Ask,

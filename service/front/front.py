@@ -17,13 +17,11 @@ from service.board import Board, Pulse
 from service.front.access.access import Access
 from service.front.access.certificates import Certificates, CertificatesUnusable
 from service.front.engine_client import SOON, STALLED, EngineClient
-from service.front.http.arrivals import Arrivals
 from service.front.http.bodies import Bodies
 from service.front.http.connections import Connections
-from service.front.http.inbox import Inbox
+from service.front.http.inbox import Arrivals, Inbox
 from service.front.images.decoder import ImageDecoder
-from service.front.served import Served
-from service.front.serving import Serving
+from service.front.serving import Served, Serving
 from service.hop import ServedBundle
 from service.observability.log import RequestLog
 from service.outcomes import NO_MODEL, Outcome

@@ -2,19 +2,23 @@
 
 import asyncio
 from collections.abc import Awaitable, Mapping
-from typing import Any, NamedTuple, TypeVar
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from starlette.requests import ClientDisconnect, Request
 
 from model.images import Pixels
 from service.front.engine_client import Answered
 from service.front.front import Front
-from service.front.served import Served
-from service.front.traces import trace_answer, trace_problem
+from service.front.serving import Served
 from service.hop import Record
+from service.observability.trace_context import trace_id_of
 from service.outcomes import NO_MODEL, Outcome
 from service.problems import InternalError, NotReady, Problem
 from service.schemas import ClassifyQuery
+
+if TYPE_CHECKING:
+    from service.observability.tracing import Described, Stretch
 
 ENDED = "the server, or its bundle, ended before the answer was found"
 T = TypeVar("T")
@@ -80,7 +84,7 @@ async def accounted(front: Front, received: Received, work: Awaitable[T]) -> T |
     try:
         return await work
     except Problem as problem:
-        trace_id = trace_problem(front, received, problem)
+        trace_id = _trace_problem(front, received, problem)
         front.ended(problem.outcome, request_id, arrived_at, problem, trace_id, model())
         return problem
     except (asyncio.CancelledError, ClientDisconnect, TimeoutError) as error:
@@ -113,7 +117,7 @@ def record(
     deadline_s = query.deadline_ms / 1e3
     slack_s = deadline_s - (answer.started_at - received.arrived_at) - answer.predicted_s
     outcome = _outcome(served, query, reply)
-    trace_id = trace_answer(front, served, received, query, decoded, answered, outcome)
+    trace_id = _trace_answer(front, served, received, query, decoded, answered, outcome)
     front.engine.record(
         Record(
             received.request_id,
@@ -153,3 +157,67 @@ def _outcome(served: Served, query: ClassifyQuery, reply: Mapping[str, Any]) -> 
     load = served.load()
     least_s = load.idle_s[served.place_of(query.subnetwork)] if load is not None else 0.0
     return "impossible" if least_s > query.deadline_ms / 1e3 else "late"
+
+
+def _trace_problem(front: Front, received: Received, problem: Problem) -> str:
+    """Record a request that got no answer, where traces are on; return the id of its trace for the log, if it has one."""
+    caller_s = trace_id_of(received.headers)
+    if front.tracer is None:
+        return caller_s
+    recorded = front.tracer.record(
+        (f"POST {received.path}", received.arrived_at, front.clock()),
+        [],
+        headers=received.headers,
+        attributes={
+            "http.response.status_code": problem.status,
+            "anytime.request_id": received.request_id,
+            "anytime.outcome": problem.outcome,
+        },
+        problem=problem.detail,
+    )
+    return recorded or caller_s
+
+
+def _trace_answer(
+    front: Front,
+    served: Served,
+    received: Received,
+    query: ClassifyQuery,
+    decoded: Decoded,
+    answered: Answered,
+    outcome: Outcome,
+) -> str:
+    """Record an answer and where its time went, where traces are on; return as ``_trace_problem``."""
+    caller_s = trace_id_of(received.headers)
+    if front.tracer is None:
+        return caller_s
+    answer, now = answered.answer, front.clock()
+    decoded_at = decoded.decoding_at + decoded.decode_s
+    parts: list[tuple[Stretch, Described]] = [
+        (("decode", decoded.decoding_at, decoded_at), {}),
+        (("queue", decoded_at, answered.runs[0].started_at), {}),
+    ]
+    for run in answered.runs:
+        described: Described = {
+            "anytime.subnetwork": served.subnetworks[run.subnetwork]["name"],
+            "anytime.batch_size": run.batch_size,
+            "anytime.predicted_ms": 1e3 * run.predicted_s,
+            "anytime.outcome": outcome if run is answered.runs[-1] else "refined",
+        }
+        parts.append((("run", run.started_at, run.finished_at), described))
+    parts.append((("reply", answered.given_at, now), {}))
+    recorded = front.tracer.record(
+        (f"POST {received.path}", received.arrived_at, now),
+        parts,
+        headers=received.headers,
+        attributes={
+            "http.response.status_code": HTTPStatus.OK,
+            "anytime.request_id": received.request_id,
+            "anytime.outcome": outcome,
+            "anytime.subnetwork": served.subnetworks[answer.subnetwork]["name"],
+            "anytime.deadline_ms": query.deadline_ms,
+            "anytime.batch_size": answer.batch_size,
+            "anytime.predicted_ms": 1e3 * answer.predicted_s,
+        },
+    )
+    return recorded or caller_s

@@ -18,7 +18,6 @@ from service.front.access.addresses import Proxies
 from service.front.access.keys import ApiKey, Keyring, KeysUnusable, Scope, read_keys
 from service.front.access.limits import Bucket
 from service.front.access.origins import Origins
-from service.front.http.exchange import Exchange
 from service.outcomes import KeyRefusal
 from service.problems import Forbidden, NotFound, Problem, TooManyRequests, Unauthorized
 from service.settings import Settings
@@ -110,22 +109,6 @@ class Access:
             self._log.info("keys_read", keys=len(self._keyring.keys))
         except KeysUnusable as error:
             self._log.error("keys_unusable", reason=str(error))
-
-    def check(self, exchange: Exchange) -> Problem | None:
-        """Let a request in, or say why not."""
-        path = exchange.scope["path"]
-        scope = exchange.scope
-        if self.origins.is_preflight(scope["method"], scope["headers"]):
-            return None  # which bears no key
-        (peer, _), (_, port) = scope["client"], scope["server"]
-        entered = self.enter(path, scope["headers"], peer, port)
-        if isinstance(entered, Problem):
-            return entered
-        exchange.headers += [
-            (name.lower().encode(), value.encode()) for name, value in entered.headers.items()
-        ]
-        exchange.on_over = entered.leave
-        return None
 
     def enter(self, path: str, headers: Headers, peer: str, port: int) -> Entered | Problem:
         """Let a request in, or say why not; see ``find``."""

@@ -6,17 +6,28 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from math import inf
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from service.front.access.addresses import Proxies, household_of
 from service.outcomes import Ending
 from service.settings import Settings
 
-if TYPE_CHECKING:
-    from service.front.connection import Connection
-
 OTHER_FILES = 64  # descriptors that are kept for the bundle, the log, listeners and threads
 SWEEPS = 4  # looks at all connections within the shortest wait; at least one a second
+
+
+class Connection(Protocol):
+    """A connection, as it is counted."""
+
+    @property
+    def expires_at(self) -> float:
+        """When it ends unless its client does something; infinite while a request is handled."""
+
+    def expire(self) -> None:
+        """End: the client took too long."""
+
+    def abort(self) -> None:
+        """End at once."""
 
 
 class Connections:
@@ -45,7 +56,7 @@ class Connections:
         """Return how many are open."""
         return len(self._open)
 
-    def add(self, connection: "Connection") -> bool:
+    def add(self, connection: Connection) -> bool:
         """Take in a new connection; False if there are too many, and none that waits could be ended for it."""
         has_room = len(self._open) < self._most
         if not has_room:
@@ -71,7 +82,7 @@ class Connections:
         self.ended("address")
         return False
 
-    def remove(self, connection: "Connection", address: str) -> None:
+    def remove(self, connection: Connection, address: str) -> None:
         """Forget a connection that has ended, from an address."""
         household = household_of(address)
         self._households[household] -= 1

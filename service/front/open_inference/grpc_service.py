@@ -34,7 +34,7 @@ from service.front.open_inference.inference import (
 from service.front.open_inference.tensors import InvalidInference
 from service.front.received import Received, accounted
 from service.front.routes import check_ready
-from service.front.served import Served
+from service.front.serving import Served
 from service.problems import (
     DeadlineImpossible,
     Expired,

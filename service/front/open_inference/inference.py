@@ -14,8 +14,7 @@ from service.front.open_inference import documents
 from service.front.open_inference.documents import Document
 from service.front.open_inference.messages import InferRequest
 from service.front.received import Received
-from service.front.served import Served
-from service.front.serving import Serving
+from service.front.serving import Served, Serving
 from service.problems import NotFound, Problem
 
 

@@ -16,6 +16,7 @@ from starlette.routing import Route
 from service.board import Board
 from service.front.access.access import OPEN, Access
 from service.front.access.keys import KeyEntry, write_entry
+from service.front.handling import let_in
 from service.front.http.exchange import Exchange, Wire
 from service.front.open_inference.routes import router as open_inference
 from service.front.routes import router
@@ -76,7 +77,7 @@ def fronts(keys_file: Path) -> list[Callable[[str], tuple[Problem | None, Exchan
             headers = [(b"authorization", f"bearer key-of-{name}".encode())]
             scope = asked("/classify", headers)
             exchange = Exchange(cast(Wire, None), scope, keep_alive=True, awaits_continue=False)
-            return access.check(exchange), exchange
+            return let_in(access, exchange), exchange
 
         return ask
 
@@ -229,7 +230,7 @@ def test_a_changed_file_is_read_again_and_a_bad_one_changes_nothing(
     def is_known(name: str) -> bool:
         scope = asked("/subnetworks", [(b"authorization", f"Bearer key-of-{name}".encode())])
         exchange = Exchange(cast(Wire, None), scope, keep_alive=True, awaits_continue=False)
-        return access.check(exchange) is None
+        return let_in(access, exchange) is None
 
     path.write_text("[")
     access.refresh()
@@ -258,7 +259,7 @@ def test_who_was_refused_is_logged_as_a_trusted_proxy_says(keys_file: Path) -> N
         exchange = Exchange(
             cast(Wire, None), asked("/metrics", headers), keep_alive=True, awaits_continue=False
         )
-        access.check(exchange)
+        let_in(access, exchange)
 
     assert [each["client"] for each in lines] == ["198.51.100.7"]
     assert "secret" not in str(lines)

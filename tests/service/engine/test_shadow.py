@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from model.images import Pixels
-from service.observability.shadow import MOST_WAITING, Agreement
+from service.engine.shadow import MOST_WAITING, Agreement
 from tests.server import ServerProcess
 
 pytestmark = pytest.mark.anyio

@@ -35,7 +35,7 @@ if hasattr(os, "SCHED_IDLE"):  # Linux
     os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
 else:
     os.nice(19)
-from service.observability.shadow import main
+from service.engine.shadow import main
 sys.exit(main())
 """
 
