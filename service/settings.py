@@ -3,11 +3,13 @@
 import os
 import re
 from collections.abc import Iterator, Mapping
+from ipaddress import ip_address, ip_network
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import (
+    AfterValidator,
     Field,
     SecretStr,
     ValidationError,
@@ -16,11 +18,10 @@ from pydantic import (
     model_validator,
 )
 from pydantic_core import PydanticCustomError
-from pydantic_settings import SettingsConfigDict
+from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from model.bundle import PRETRAINED_DIR
 from model.signature import SignatureRefused, parse_key
-from service.access_settings import AccessSettings, ExpandedPath, expanded
 from service.scheduling.requests import OnMiss
 
 ENV_PREFIX = "ANYTIME_"
@@ -31,6 +32,17 @@ SHORTEST_MS, LONGEST_MS = 0.001, 86_400_000  # deadlines that can be asked for: 
 NUMBER = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
 MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 CANARY = "@canary"  # behind the name of a model: that of the bundle which is tried beside its own
+
+
+def expanded(path: Path) -> Path:
+    """Return a path with ``~`` and ``$NAME`` filled in where they stand for something, as a shell does."""
+    return Path(os.path.expanduser(os.path.expandvars(path)))
+
+
+ExpandedPath = Annotated[Path, AfterValidator(expanded)]
+Port = Annotated[int, Field(ge=0, le=65535)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Count = Annotated[int, Field(ge=1)]
 
 
 class SettingsError(Exception):
@@ -63,194 +75,138 @@ def _read_bundles(text: str) -> Iterator[tuple[str, float | None, Path]]:
             raise ValueError(f"the share of {left!r} is no number from 0 to 1")
 
 
-class Settings(AccessSettings):
+class Settings(BaseSettings):
     """Every knob of the service; ``ANYTIME_MAX_BATCH=8`` sets ``max_batch``.
 
     White space around a value does not count, and an empty value is none: compose files and secrets bring both along.
     """
 
-    model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, frozen=True, extra="forbid")
+    model_config = SettingsConfigDict(
+        env_prefix=ENV_PREFIX,
+        frozen=True,
+        extra="forbid",
+        use_attribute_docstrings=True,  # what stands below a setting describes it
+    )
 
-    fronts: int = Field(
-        default=0,
-        ge=0,
-        le=64,
-        description="Processes that read, decode and reply; 0 chooses by the cores at hand.",
+    # Who reaches the server where
+    host: str = "127.0.0.1"
+    """Address or name to listen on; 0.0.0.0 for all of IPv4, :: for those of IPv6 too."""
+    port: Port = 8000
+    """Port to listen on; 0 takes a free one."""
+    grpc_port: Port = 0
+    """Port for the Open Inference Protocol over gRPC, on the same address; 0 is off."""
+    private_port: Port = 0
+    """Port for /metrics and /admin, which are then served there alone; 0 is the same port as all else."""
+    root_path: Annotated[str, Field(pattern=r"^(/[A-Za-z0-9._~-]+)*$")] = ""
+    """Path below which a proxy shows the server, such as /anytime; paths may come with or without it."""
+    trusted_proxies: str = ""
+    """Addresses and networks of proxies whose X-Forwarded-For is believed, a space between two."""
+    cors_origins: Annotated[str, Field(pattern=r"^(https?://[^\s/*,]+(\s+|$))*$")] = ""
+    """Origins whose pages may read replies, such as https://example.com, a space between two."""
+    tls_certificate: ExpandedPath | None = None
+    """PEM file of the server's certificate and its chain; TLS is on with it."""
+    tls_key: ExpandedPath | None = None
+    """PEM file of its key, if that is not in the certificate's."""
+    tls_client_ca: ExpandedPath | None = None
+    """PEM file of authorities; a client must have a certificate of one of them."""
+    keys_file: ExpandedPath | None = None
+    """File of the API keys; with one, every request but those for /health must bear a key."""
+    open: bool = False
+    """Let whoever reaches the server ask without a key, where other machines can too."""
+    admin_key: SecretStr = SecretStr("")
+    """Key of POST /admin/reload, which is off without one."""
+
+    # What answers
+    fronts: Annotated[int, Field(ge=0, le=64)] = 0
+    """Processes that read, decode and reply; 0 chooses by the cores at hand."""
+    bundle_dir: ExpandedPath = PRETRAINED_DIR / "cifar10"
+    """Folder with manifest.json and the ONNX files."""
+    bundles: str = ""
+    """Several models: name=folder, a comma between two, in place of the bundle folder; name@0.05=folder is a canary of one."""
+    bundle_keys: str = ""
+    """Public keys of minisign, a space between two; a bundle must be signed with one of them."""
+    device: Literal["auto", "cpu", "cuda", "tensorrt"] = "auto"
+    """Where to run: auto takes a GPU if ONNX Runtime can use one."""
+    engine_dir: ExpandedPath = Path("~/.cache/anytime/engines")
+    """Folder in which TensorRT keeps its engines; building them takes minutes."""
+    devices: Annotated[int, Field(ge=0, le=256)] = 0
+    """Devices that run side by side: GPUs, or parts of the CPU; 0 takes what the machine grants."""
+    threads: Annotated[int, Field(ge=0, le=256)] = 0
+    """CPU threads of one run; 0 measures at start what pays, and takes at most 4."""
+    default_deadline_ms: Annotated[float, Field(ge=SHORTEST_MS, le=LONGEST_MS)] = 100.0
+    """Deadline of requests that name none."""
+    default_on_miss: OnMiss = "answer"
+    """When no answer fits the deadline: answer late from the fastest subnetwork, or refuse."""
+    max_lateness: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 3.0
+    """Latest answer with on_miss=answer, in deadlines after the deadline; what would be later is refused."""
+    default_top_k: Count = 5
+    """Labels in `top` for requests that do not say."""
+    policy: Annotated[str, Field(pattern=r"^(anytime|slackfit|static:.+)$")] = "anytime"
+    """How subnetworks are chosen: anytime, slackfit or static:<subnetwork>."""
+    max_batch: Annotated[int, Field(ge=1, le=1024)] = 16
+    """Most requests that run together."""
+    max_queue: Count = 1024
+    """Most requests that wait; more are refused."""
+    max_body_bytes: Count = 10 * 2**20
+    """Largest request body in bytes."""
+    max_head_bytes: Annotated[int, Field(ge=256)] = 32_768
+    """Largest request line and headers together in bytes."""
+    read_head_s: Annotated[float, Field(gt=0, le=3600)] = 10.0
+    """Longest wait for a request's first line and headers, and for the first byte."""
+    read_body_s: Annotated[float, Field(gt=0, le=3600)] = 30.0
+    """Longest wait for a request's body."""
+    keep_alive_s: Annotated[float, Field(gt=0, le=86_400)] = (
+        75.0  # longer than pools of clients keep one
     )
-    bundle_dir: ExpandedPath = Field(
-        default=PRETRAINED_DIR / "cifar10",
-        description="Folder with manifest.json and the ONNX files.",
-    )
-    bundles: str = Field(
-        default="",
-        description="Several models: name=folder, a comma between two, in place of the bundle folder; "
-        "name@0.05=folder is a canary of one.",
-    )
-    bundle_keys: str = Field(
-        default="",
-        description="Public keys of minisign, a space between two; a bundle must be signed with one of them.",
-    )
-    device: Literal["auto", "cpu", "cuda", "tensorrt"] = Field(
-        default="auto", description="Where to run: auto takes a GPU if ONNX Runtime can use one."
-    )
-    engine_dir: ExpandedPath = Field(
-        default=Path("~/.cache/anytime/engines"),
-        description="Folder in which TensorRT keeps its engines; building them takes minutes.",
-    )
-    devices: int = Field(
-        default=0,
-        ge=0,
-        le=256,
-        description="Devices that run side by side: GPUs, or parts of the CPU; 0 takes what the machine grants.",
-    )
-    threads: int = Field(
-        default=0,
-        ge=0,
-        le=256,
-        description="CPU threads of one run; 0 measures at start what pays, and takes at most 4.",
-    )
-    default_deadline_ms: float = Field(
-        default=100.0,
-        ge=SHORTEST_MS,
-        le=LONGEST_MS,
-        description="Deadline of requests that name none.",
-    )
-    default_on_miss: OnMiss = Field(
-        default="answer",
-        description="When no answer fits the deadline: answer late from the fastest subnetwork, or refuse.",
-    )
-    max_lateness: float = Field(
-        default=3.0,
-        ge=0,
-        allow_inf_nan=False,
-        description="Latest answer with on_miss=answer, in deadlines after the deadline; what would be later is refused.",
-    )
-    default_top_k: int = Field(
-        default=5, ge=1, description="Labels in `top` for requests that do not say."
-    )
-    policy: str = Field(
-        default="anytime",
-        pattern=r"^(anytime|slackfit|static:.+)$",
-        description="How subnetworks are chosen: anytime, slackfit or static:<subnetwork>.",
-    )
-    max_batch: int = Field(
-        default=16, ge=1, le=1024, description="Most requests that run together."
-    )
-    max_queue: int = Field(
-        default=1024, ge=1, description="Most requests that wait; more are refused."
-    )
-    max_body_bytes: int = Field(
-        default=10 * 2**20, ge=1, description="Largest request body in bytes."
-    )
-    max_head_bytes: int = Field(
-        default=32_768, ge=256, description="Largest request line and headers together in bytes."
-    )
-    read_head_s: float = Field(
-        default=10.0,
-        gt=0,
-        le=3600,
-        description="Longest wait for a request's first line and headers, and for the first byte.",
-    )
-    read_body_s: float = Field(
-        default=30.0, gt=0, le=3600, description="Longest wait for a request's body."
-    )
-    keep_alive_s: float = Field(
-        default=75.0,  # longer than common clients and proxies keep a connection in their pools
-        gt=0,
-        le=86_400,
-        description="Time for which a connection is kept without a request.",
-    )
-    max_pixels: int = Field(
-        default=25_000_000,
-        ge=1,
-        description="Largest image in pixels; larger ones are never decoded.",
-    )
-    decode_s: int = Field(
-        default=10,
-        ge=1,
-        le=3600,
-        description="Longest that a large image may take to decode, in seconds of a core.",
-    )
-    decode_memory_bytes: int = Field(
-        default=2**30,
-        ge=2**24,
-        description="Most memory that a large image may take to decode.",
-    )
-    front_memory_bytes: int = Field(
-        default=4 * 2**30,
-        ge=2**26,
-        description="Most memory that a front may take beyond that of its start.",
-    )
-    max_files: int = Field(default=64, ge=1, le=64, description="Most images in one request.")
-    max_streams: int = Field(
-        default=256, ge=1, description="Most streams that a front answers at a time."
-    )
-    max_connections: int = Field(
-        default=8192,
-        ge=1,
-        description="Most connections of a front; beyond that the one that waits longest ends.",
-    )
-    max_connections_per_address: int = Field(
-        default=4096,  # a proxy that is not named as trusted may have thousands of requests here
-        ge=1,
-        description="Most connections of a front from one address, or one /64 of IPv6; of trusted proxies any number.",
-    )
-    warm_up_s: float = Field(
-        default=1.0,
-        gt=0,
-        allow_inf_nan=False,
-        description="Time for measuring run latencies at start-up, and on a reload.",
-    )
-    drain_s: float = Field(
-        default=30.0,
-        ge=0,
-        allow_inf_nan=False,
-        description="Longest wait at SIGTERM, and on a reload, for requests in flight.",
-    )
-    agreement_sample: float = Field(
-        default=0.01,
-        ge=0,
-        le=1,
-        description="Share of answers compared with the best subnetwork's while nothing else is to do.",
-    )
-    feedback_answers: int = Field(
-        default=50_000, ge=0, description="Latest answers that are kept for their labels."
-    )
-    feedback_window_s: float = Field(
-        default=86_400.0,
-        gt=0,
-        allow_inf_nan=False,
-        description="Time after an answer in which its label is taken.",
-    )
-    page: bool = Field(default=True, description="Show the page at / to browsers.")
-    page_load: Literal["auto", "on", "off"] = Field(
-        default="auto",
-        description="Let the page have the server send load to itself: auto only where no other machine reaches it.",
-    )
-    grafana_url: str = Field(
-        default="",
-        pattern=r"^(https?://\S+)?$",
-        description="Where the page's link to Grafana leads; no link without it.",
-    )
-    trace_sample: float = Field(
-        default=0.0,
-        ge=0,
-        le=1,
-        description="Share of requests traced with OpenTelemetry, whoever's trace they are in; 0 is off.",
-    )
-    trace_callers: bool = Field(
-        default=False,
-        description="Trace what callers trace, and of theirs nothing else: for callers that can be trusted.",
-    )
-    log_level: Literal["info", "warning", "error"] = Field(
-        default="info", description="Least level of what is logged; info has the lines of requests."
-    )
-    log_sample: float = Field(
-        default=0.01,
-        ge=0,
-        le=1,
-        description="Share of requests that get a log line; failures always do.",
-    )
+    """Time for which a connection is kept without a request."""
+    max_pixels: Count = 25_000_000
+    """Largest image in pixels; larger ones are never decoded."""
+    decode_s: Annotated[int, Field(ge=1, le=3600)] = 10
+    """Longest that a large image may take to decode, in seconds of a core."""
+    decode_memory_bytes: Annotated[int, Field(ge=2**24)] = 2**30
+    """Most memory that a large image may take to decode."""
+    front_memory_bytes: Annotated[int, Field(ge=2**26)] = 4 * 2**30
+    """Most memory that a front may take beyond that of its start."""
+    max_files: Annotated[int, Field(ge=1, le=64)] = 64
+    """Most images in one request."""
+    max_streams: Count = 256
+    """Most streams that a front answers at a time."""
+    max_connections: Count = 8192
+    """Most connections of a front; beyond that the one that waits longest ends."""
+    max_connections_per_address: Count = 4096  # a proxy that is not trusted may have thousands here
+    """Most connections of a front from one address, or one /64 of IPv6; of trusted proxies any number."""
+    warm_up_s: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
+    """Time for measuring run latencies at start-up, and on a reload."""
+    drain_s: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 30.0
+    """Longest wait at SIGTERM, and on a reload, for requests in flight."""
+    agreement_sample: Share = 0.01
+    """Share of answers compared with the best subnetwork's while nothing else is to do."""
+    feedback_answers: Annotated[int, Field(ge=0)] = 50_000
+    """Latest answers that are kept for their labels."""
+    feedback_window_s: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 86_400.0
+    """Time after an answer in which its label is taken."""
+    page: bool = True
+    """Show the page at / to browsers."""
+    page_load: Literal["auto", "on", "off"] = "auto"
+    """Let the page have the server send load to itself: auto only where no other machine reaches it."""
+    grafana_url: Annotated[str, Field(pattern=r"^(https?://\S+)?$")] = ""
+    """Where the page's link to Grafana leads; no link without it."""
+    trace_sample: Share = 0.0
+    """Share of requests traced with OpenTelemetry, whoever's trace they are in; 0 is off."""
+    trace_callers: bool = False
+    """Trace what callers trace, and of theirs nothing else: for callers that can be trusted."""
+    log_level: Literal["info", "warning", "error"] = "info"
+    """Least level of what is logged; info has the lines of requests."""
+    log_sample: Share = 0.01
+    """Share of requests that get a log line; failures always do."""
+
+    @property
+    def is_private(self) -> bool:
+        """Whether no other machine reaches the server."""
+        try:
+            return self.host == "localhost" or ip_address(self.host.strip("[]")).is_loopback
+        except ValueError:  # a name
+            return False
 
     @property
     def models(self) -> dict[str | None, Path]:
@@ -296,6 +252,25 @@ class Settings(AccessSettings):
                 reason = f"there is no {model_of(name)}=folder for its canary"
                 raise PydanticCustomError("bundles", "{reason}", {"reason": reason})
         return bundles
+
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _check_proxies(cls, proxies: str) -> str:
+        for each in proxies.split():
+            try:
+                ip_network(each, strict=False)
+            except ValueError as error:
+                raise PydanticCustomError(
+                    "proxies", "{each} is no address or network", {"each": each}
+                ) from error
+        return proxies
+
+    @field_validator("admin_key")
+    @classmethod
+    def _check_key(cls, key: SecretStr) -> SecretStr:
+        if not key.get_secret_value().isprintable():
+            raise PydanticCustomError("unprintable", "Input should be one line of printable text")
+        return key
 
     @field_validator("bundle_keys")
     @classmethod
