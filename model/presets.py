@@ -236,6 +236,14 @@ PRESETS = {
             stem=WHITENING_STEM,
             has_entry=True,
         ),
+        Architecture(
+            "wide-entry-c2",
+            columns=2,
+            channels=(64, 128, 256),
+            classes=10,
+            stem=WHITENING_STEM,
+            has_entry=True,
+        ),
     )
 }
 """The named architectures; ``for_data`` fits one to a data set."""

@@ -183,6 +183,11 @@ def _parser() -> argparse.ArgumentParser:
         help="to train on, 1 is the shallowest (default: 1 2 3)",
     )
     own.add_argument("--epochs", type=positive(int), help="of each column, instead of the recipe's")
+    own.add_argument(
+        "--shifted",
+        action="store_true",
+        help="show them shifted images too: for columns of a million parameters and more",
+    )
     own.add_argument("--out", required=True, type=Path, help="folder of runs and of the bundle")
     own.set_defaults(command=_specialise)
 
@@ -353,6 +358,7 @@ def _specialise(options: argparse.Namespace) -> None:
         options.out,
         columns=options.columns,
         epochs=options.epochs,
+        shifted=options.shifted,
         device=own_device(),
         report=partial(print, flush=True),
     )

@@ -234,6 +234,19 @@ RECIPES = {
             drop_path="sandwich",
             distillation=0.5,
         ),
+        # Twice as wide and less deep: few filters, many of them at once, are what integers are fastest at. Joint samples
+        # only; its columns get filters of their own afterwards (docs/decisions/0007).
+        replace(
+            _MUON,
+            name="wide-entry-c2",
+            architecture=PRESETS["wide-entry-c2"],
+            epochs=16,
+            batch_size=250,
+            learning_rate=0.1,
+            muon_rate=0.06,
+            drop_path="local",
+            label_smoothing=0.2,
+        ),
         # For one GPU. The classifier sees four times the features: at 0.2, and Muon at 0.05, its loss explodes.
         replace(
             _MUON,
@@ -278,8 +291,12 @@ SPECIALISED = replace(
 )
 """How a column of a trained network is trained on alone; its network is the column.
 
-It is small for its task: shifted images cost it a point in as many epochs, and column 1 had no more from 12 epochs.
+A narrow column is small for its task: shifted images cost it a point in as many epochs, and column 1 had no more from 12
+epochs.
 """
+
+SPECIALISED_SHIFTED = replace(SPECIALISED, name="specialised-shifted", augmentation="++")
+"""The same for columns that are large enough to learn mirrored images by heart."""
 
 
 def shortened(recipe: Recipe) -> Recipe:

@@ -15,7 +15,7 @@ from model.manifest import Manifest
 from model.presets import Architecture
 from training import TrainingError
 from training.checkpoint import described
-from training.config import SPECIALISED, Recipe
+from training.config import SPECIALISED, SPECIALISED_SHIFTED, Recipe
 from training.data import DataSet
 from training.distributed import Group
 from training.export import export_specialists
@@ -32,12 +32,13 @@ def specialise(
     *,
     columns: Collection[int],
     epochs: int | None,
+    shifted: bool,
     device: torch.device,
     report: Callable[[str], None],
 ) -> Manifest:
     """Train columns of a bundle on alone, and write ``folder/bundle`` with them in their places.
 
-    Their runs are ``folder/column-k``; stopped, it goes on where it was. Of all subnetworks those on the front of
+    They see the training images mirrored, and shifted too where ``shifted``. Their runs are ``folder/column-k``; stopped, it goes on where it was. Of all subnetworks those on the front of
     validation accuracy against multiply-adds are kept, and the full one.
 
     Raises:
@@ -51,9 +52,12 @@ def specialise(
         raise TrainingError(
             f"{bundle.folder}: has the columns {sorted(alone)} alone, not {sorted(set(columns) - alone)}"
         )
-    recipe = replace(SPECIALISED, epochs=epochs or SPECIALISED.epochs)
+    recipe = SPECIALISED_SHIFTED if shifted else SPECIALISED
+    recipe = replace(recipe, epochs=epochs or recipe.epochs)
     folder.mkdir(parents=True, exist_ok=True)
-    teacher = ask(bundle, data, folder / ANSWERS_FILE, augmentation=recipe.augmentation)
+    teacher = ask(
+        bundle, data, folder / ANSWERS_FILE, augmentation=recipe.augmentation, epochs=recipe.epochs
+    )
     specialists = {
         frozenset((column,)): train(
             recipe_for(column, architecture, recipe),

@@ -30,6 +30,7 @@ def test_the_new_bundle_is_a_front_and_no_column_got_worse(
         tmp_path,
         columns=(1, 2),
         epochs=1,
+        shifted=False,
         device=CPU,
         report=lambda line: None,
     )
@@ -47,6 +48,24 @@ def test_the_new_bundle_is_a_front_and_no_column_got_worse(
     assert origin.began_with == "small, 3 epochs, seed 0"
 
 
+def test_shifted_images_are_said_in_the_provenance(
+    bundle: Bundle, trained: TrainedRun, tmp_path: Path
+) -> None:
+    specialise(
+        bundle,
+        trained.data,
+        tmp_path,
+        columns=(1,),
+        epochs=1,
+        shifted=True,
+        device=CPU,
+        report=lambda line: None,
+    )
+
+    _, origin = read_bundle(tmp_path / "bundle").trained
+    assert (origin.recipe, origin.epochs) == ("specialised-shifted", 1)
+
+
 def test_a_column_that_is_not_there_is_one_clear_line(
     bundle: Bundle, trained: TrainedRun, tmp_path: Path
 ) -> None:
@@ -57,6 +76,7 @@ def test_a_column_that_is_not_there_is_one_clear_line(
             tmp_path,
             columns=(1, 3),
             epochs=1,
+            shifted=False,
             device=CPU,
             report=lambda line: None,
         )

@@ -20,7 +20,7 @@ def bundle(bundle_folder: Path) -> Bundle:
 
 @pytest.fixture
 def teacher(bundle: Bundle, few_digits: DataSet, tmp_path: Path) -> Teacher:
-    return ask(bundle, few_digits, tmp_path / "answers.npz", augmentation="++", views=2)
+    return ask(bundle, few_digits, tmp_path / "answers.npz", augmentation="++", epochs=2)
 
 
 def test_a_view_is_answered_as_the_run_will_see_it(
@@ -51,13 +51,13 @@ def test_the_same_is_not_asked_again_but_other_views_are(
     bundle: Bundle, few_digits: DataSet, tmp_path: Path
 ) -> None:
     path = tmp_path / "answers.npz"
-    ask(bundle, few_digits, path, augmentation="none", views=1)
+    ask(bundle, few_digits, path, augmentation="++", epochs=1)
     written_at = path.stat().st_mtime_ns
 
-    ask(bundle, few_digits, path, augmentation="none", views=1)
+    ask(bundle, few_digits, path, augmentation="++", epochs=1)
     assert path.stat().st_mtime_ns == written_at
 
-    assert len(ask(bundle, few_digits, path, augmentation="none", views=2).logits) == 2
+    assert len(ask(bundle, few_digits, path, augmentation="++", epochs=2).logits) == 2
     assert path.stat().st_mtime_ns != written_at
 
 
@@ -65,9 +65,17 @@ def test_damaged_answers_are_asked_for_again(
     bundle: Bundle, few_digits: DataSet, tmp_path: Path
 ) -> None:
     path = tmp_path / "answers.npz"
-    once = ask(bundle, few_digits, path, augmentation="none", views=1)
+    once = ask(bundle, few_digits, path, augmentation="++", epochs=1)
     path.write_bytes(path.read_bytes()[:1000])
 
-    again = ask(bundle, few_digits, path, augmentation="none", views=1)
+    again = ask(bundle, few_digits, path, augmentation="++", epochs=1)
 
     assert np.array_equal(once.logits, again.logits)
+
+
+def test_mirrored_images_have_two_views_however_long_the_run(
+    bundle: Bundle, few_digits: DataSet, tmp_path: Path
+) -> None:
+    teacher = ask(bundle, few_digits, tmp_path / "answers.npz", augmentation="mirror", epochs=5)
+
+    assert len(teacher.logits) == 2
