@@ -12,6 +12,7 @@ from random import Random
 
 HOST = "127.0.0.1"
 PATIENCE_S = 60.0  # longer than the server lets anything take
+VANISHED_S = 1.0  # most between a request and the end of a client that does not wait
 FATES = {400: "invalid", 408: "invalid", 413: "invalid", 415: "invalid", 422: "invalid", 429: "refused", 503: "refused", 504: "expired"}  # fmt: skip
 GARBAGE = [
     b"GET / HTTP/9.9\r\n\r\n",
@@ -118,7 +119,7 @@ async def vanishing(site: Site) -> str:
     _, writer = await site.connect()
     writer.write(request[: site.rng.choice([10, len(request) // 2, len(request)])])
     await writer.drain()
-    await asyncio.sleep(site.rng.random() * site.deadline_ms / 1e3)
+    await asyncio.sleep(site.rng.random() * min(site.deadline_ms / 1e3, VANISHED_S))
     linger = struct.pack("ii", 1, 0)  # a reset
     writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
     writer.close()

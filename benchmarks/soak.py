@@ -205,7 +205,7 @@ async def burst_of_large_images(site: Site, count: int) -> dict[str, Any]:
 
 
 async def soak(server: Server, options: argparse.Namespace) -> dict[str, Any]:
-    """Measure the capacity, then send each phase."""
+    """Measure the capacity, if it is not known, then send each phase."""
     site = Site(
         server.port,
         small_images(),
@@ -213,7 +213,7 @@ async def soak(server: Server, options: argparse.Namespace) -> dict[str, Any]:
         options.deadline_ms,
         Random(options.seed),
     )
-    holds = await capacity(site)
+    holds = options.holds or await capacity(site)
     report: dict[str, Any] = {"deadline_ms": options.deadline_ms, "holds_per_s": holds}
     report["phases"] = [
         {"share": share, **await phase(server, site, share * holds, seconds)}
@@ -265,6 +265,9 @@ def _parser() -> argparse.ArgumentParser:
         help="of the capacity, for so long; several follow each other",
     )  # fmt: skip
     parser.add_argument("--deadline-ms", type=float, default=100.0)
+    parser.add_argument(
+        "--holds", type=int, default=0, help="requests a second: the capacity, where it is known"
+    )
     parser.add_argument(
         "--large", type=int, default=0, help="JPEGs of 1500 × 1500 at once, in the end"
     )
