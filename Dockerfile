@@ -53,8 +53,7 @@ WORKDIR /tmp
 EXPOSE 8000
 # A number, so that Kubernetes can tell that it is not root.
 USER 10001:10001
-HEALTHCHECK --interval=10s --timeout=5s --start-period=180s --retries=3 CMD ["python", "-c", \
-  "import os, urllib.request; urllib.request.urlopen('http://127.0.0.1:' + (os.environ['ANYTIME_PORT'].strip() or '8000') + '/health/ready', timeout=4)"]
+HEALTHCHECK --interval=10s --timeout=5s --start-period=180s --retries=3 CMD ["python", "-m", "service.health"]
 CMD ["anytime", "serve"]
 LABEL org.opencontainers.image.title="anytime-inference" \
       org.opencontainers.image.description="The most accurate answer that fits in the caller's deadline." \

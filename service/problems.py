@@ -38,10 +38,10 @@ class Problem(Exception):
         """Return the last part of the problem's address: ``BodyTooLarge`` is ``body-too-large``."""
         return re.sub(r"(?<!^)(?=[A-Z])", "-", cls.__name__).lower()
 
-    def body(self) -> dict[str, Any]:
-        """Return the fields of the problem document."""
+    def body(self, root_path: str = "") -> dict[str, Any]:
+        """Return the fields of the problem document, of a server that a proxy shows below a path."""
         return {
-            "type": f"/problems/{self.slug()}",
+            "type": f"{root_path}/problems/{self.slug()}",
             "title": self.title,
             "status": self.status,
             "detail": self.detail,

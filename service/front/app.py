@@ -16,7 +16,7 @@ from service.front.open_inference.messages import is_infer
 from service.front.open_inference.routes import infer
 from service.front.open_inference.routes import router as open_inference
 from service.front.page import add_page
-from service.front.routes import classify, classify_stream, router
+from service.front.routes import classify, classify_stream, front_of, router
 from service.problems import InternalError, MethodNotAllowed, NotFound, Problem
 
 
@@ -76,7 +76,11 @@ def create_api(front: Front) -> FastAPI:
 
 async def _render_problem(request: Request, error: Exception) -> Response:
     assert isinstance(error, Problem)
-    return render(error, request.url.path)
+    return _render(error, request)
+
+
+def _render(problem: Problem, request: Request) -> Response:
+    return render(problem, request.url.path, front_of(request).settings.root_path)
 
 
 async def _render_http_error(request: Request, error: Exception) -> Response:
@@ -85,17 +89,16 @@ async def _render_http_error(request: Request, error: Exception) -> Response:
     path = request.url.path
     match error.status_code:
         case HTTPStatus.NOT_FOUND:
-            return render(NotFound(f"nothing is served at {path}; see /docs", path=path), path)
+            return _render(NotFound(f"nothing is served at {path}; see /docs", path=path), request)
         case HTTPStatus.METHOD_NOT_ALLOWED:
             allowed = (error.headers or {}).get("Allow", "")
             detail = f"{path} does not take {request.method}; it takes {allowed}"
-            return render(
-                MethodNotAllowed(detail, headers=error.headers, method=request.method), path
-            )
+            problem = MethodNotAllowed(detail, headers=error.headers, method=request.method)
+            return _render(problem, request)
         case status:
             return from_status(status, error.detail, path, error.headers)
 
 
 async def _render_bug(request: Request, error: Exception) -> Response:
     """Tell the client nothing of an unforeseen exception; the framework logs its trace."""
-    return render(InternalError("the server failed to handle the request"), request.url.path)
+    return _render(InternalError("the server failed to handle the request"), request)

@@ -37,7 +37,7 @@ async def classify(front: Front, request: Request) -> Response:
     received = receive(front, request)
     response = await accounted(front, received, _classify(front, received, request))
     if isinstance(response, Problem):
-        return rendered(response, received)
+        return rendered(front, response, received)
     return response
 
 
@@ -145,8 +145,9 @@ async def _classify(front: Front, received: Received, request: Request) -> Respo
         query = served.parse_query(request.scope["query_string"], upload.fields)
         if len(upload.files) > 1:
             outcomes = await find_each(front, served, received, query, read_at, upload.files)
+            root_path = front.settings.root_path
             documents = [
-                to_json(each.body() if isinstance(each, Problem) else each.reply)
+                to_json(each.body(root_path) if isinstance(each, Problem) else each.reply)
                 for each in outcomes
             ]
             return _json(b"[" + b",".join(documents) + b"]", received)
@@ -244,8 +245,8 @@ def _reply(
     }
 
 
-def rendered(problem: Problem, received: Received) -> Response:
+def rendered(front: Front, problem: Problem, received: Received) -> Response:
     """Return the response that tells a client of a problem with its request."""
-    response = render(problem, received.path)
+    response = render(problem, received.path, front.settings.root_path)
     response.headers["X-Request-ID"] = received.request_id
     return response

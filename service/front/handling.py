@@ -40,7 +40,7 @@ class Handler:
     def refuse(self, exchange: Exchange, refusal: Problem, begun_at: float) -> None:
         """Refuse a request in the application's place, the work on which began then."""
         request_id = self._front.request_id(exchange.sent_id)
-        exchange.refuse(refusal, request_id)
+        exchange.refuse(refusal, request_id, self._front.settings.root_path)
         if exchange.is_shed:
             cost_s = time.monotonic() - begun_at
             self._front.count_shed(refusal, request_id, exchange.arrived_at, cost_s=cost_s)
@@ -70,7 +70,8 @@ class Handler:
             self._front.log.error("request_crashed", exc_info=error)
             if not exchange.has_reply_begun:
                 refusal = InternalError("the server failed to handle the request")
-                exchange.refuse(refusal, self._front.request_id(exchange.sent_id))
+                request_id = self._front.request_id(exchange.sent_id)
+                exchange.refuse(refusal, request_id, self._front.settings.root_path)
         finally:
             if exchange.classifies:
                 self._front.count_handled()
@@ -114,7 +115,8 @@ class ShedRequest:
         """Return the whole reply, on a connection that stays, and account for it."""
         problem = self._problem
         request_id = self._front.request_id(self._sent_id)
-        head, body = _parts(problem, tuple(common_headers))
+        root_path = self._front.settings.root_path
+        head, body = _parts(problem, tuple(common_headers), root_path)
         cost_s = time.monotonic() - self._begun_at
         self._front.count_shed(problem, request_id, self._arrived_at, cost_s=cost_s)
         return b"%b%b\r\n\r\n%b" % (head, request_id.encode(), body)
@@ -156,9 +158,9 @@ def why_shed(
 
 @lru_cache(maxsize=4)  # in a flood all are told the same
 def _parts(
-    problem: Problem, common_headers: tuple[tuple[bytes, bytes], ...]
+    problem: Problem, common_headers: tuple[tuple[bytes, bytes], ...], root_path: str
 ) -> tuple[bytes, bytes]:
-    headers, body = rendered(problem, "")
+    headers, body = rendered(problem, "", root_path)
     lines = [status_line(problem.status)]
     lines += [b"%b: %b\r\n" % header for header in (*common_headers, *headers)]
     return b"".join(lines) + b"x-request-id: ", body

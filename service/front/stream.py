@@ -34,7 +34,7 @@ class AnswerStream(Response):
         events = steps(self._front, received, self._request)
         problem = await accounted(self._front, received, self._send(received, events, send))
         if problem is not None and not self._has_begun:
-            await rendered(problem, received)(scope, receive_, send)
+            await rendered(self._front, problem, received)(scope, receive_, send)
 
     async def _send(
         self, received: Received, events: AsyncGenerator[dict[str, Any]], send: Send

@@ -159,9 +159,9 @@ class Exchange:
         if is_last:
             self._end()
 
-    def refuse(self, problem: Problem, request_id: str) -> None:
+    def refuse(self, problem: Problem, request_id: str, root_path: str) -> None:
         """Reply with a problem in the application's place."""
-        headers, body = rendered(problem, self.scope["path"])
+        headers, body = rendered(problem, self.scope["path"], root_path)
         self._begin(problem.status, [*headers, (b"x-request-id", request_id.encode())])
         self._wire.write(self._head + body if self._has_body else self._head)
         self._end()
@@ -237,9 +237,11 @@ def scope_of(
 
 
 @lru_cache(maxsize=1)
-def rendered(problem: Problem, path: str) -> tuple[list[tuple[bytes, bytes]], bytes]:
-    """Return the headers and the body that tell of a problem."""
-    response = render(problem, path)
+def rendered(
+    problem: Problem, path: str, root_path: str
+) -> tuple[list[tuple[bytes, bytes]], bytes]:
+    """Return the headers and the body that tell of a problem; see ``render``."""
+    response = render(problem, path, root_path)
     return response.raw_headers, bytes(response.body)
 
 

@@ -24,9 +24,9 @@ def from_status(
     return _response(status, body, path, headers)
 
 
-def render(problem: Problem, path: str) -> Response:
-    """Return the response that tells a client of a problem with what it asked of a path."""
-    return _response(problem.status, problem.body(), path, problem.headers)
+def render(problem: Problem, path: str, root_path: str) -> Response:
+    """Return the response that tells a client of a problem with what it asked of a path; see ``Problem.body``."""
+    return _response(problem.status, problem.body(root_path), path, problem.headers)
 
 
 def _response(

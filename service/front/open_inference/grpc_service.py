@@ -16,6 +16,7 @@ from service.front.classify import find_steps
 from service.front.front import Front
 from service.front.open_inference import documents
 from service.front.open_inference.documents import Document
+from service.front.open_inference.grpc_connections import GrpcConnections
 from service.front.open_inference.grpc_messages import (
     SERVICE,
     Message,
@@ -79,6 +80,7 @@ async def open_grpc(front: Front, host: str, port: int) -> aio.Server:
             ("grpc.max_metadata_size", settings.max_head_bytes),
             ("grpc.server_handshake_timeout_ms", round(1e3 * settings.read_head_s)),
             ("grpc.max_connection_idle_ms", round(1e3 * settings.keep_alive_s)),
+            ("grpc.max_allowed_incoming_connections", settings.max_connections),
         ],
     )
     server.add_generic_rpc_handlers((GrpcService(front).handler(),))
@@ -88,6 +90,12 @@ async def open_grpc(front: Front, host: str, port: int) -> aio.Server:
     else:
         server.add_secure_port(address, _credentials(front))
     await server.start()
+    GrpcConnections(
+        port,
+        most=settings.max_connections_per_address,
+        proxies=front.access.proxies,
+        on_ended=lambda: front.connections.ended("address"),
+    ).watch()
     return server
 
 

@@ -104,7 +104,7 @@ async def infer(request: Request) -> Response:
     front = front_of(request)
     received = receive(front, request)
     response = await accounted(front, received, _infer(front, received, request))
-    return rendered(response, received) if isinstance(response, Problem) else response
+    return rendered(front, response, received) if isinstance(response, Problem) else response
 
 
 async def _infer(front: Front, received: Received, request: Request) -> Response:
@@ -127,7 +127,7 @@ async def _infer(front: Front, received: Received, request: Request) -> Response
         query = request.scope["query_string"]
         outcome = await infer_images(front, served, received, asked, query, read_at)
         if isinstance(outcome, Problem):  # of one of several, accounted for
-            return rendered(outcome, received)
+            return rendered(front, outcome, received)
         reply, json_size = write_reply(
             asked,
             outcome.probabilities,

@@ -86,12 +86,40 @@ def test_below_the_path_of_a_proxy_all_is_as_without_it(shown: ServerProcess, jp
 
     assert client.get(f"{below}/health/ready").status_code == 200
     assert client.post(f"{below}/classify", content=jpeg, headers=KEY).status_code == 200
-    assert client.post(f"{below}/classify", content=jpeg).status_code == 401
+    refusal = client.post(f"{below}/classify", content=jpeg)
+    assert refusal.status_code == 401
+    assert refusal.json()["type"] == f"{below}/problems/unauthorized"
     assert client.get(f"{below}here/health/ready").status_code == 401
     assert client.get(below, headers=KEY).status_code == 404
     assert client.get(f"{below}/docs", headers=KEY).status_code == 200
     document = client.get(f"{below}/openapi.json", headers=KEY).json()
     assert document["servers"] == [{"url": below}]
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "slug"),
+    [
+        ("POST", "/classify?top_k=x", "invalid-parameter"),
+        ("POST", "/classify/stream?deadline_ms=1e-3&on_miss=refuse", "deadline-impossible"),
+        ("GET", "/nothing", "not-found"),
+        ("PUT", "/subnetworks", "method-not-allowed"),
+    ],
+)
+def test_the_type_of_a_problem_leads_to_its_page_below_the_path_of_a_proxy(
+    shown: ServerProcess, jpeg: bytes, method: str, path: str, slug: str
+) -> None:
+    reply = shown.client.request(method, f"/shown/here{path}", content=jpeg, headers=KEY)
+
+    assert reply.json()["type"] == f"/shown/here/problems/{slug}"
+    assert shown.client.get(reply.json()["type"], headers=KEY).status_code == 200
+
+
+def test_each_of_several_images_is_told_so_below_the_path_of_a_proxy(shown: ServerProcess) -> None:
+    files = [("file", b"no image"), ("file", b"none either")]
+
+    replies = shown.client.post("/shown/here/classify", files=files, headers=KEY).json()
+
+    assert {each["type"] for each in replies} == {"/shown/here/problems/not-an-image"}
 
 
 def test_metrics_and_admin_are_on_their_own_port_alone(shown: ServerProcess) -> None:

@@ -1,5 +1,7 @@
 """The Open Inference Protocol over gRPC, on the real server."""
 
+import select
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -17,6 +19,10 @@ from service.front.open_inference.grpc_messages import SERVICE, message_class, m
 from tests.server import ServerProcess, started
 from tests.service.conftest import free_port
 
+# Of HTTP/2: the begin of a connection, a ping, and the reply to one.
+PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
+PING = bytes([0, 0, 8, 6, 0, 0, 0, 0, 0]) + b"12345678"
+ACKNOWLEDGED = bytes([0, 0, 8, 6, 1])
 HERE = Path(open_inference.__file__).parent
 PIXELS = np.random.default_rng(7).integers(0, 256, (1, 32, 32, 3), np.uint8)
 
@@ -189,8 +195,8 @@ def test_what_is_said_of_the_bundle_is_said_here_too(stub: Stub, server: ServerP
 
 
 @pytest.fixture(scope="module")
-def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stub]:
-    """A server that demands keys."""
+def guarded_port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
+    """The port for gRPC of a server that demands keys, and takes three connections from an address."""
     path, port = tmp_path_factory.mktemp("keys") / "keys.toml", free_port()
     tables: dict[str, dict[str, Any]] = {
         "web": {"scopes": ["classify"]},
@@ -206,10 +212,45 @@ def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stub]:
             for name, fields in tables.items()
         )
     )
-    with started({"keys_file": path, "grpc_port": port, "max_batch": 1, "fronts": 1}) as server:
+    settings = {"keys_file": path, "grpc_port": port, "max_connections_per_address": 3}
+    with started({**settings, "max_batch": 1, "fronts": 1}) as server:
         server.wait_for("ready")
-        with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
-            yield Stub(channel)
+        yield port
+
+
+@pytest.fixture(scope="module")
+def guarded(guarded_port: int) -> Iterator[Stub]:
+    with grpc.insecure_channel(f"127.0.0.1:{guarded_port}") as channel:
+        yield Stub(channel)
+
+
+def test_an_address_has_its_share_of_connections_over_grpc_too(guarded_port: int) -> None:
+    here, there = ("127.0.0.1", guarded_port), ("127.0.0.2", 0)
+    connections = [socket.create_connection(here, timeout=60) for _ in range(5)]
+    connections.append(socket.create_connection(here, timeout=60, source_address=there))
+    for each in connections:
+        each.sendall(PREFACE)
+
+    ended = set[socket.socket]()
+    while len(ended) < 2:
+        readable, _, _ = select.select([*set(connections) - ended], [], [], 60)
+        assert readable
+        ended |= {each for each in readable if is_at_end(each)}
+
+    for each in set(connections) - ended:
+        each.sendall(PING)
+        while ACKNOWLEDGED not in (data := each.recv(4096)):
+            assert data
+    assert connections[-1] not in ended
+    for each in connections:
+        each.close()
+
+
+def is_at_end(connection: socket.socket) -> bool:
+    try:
+        return not connection.recv(4096)
+    except ConnectionResetError:
+        return True
 
 
 def test_a_stranger_gets_nothing_of_any_method(guarded: Stub) -> None:
