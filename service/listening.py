@@ -1,12 +1,17 @@
 """Sockets that listen on every address of a host, all on one port."""
 
+import asyncio
 import errno
 import os
 import socket
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
+from typing import Any
 
 BACKLOG = 2048  # connections that wait until the server takes them
+# libuv takes one connection a look from a listener: behind a thousand others, whose bodies are read meanwhile, the next would
+# wait for seconds.
+ACCEPTS_A_LOOK = 4
 NOT_HERE = (
     errno.EADDRNOTAVAIL,
     errno.EAFNOSUPPORT,
@@ -29,6 +34,23 @@ def listen(host: str, port: int) -> list[socket.socket]:
         number = error.errno or 0  # under 0 it is the resolver's
         reason = os.strerror(number) if number > 0 else error.strerror
         raise OSError(f"cannot listen on {_written(host)}:{port}: {reason}") from error
+
+
+async def accept(
+    connect: Callable[[], asyncio.Protocol], listeners: Iterable[socket.socket], **options: Any
+) -> list[asyncio.Server]:
+    """Take the connections that come to some listeners, on the running event loop.
+
+    Args:
+        connect: makes the protocol of each.
+        options: of ``create_server``.
+    """
+    loop = asyncio.get_running_loop()
+    return [
+        await loop.create_server(connect, sock=each.dup(), backlog=BACKLOG, **options)
+        for each in listeners
+        for _ in range(ACCEPTS_A_LOOK)
+    ]
 
 
 def url_of(host: str, listeners: Sequence[socket.socket], scheme: str = "http") -> str:

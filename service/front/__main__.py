@@ -22,7 +22,7 @@ from service.front.app import App
 from service.front.connection import Connection
 from service.front.front import Front
 from service.front.images.kernel_limits import hold_memory
-from service.listening import BACKLOG
+from service.listening import accept
 from service.observability.log import LineWriter, open_log, standard_output, take_in_libraries
 from service.settings import Settings
 
@@ -133,17 +133,13 @@ class Server(uvicorn.Server):
         def connect() -> Connection:
             return Connection(self.config, self.server_state, {}, loop)
 
-        self.servers = [
-            await loop.create_server(
-                connect,
-                sock=each,
-                backlog=BACKLOG,
-                ssl=context,
-                ssl_handshake_timeout=within_s,
-                ssl_shutdown_timeout=within_s,
-            )
-            for each in sockets or ()
-        ]
+        self.servers = await accept(
+            connect,
+            sockets or (),
+            ssl=context,
+            ssl_handshake_timeout=within_s,
+            ssl_shutdown_timeout=within_s,
+        )
         self.started = True
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:

@@ -17,6 +17,7 @@ from service.front.handling import Handler, ShedRequest, classifies, let_in, why
 from service.front.http.exchange import Exchange, Headers, refused, scope_of
 from service.front.http.lingering import Lingering
 from service.front.http.request_parser import LargeHeadError, MalformedError, RequestParser
+from service.front.http.turns import LARGE_PART
 from service.outcomes import Ending
 from service.problems import (
     BodyTooSlow,
@@ -63,7 +64,7 @@ class Connection(asyncio.Protocol):
         self._begun_at = 0.0  # the work on what is read
         self._made_at = self._head_read_at = self._paused_at = 0.0
         self._replied_at = -inf
-        self._is_paused = False
+        self._is_paused = self._awaits_turn = False
         self._writable = asyncio.Event()
         self._writable.set()
         self._is_half_closed = False  # the client sends nothing more
@@ -96,6 +97,8 @@ class Connection(asyncio.Protocol):
             if self._lingering is not None:
                 self._lingering.read(len(data))
         elif self._reading is not None or self._shed is not None or self._parser.is_in_head:
+            if len(data) >= LARGE_PART:
+                self._awaits_turn = self._front.turns.must_wait(self, self._arrived_at)
             self.read(data, time.monotonic(), is_lost=False)
         else:
             arrived_at, is_first = self._arrivals.read(
@@ -106,6 +109,11 @@ class Connection(asyncio.Protocol):
             self._unread_bytes += len(data)
             self._front.inbox.offer(self, data, arrived_at)
             self._regulate_reading()
+
+    def read_on(self) -> None:
+        """Read the next part of a body; see ``Turns``."""
+        self._awaits_turn = False
+        self._regulate_reading()
 
     def read(self, data: bytes, arrived_at: float, *, is_lost: bool) -> None:
         """Read requests that have come at an instant, or a part of one; see ``Reader``."""
@@ -378,7 +386,8 @@ class Connection(asyncio.Protocol):
         """Leave in the socket what there is no room for."""
         body_bytes = len(self._reading.body) if self._reading is not None else 0
         is_full = len(self._exchanges) > 1 or body_bytes + self._unread_bytes > BUFFERED_BYTES
-        pauses = self._lingering is None and (is_full or not self._writable.is_set())
+        must_wait = is_full or self._awaits_turn or not self._writable.is_set()
+        pauses = must_wait and self._lingering is None
         if pauses != self._is_paused and not self._transport.is_closing():
             self._is_paused = pauses
             (self._transport.pause_reading if pauses else self._transport.resume_reading)()

@@ -20,6 +20,7 @@ from service.front.engine_client import SOON, STALLED, EngineClient
 from service.front.http.bodies import Bodies
 from service.front.http.connections import Connections
 from service.front.http.inbox import Arrivals, Inbox
+from service.front.http.turns import Turns
 from service.front.images.decoder import ImageDecoder
 from service.front.serving import Served, Serving
 from service.hop import ServedBundle
@@ -97,6 +98,7 @@ class Front:
         self._handled = self._shed = self._streams = 0
         self._last: tuple[Served, ClassifyQuery] | None = None  # what was asked last
         self.inbox = Inbox(self)
+        self.turns = Turns()
         self._shed_cpu_s = 0.0
         self._pulse = Pulse(STALLED_AFTER_LOOKS)
 

@@ -1,8 +1,11 @@
+import asyncio
 import socket
+from contextlib import ExitStack
 
 import pytest
+import uvloop
 
-from service.listening import listen, url_of
+from service.listening import ACCEPTS_A_LOOK, accept, listen, url_of
 
 needs_ipv6 = pytest.mark.skipif(not socket.has_dualstack_ipv6(), reason="needs IPv6")
 
@@ -71,3 +74,31 @@ def test_a_port_that_is_taken_at_one_address_is_not_shared_at_the_others() -> No
         pytest.raises(OSError, match=r"cannot listen on \[::\]:\d+: Address already in use"),
     ):
         listen("::", taken.getsockname()[1])
+
+
+def test_several_connections_are_taken_in_each_look() -> None:
+    connections = 10 * ACCEPTS_A_LOOK
+
+    async def looks() -> int:
+        """Return how many looks it takes until all connections that wait are taken."""
+        made: list[None] = []
+
+        class Taken(asyncio.Protocol):
+            def connection_made(self, transport: asyncio.BaseTransport) -> None:
+                made.append(None)
+
+        with ExitStack() as closing:
+            listeners = listen("127.0.0.1", 0)
+            for each in listeners:
+                closing.callback(each.close)
+            for _ in range(connections):
+                closing.enter_context(socket.create_connection(listeners[0].getsockname()))
+            count, servers = 0, await accept(Taken, listeners)
+            while len(made) < connections:
+                count += 1
+                await asyncio.sleep(0)
+            for server in servers:
+                server.close()
+            return count
+
+    assert uvloop.run(looks()) < connections / 2  # some look for nothing

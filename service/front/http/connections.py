@@ -64,6 +64,7 @@ class Connections:
             if oldest.expires_at < inf:
                 has_room = True
                 oldest.abort()
+                self._open.discard(oldest)  # the next one that comes in this look ends another
             self.ended("crowded")
         self._open.add(connection)
         self._all_closed.clear()
