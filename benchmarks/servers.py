@@ -12,7 +12,7 @@ from http.client import HTTPConnection
 from pathlib import Path
 from types import MappingProxyType
 
-from benchmarks.dialects import DIALECTS
+from benchmarks.load.dialects import DIALECTS
 
 ROOT = Path(__file__).parents[1]
 NO_SETTINGS: Mapping[str, str] = MappingProxyType({})

@@ -2,7 +2,7 @@ from functools import partial
 
 import pytest
 
-from benchmarks.bound import upper_bound
+from benchmarks.virtual.bound import upper_bound
 from service.scheduling.latency import LatencyModel
 from service.scheduling.policies import Candidate
 

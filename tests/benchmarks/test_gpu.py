@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks import gpu
-from benchmarks.gpu_runs import (
+from benchmarks.gpu import measure as gpu
+from benchmarks.gpu.runs import (
     PAIR_SIZES,
     SAME_ANSWER,
     SIZES,
@@ -20,8 +20,8 @@ from benchmarks.gpu_runs import (
     measure_pairs,
     measure_runs,
 )
-from benchmarks.gpu_tables import render
-from benchmarks.untrained import untrained_bundle
+from benchmarks.gpu.tables import render
+from benchmarks.gpu.untrained import untrained_bundle
 from model.bundle import PRETRAINED_DIR, read_bundle
 from service.engine.devices.runtime import DeviceChoice
 from training.config import RECIPES

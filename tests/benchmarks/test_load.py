@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.load import Phase, plan, read_images
+from benchmarks.load.planning import Phase, plan, read_images
 
 
 def test_equal_seeds_give_equal_loads_and_others_do_not() -> None:

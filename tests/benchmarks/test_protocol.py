@@ -3,7 +3,7 @@ from io import BytesIO
 import numpy as np
 from PIL import Image
 
-from benchmarks.dialects import DIALECTS
+from benchmarks.load.dialects import DIALECTS
 from benchmarks.protocol import render
 from service.front.open_inference.messages import read_request
 

@@ -1,7 +1,7 @@
 import pytest
 
-from benchmarks.dialects import Said
-from benchmarks.recording import Planned, Record, outcome, summarise
+from benchmarks.load.dialects import Said
+from benchmarks.load.recording import Planned, Record, outcome, summarise
 
 PLANNED = Planned(at=1.0, deadline_s=0.025, image=0, phase=0)
 

@@ -1,7 +1,7 @@
 from pathlib import Path
 from typing import Any
 
-from benchmarks.report import write_modes, write_tables
+from benchmarks.serve.report import write_modes, write_tables
 
 CONDITIONS = {
     "machine": "a machine",

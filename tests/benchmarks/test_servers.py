@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.dialects import DIALECTS
+from benchmarks.load.dialects import DIALECTS
 from benchmarks.servers import PEER_DIALECTS, ServerFailed, System, running
 
 PEERS = Path(__file__).parents[2] / "benchmarks" / "peers"

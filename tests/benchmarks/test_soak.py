@@ -5,8 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from benchmarks.clients import KINDS
-from benchmarks.soak import Look, agrees, slope
+from benchmarks.soak.clients import KINDS
+from benchmarks.soak.ledger import Look, agrees, slope
 from tests.server import ROOT
 from tests.service.conftest import free_port
 

@@ -3,8 +3,8 @@ from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Event, Thread
 
-from benchmarks.recording import Planned
-from benchmarks.wire import send_in_turn, send_when_due
+from benchmarks.load.recording import Planned
+from benchmarks.load.wire import send_in_turn, send_when_due
 
 
 @contextmanager

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from benchmarks.workloads import ARRIVALS, arrival_times, deadlines
+from benchmarks.load.workloads import ARRIVALS, arrival_times, deadlines
 
 
 @pytest.mark.parametrize("kind", ARRIVALS)

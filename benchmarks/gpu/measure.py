@@ -33,7 +33,7 @@ import torch
 
 from benchmarks.conditions import describe_conditions
 from benchmarks.documents import DOCS, write_section
-from benchmarks.gpu_runs import (
+from benchmarks.gpu.runs import (
     SAME_ANSWER,
     SIZES,
     compare_answers,
@@ -41,11 +41,11 @@ from benchmarks.gpu_runs import (
     measure_runs,
     memory_in_use,
 )
-from benchmarks.gpu_tables import CHOICE_DEADLINE_MS, render
-from benchmarks.serve import COLLAPSED, Session
+from benchmarks.gpu.tables import CHOICE_DEADLINE_MS, render
+from benchmarks.gpu.untrained import untrained_bundle
+from benchmarks.serve.session import COLLAPSED, Session
 from benchmarks.servers import ROOT, Server, ServerFailed, anytime
 from benchmarks.training import measure_training
-from benchmarks.untrained import untrained_bundle
 from model.bundle import Bundle, BundleError, read_bundle
 from model.cores import cores
 from training import first_line
@@ -294,7 +294,3 @@ def _conditions(bundle: Bundle, device: str) -> dict[str, Any]:
 def _stop(reason: str) -> int:
     print(f"error: {reason}", file=sys.stderr)
     return 1
-
-
-if __name__ == "__main__":
-    sys.exit(main())

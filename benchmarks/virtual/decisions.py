@@ -1,11 +1,11 @@
-"""The cost of a decision, and of what fronts are told: `python -m benchmarks.decisions`."""
+"""The cost of a decision, and of what fronts are told: `python -m benchmarks.virtual.decisions`."""
 
 from random import Random
 from statistics import median
 from time import perf_counter
 
-from benchmarks.cases import TABLES, Table
-from benchmarks.workloads import MIXES_S
+from benchmarks.load.workloads import MIXES_S
+from benchmarks.virtual.cases import TABLES, Table
 from service.scheduling.latency import LatencyModel
 from service.scheduling.model import Model
 from service.scheduling.requests import Request, Run

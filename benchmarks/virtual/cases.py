@@ -1,11 +1,11 @@
-"""Workloads on machines in virtual time: what ``benchmarks.policies`` and ``benchmarks.ablation`` play."""
+"""Workloads on machines in virtual time: what ``benchmarks.virtual.policies`` and ``benchmarks.virtual.ablation`` play."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import inf
 from random import Random
 
-from benchmarks.workloads import ARRIVALS, MIXES_S, arrival_times, deadlines
+from benchmarks.load.workloads import ARRIVALS, MIXES_S, arrival_times, deadlines
 from service.scheduling.latency import Devices, LatencyModel
 from service.scheduling.model import Model
 from service.scheduling.policies import Candidate

@@ -9,13 +9,9 @@ import argparse
 import asyncio
 import json
 import os
-import re
 import sys
 import time
-import urllib.request
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 from random import Random
@@ -25,15 +21,15 @@ import numpy as np
 import uvloop
 from PIL import Image
 
-from benchmarks.clients import KINDS, Client, Site, read_corpus, valid
 from benchmarks.conditions import describe_conditions
 from benchmarks.servers import ROOT, Server, anytime, running
+from benchmarks.soak.clients import KINDS, Client, Site, read_corpus, valid
+from benchmarks.soak.ledger import ANSWERED, Look, agrees, counted, fetched, look_at, slope
 from model.bundle import PRETRAINED_DIR, read_bundle
 
 CLOSED_LOOP = 32  # clients that ask without a pause, to measure the capacity
 CAPACITY_S = 8
 LOOKS = 60  # at the server, in each phase
-FEWEST = 4  # of them, to tell a slope and its error
 MOST_UNDER_WAY = 4000  # requests; what is due beyond that is not sent, and counted
 SETTLE_S = 3.0  # for counts of the fronts to reach the engine, and for connections to end
 ASK_APART = """
@@ -46,35 +42,6 @@ reply = server.getresponse()
 in_time = json.loads(reply.read()).get("in_time", False)
 print(json.dumps({"status": reply.status, "in_time": in_time, "ms": round(1e3 * (time.monotonic() - began_at), 1)}))
 """
-ANSWERED = ("in_time", "late", "refused", "expired", "impossible", "invalid", "failed")
-
-
-@dataclass(frozen=True, slots=True)
-class Look:
-    """The server at an instant: memory in MiB, descriptors, threads."""
-
-    at: float
-    memory_mib: float
-    descriptors: int
-    threads: int
-
-
-def fetched(port: int, path: str) -> str:
-    """Return what the server says at a path."""
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=60) as reply:
-        text: str = reply.read().decode()
-    return text
-
-
-def counted(port: int) -> Counter[str]:
-    """Return the server's own count of requests by their end."""
-    text = fetched(port, "/metrics")
-    counts: Counter[str] = Counter()
-    for outcome, value in re.findall(
-        r'anytime_requests_total\{.*?outcome="(\w+)".*?\} (\S+)', text
-    ):
-        counts[outcome] += int(float(value))
-    return counts
 
 
 async def capacity(site: Site) -> int:
@@ -127,23 +94,6 @@ async def watch(server: Server, looks: list[Look], every_s: float) -> None:
         look = await asyncio.to_thread(look_at, server)
         looks.append(look)
         await asyncio.sleep(every_s)
-
-
-def look_at(server: Server) -> Look:
-    """Look at the server."""
-    return Look(time.monotonic(), server.memory_mib(), server.entries("fd"), server.entries("task"))
-
-
-def slope(looks: Sequence[Look]) -> tuple[float, float] | None:
-    """Return the growth of the memory in percent an hour, over the last two thirds, and its standard error."""
-    late = looks[len(looks) // 3 :]
-    if len(late) < FEWEST:
-        return None
-    at = np.array([each.at for each in late])
-    mib = np.array([each.memory_mib for each in late])
-    (per_s, _), covariance = np.polyfit(at - at[0], mib, 1, cov=True)
-    scale = 100 * 3600 / mib.mean()
-    return float(per_s * scale), float(np.sqrt(covariance[0, 0]) * scale)
 
 
 async def phase(server: Server, site: Site, rate: float, seconds: float) -> dict[str, Any]:
@@ -222,12 +172,6 @@ async def soak(server: Server, options: argparse.Namespace) -> dict[str, Any]:
     if options.large:
         report["burst"] = await burst_of_large_images(site, options.large)
     return report
-
-
-def agrees(seen: Mapping[str, int], told: Mapping[str, int], unseen: int) -> bool:
-    """Whether the server counted what the clients saw, and beside that no more than those did not see the end of."""
-    more = [told[each] - seen[each] for each in ANSWERED]
-    return min(more) >= 0 and sum(more) + told["abandoned"] <= unseen
 
 
 def small_images() -> list[bytes]:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 
 from httptools import HttpResponseParser
 
-from benchmarks.recording import Planned, Record
+from benchmarks.load.recording import Planned, Record
 
 HOST = "127.0.0.1"  # nothing else: this is no tool to load other people's machines with
 DRAIN_S = 1.0  # for the replies after the last deadline

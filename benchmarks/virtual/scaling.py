@@ -1,4 +1,4 @@
-"""``python -m benchmarks.scaling``: many replicas in virtual time, by how requests find their replica.
+"""``python -m benchmarks.virtual.scaling``: many replicas in virtual time, by how requests find their replica.
 
 Each replica is one core with a scheduler of its own: the server's, on the run latencies of ``TABLES["CPU core"]``, with
 what reading and replying cost on one core. A proxy sends each request by turns, to a replica at random, or to the one of
@@ -10,8 +10,8 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from random import Random
 
-from benchmarks.cases import NOISE_CV, TABLES
-from benchmarks.workloads import arrival_times
+from benchmarks.load.workloads import arrival_times
+from benchmarks.virtual.cases import NOISE_CV, TABLES
 from service.scheduling.latency import Devices, LatencyModel
 from service.scheduling.model import Model
 from service.scheduling.requests import Request

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 BURST_CV = 4.0  # coefficient of variation of the gaps between Gamma arrivals
 BURST_S = 0.1  # mean length of an on/off burst; silences last three times as long
-TRACE_FILE = Path(__file__).parent / "data" / "azure-conv-arrivals.txt"
+TRACE_FILE = Path(__file__).parents[1] / "data" / "azure-conv-arrivals.txt"
 
 MIXES_S: dict[str, tuple[float, ...]] = {
     "25 ms": (0.025,),

@@ -1,6 +1,6 @@
 """Policies against each other and against the bound, in virtual time: the tables and plot of docs/scheduling.md.
 
-python -m benchmarks.policies [--docs docs] [--seed 1] [--requests 6000] [--max-queue 1024]
+python -m benchmarks.virtual.policies [--docs docs] [--seed 1] [--requests 6000] [--max-queue 1024]
 """
 
 import argparse
@@ -10,10 +10,10 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from benchmarks.bound import upper_bound
-from benchmarks.cases import BASIC, EXTRA, Case, Play
 from benchmarks.documents import write_section
-from benchmarks.workloads import ARRIVALS, MIXES_S
+from benchmarks.load.workloads import ARRIVALS, MIXES_S
+from benchmarks.virtual.bound import upper_bound
+from benchmarks.virtual.cases import BASIC, EXTRA, Case, Play
 from service.scheduling.latency import LatencyModel
 
 LOADS = (0.1, 0.4, 0.8, 1.2, 3.0)  # of the capacity of the fastest subnetwork

@@ -8,31 +8,18 @@ three times the capacity, the peers, and rounds of a sweep over the rates for as
 import argparse
 import json
 import signal
-import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 
 from benchmarks.conditions import describe_conditions
-from benchmarks.report import publish, write_modes
-from benchmarks.servers import (
-    PEER_DIALECTS,
-    ROOT,
-    Server,
-    ServerFailed,
-    System,
-    anytime,
-    bare,
-    peer,
-    running,
-)
-from model.bundle import Bundle, read_bundle
+from benchmarks.serve.report import publish, write_modes
+from benchmarks.serve.session import COLLAPSED, Session
+from benchmarks.servers import PEER_DIALECTS, ROOT, ServerFailed, System, anytime, bare, peer
+from model.bundle import read_bundle
 
-FIRST_PORT = 9100  # a peer takes up to three
 PARTS = ("floor", "deadlines", "capacity", "overload", "modes", "peers", "sweep")
 RATES = (50, 100, 300, 500, 700, 1000, 1500, 2000, 3000, 4000, 6000, 10000)
 MODES = ("answer", "refuse")  # of on_miss
@@ -40,97 +27,9 @@ MODE_RATES = (1200, 1600, 2000, 3000, 4000, 5000, 10000, 16000)
 MODE_CONNECTIONS = (64, 512, 3000)
 MODE_SEEDS = 2
 IN_TIME = 0.99  # of all requests offered: the server holds the rate
-COLLAPSED = 0.05  # no more is to be seen at higher rates
-SETTLE_S = 0.5  # at the same rate before what is counted
-TRIES = 3  # of a point whose generator lagged
 ROUNDS = 5  # more would only take time
 FLOOR_ROUNDS = 7
 ALONE, SATURATING, IN_TURN = 300, 1500, 1000  # requests of a closed loop
-
-
-@dataclass(slots=True)
-class Session:
-    """What the parts share: where things are, how long a point lasts, and what was found.
-
-    Args:
-        bundle: what is served.
-        images: folder of labelled images.
-        environments: folder of the peers' virtual environments.
-        seconds: of a point.
-        deadline_ms: of the requests, but for those asked one after the other.
-        end_at: when the budget is spent, on the monotonic clock.
-        server_cores: of the server, as taskset writes them.
-        load_core: of the load generator.
-    """
-
-    bundle: Bundle
-    images: Path
-    environments: Path
-    scratch: Path
-    seconds: float
-    deadline_ms: float
-    end_at: float
-    server_cores: str = "0"
-    load_core: int = 1
-    found: dict[str, Any] = field(default_factory=dict)
-    started: int = 0
-
-    @property
-    def policies(self) -> list[str]:
-        """Ours, and each subnetwork alone."""
-        names = [each.name for each in self.bundle.manifest.subnetworks]
-        return ["anytime", *(f"static:{name}" for name in names)]
-
-    def graph(self, name: str) -> Path:
-        """Return the file of a subnetwork; of its precisions the one that ours keeps on a processor."""
-        small = self.bundle.folder / f"{name}.int8.onnx"
-        return (small if small.exists() else self.bundle.folder / f"{name}.onnx").resolve()
-
-    @contextmanager
-    def serving(self, system: System) -> Iterator[Server]:
-        """Run a server; each gets ports of its own."""
-        self.started += 1
-        image = next(self.images.glob("*/*.jp*g")).read_bytes()
-        log = self.scratch / f"{system.name.replace(' ', '-').replace(':', '-')}.log"
-        port = FIRST_PORT + 10 * self.started
-        with running(system, core=self.server_cores, port=port, image=image, log=log) as server:
-            yield server
-
-    def load(self, server: Server, *arguments: object) -> subprocess.Popen[str]:
-        """Start the load generator on a server."""
-        command = [sys.executable, "-m", "benchmarks.load", "--core", self.load_core]
-        command += ["--port", server.port, "--dialect", server.system.dialect]
-        command += ["--bundle", self.bundle.folder, "--images", self.images, *arguments]
-        return subprocess.Popen(
-            [str(word) for word in command], cwd=ROOT, stdout=subprocess.PIPE, text=True
-        )
-
-    def measure(self, server: Server, *arguments: object) -> list[dict[str, Any]]:
-        """Return the load generator's figures of each phase.
-
-        Raises:
-            ServerFailed: there are none.
-        """
-        load = self.load(server, *arguments)
-        output, _ = load.communicate()
-        if load.returncode:
-            raise ServerFailed(f"{server.system.name}: no load could be sent ({arguments})")
-        phases: list[dict[str, Any]] = json.loads(output)
-        return phases
-
-    def point(
-        self, server: Server, rate: float, seed: int, connections: int = 512
-    ) -> dict[str, Any] | None:
-        """Return the figures at a rate; None if the generator lagged at every try."""
-        for attempt in range(TRIES):
-            arguments: tuple[object, ...] = ("--deadline-ms", self.deadline_ms)
-            arguments += ("--seed", 100 * seed + attempt, "--connections", connections)
-            phases = ("--phase", f"{rate}:{SETTLE_S}", "--phase", f"{rate}:{self.seconds}")
-            _, figures = self.measure(server, *phases, *arguments)
-            if not figures["lagging"]:
-                return {"system": server.system.name, "rate": rate, "seed": seed, **figures}
-        print(f"  {server.system.name} at {rate}/s: thrown out, the generator lagged")
-        return None
 
 
 def measure_floor(session: Session) -> None:

@@ -1,6 +1,6 @@
 """What each rule of the scheduler is worth: it is taken away, and the same requests are served again in virtual time.
 
-python -m benchmarks.ablation [--docs docs] [--requests 2000] [--seeds 2]
+python -m benchmarks.virtual.ablation [--docs docs] [--requests 2000] [--seeds 2]
 """
 
 import argparse
@@ -13,8 +13,8 @@ from statistics import mean
 from typing import Any
 from unittest.mock import patch
 
-from benchmarks.cases import BASIC, EXTRA, TABLES, Case, Play, correct_per_request
 from benchmarks.documents import table, write_section
+from benchmarks.virtual.cases import BASIC, EXTRA, TABLES, Case, Play, correct_per_request
 from service.scheduling import forecast, latency, policies, scheduler
 from service.scheduling.admission import Admission
 from service.scheduling.forecast import Forecast

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.dialects import Said
+from benchmarks.load.dialects import Said
 
 REFUSALS = (422, 429, 503)
 RECOVERY_WINDOW = 20  # requests, of which fewer than nine in ten in time are no recovery

@@ -8,7 +8,7 @@ from statistics import median
 from typing import Any
 
 from benchmarks.documents import DOCS, percent, spread, table, write_section
-from benchmarks.plots import PLOTS, SHOWN, Curves, Point, draw, file_name, median_of
+from benchmarks.serve.plots import PLOTS, SHOWN, Curves, Point, draw, file_name, median_of
 
 COMMAND = "python -m benchmarks.serve --bundle model/pretrained/cifar10 --images DIR"
 
@@ -274,7 +274,7 @@ def _mix(point: Point) -> str:
 
 def main() -> None:
     """Write the report again from what an earlier run found."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.report", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.serve.report", description=__doc__)
     parser.add_argument("found", type=Path, help="serving.json of benchmarks.serve")
     parser.add_argument("--docs", type=Path, default=DOCS)
     options = parser.parse_args()

@@ -1,0 +1,1 @@
+"""The server on a GPU, against what the hardware could do: ``python -m benchmarks.gpu``."""

@@ -1,0 +1,1 @@
+"""The real server under a load, alone and beside others: ``python -m benchmarks.serve``."""

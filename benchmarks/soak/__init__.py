@@ -1,0 +1,1 @@
+"""A server under all kinds of clients for a long time: ``python -m benchmarks.soak``."""

@@ -1,0 +1,1 @@
+"""The scheduler in virtual time, on machines that exist only as numbers."""
