@@ -305,7 +305,10 @@ def _class_folders(
 ) -> tuple[tuple[str, ...], Parts, tuple[str, ...]]:
     """Read class folders: their names, their images, and what is left out of them."""
     found = find_images(root)
-    is_large = len(found.train) * views.size**2 * 3 > max_tensor_bytes
+    # By the size that is seen: where the images are is part of their hash, which scoring and export have to find again.
+    is_large, is_large_to_view = (
+        len(found.train) * how.size**2 * 3 > max_tensor_bytes for how in (preprocessing, views)
+    )
     faults: list[str] = []
 
     def readable(images: Images, how: Preprocessing) -> tuple[Split, Images]:
@@ -329,7 +332,10 @@ def _class_folders(
     train, learnt = readable(found.train, preprocessing)
     larger = None
     if views != preprocessing:
-        larger = _on_disk(learnt, train.labels, views) if is_large else readable(learnt, views)[0]
+        stays_on_disk = is_large or is_large_to_view
+        larger = (
+            _on_disk(learnt, train.labels, views) if stays_on_disk else readable(learnt, views)[0]
+        )
     validation, test = (
         None if images is None else readable(images, preprocessing)[0]
         for images in (found.validation, found.test)

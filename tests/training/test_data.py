@@ -178,6 +178,20 @@ def test_images_to_crop_are_kept_larger_than_they_are_seen(
     assert difference.abs().max() < 2
 
 
+def test_images_kept_larger_are_the_same_data_though_only_they_stay_on_disk(
+    class_folders: Path,
+) -> None:
+    n_bytes = 40 * SEEN.size**2 * 3  # the images fit as they are seen, and not at twice the side
+    load = partial(
+        load_data, str(class_folders), seed=0, preprocessing=SEEN, max_tensor_bytes=n_bytes
+    )
+
+    trained_on = load(views=Preprocessing(size=32))
+
+    assert isinstance(trained_on.larger, FileSplit)
+    assert trained_on.sha256 == load().sha256  # as evaluate and export load them
+
+
 def test_hidden_files_are_no_images(class_folders: Path) -> None:
     before = load_data(str(class_folders), seed=0, preprocessing=SEEN)
     (class_folders / "train" / "dark" / "._000.jpg").write_bytes(b"what macOS leaves")
