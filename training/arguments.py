@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import TypeVar
 
 DATA_HELP = (
-    "digits or pairs of them (need no download), cifar10, cifar100 or svhn (fetched once), or a path: an official archive, or a "
-    "folder of images by class, <class>/*, or train/<class>/* and test/<class>/*"
+    "digits or pairs of them (need no download), cifar10, cifar100 or svhn (fetched once), or a path: an official archive, a "
+    "folder with those of ImageNet, or a folder of images by class, <class>/*, or train/<class>/* and test/<class>/*"
 )
 SEEDS = range(1 << 32)  # small enough for what is derived from them
 IMAGE_SIZES = range(8, 1025)  # augmentation shifts by 4 pixels; the largest costs 1,024 of CIFAR's

@@ -5,6 +5,7 @@ close to each other.
 """
 
 import hashlib
+import os
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -25,6 +26,7 @@ from model.images import to_pixels
 from model.preprocessing import Preprocessing
 from training import first_line
 from training.folders import ClassFolders, find_images, named
+from training.imagenet import Stored
 
 PROBE = Preprocessing(size=32)  # images are decoded so, to see whether they can be, and hashed
 # Of 64, in which the hashes of images that look the same differ at most. Among 8,000 images of CIFAR-10 all 12 pairs
@@ -49,7 +51,7 @@ class Looked:
         fault: why it cannot be read, empty where it can.
     """
 
-    path: Path
+    path: Stored
     part: str
     label: int
     digest: bytes
@@ -90,7 +92,7 @@ def _look_at_all(found: ClassFolders) -> list[Looked]:
         return list(tqdm(looked, total=len(files), desc="reading", unit=" images", disable=None))
 
 
-def _look(path: Path, part: str, label: int) -> Looked:
+def _look(path: Stored, part: str, label: int) -> Looked:
     try:
         content = path.read_bytes()
         file = read_image_file(content)
@@ -218,4 +220,4 @@ def _suggestions(found: ClassFolders, readable: Sequence[Looked]) -> list[str]:
 
 
 def _short(image: Looked, root: Path) -> str:
-    return str(image.path.relative_to(root))
+    return str(image.path).removeprefix(f"{root}{os.sep}")

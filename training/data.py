@@ -8,6 +8,7 @@ A data set is named by a path, or by a name that needs none:
 - CIFAR's ``.tar.gz``, or a folder with it or with the files of CIFAR or SVHN;
 - a folder with ``train/<class>/*`` and ``test/<class>/*``: JPEG, PNG or WebP images of any size. ``val/<class>/*`` are
   the validation images, or those of the test where there are no others;
+- a folder with the archives of ImageNet as they are published, see ``imagenet``;
 - a folder with ``<class>/*``, of which some of every class validate and some test, by the seed.
 
 Sets of CIFAR's size are one tensor in memory; larger ones stay on disk and are decoded while the network trains.
@@ -40,6 +41,7 @@ from training.decoding import batches_ahead, naming, read_pixels
 from training.digits import PACKAGED
 from training.folders import EXPECTED, Images, find_images, named
 from training.held_out import doubts, stratified
+from training.imagenet import Member, Stored, named_and_sized
 
 OF_CIFAR = Preprocessing(size=32)  # and of SVHN
 VALIDATION_FRACTION = 0.1  # CIFAR-10: 45,000 to train on, 5,000 to select on
@@ -112,7 +114,7 @@ class TensorSplit:
 class FileSplit:
     """Image files and their labels int64 (N,), decoded when a batch is asked for."""
 
-    paths: NDArray[np.object_]
+    files: NDArray[np.object_]
     labels: Tensor
     preprocessing: Preprocessing
 
@@ -122,7 +124,7 @@ class FileSplit:
 
     def take(self, indices: Tensor) -> "FileSplit":
         """Return the images at ``indices``."""
-        return replace(self, paths=self.paths[indices.numpy()], labels=self.labels[indices.cpu()])
+        return replace(self, files=self.files[indices.numpy()], labels=self.labels[indices.cpu()])
 
     def to(self, device: torch.device) -> "FileSplit":
         """Return the split with its labels, and so its batches, on another device."""
@@ -131,20 +133,22 @@ class FileSplit:
     def batches(self, chunks: Iterable[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
         """Give the images and labels at each chunk of indices."""
         chunks, chunks_to_read = tee(chunks)
-        files = (self.paths[chunk.numpy()] for chunk in chunks_to_read)
+        files = (self.files[chunk.numpy()] for chunk in chunks_to_read)
         device = self.labels.device
         for chunk, images in zip(chunks, batches_ahead(files, self.preprocessing), strict=True):
             yield torch.from_numpy(images).to(device), self.labels[chunk.to(device)]
 
     def content(self) -> Iterator[bytes]:
         """Give names and sizes of the files, and the labels: to read a large set for a hash would take hours."""
-        for path in self.paths:
-            yield os.fsencode(f"{path.parent.name}/{path.name} {path.stat().st_size}\n")
+        yield from map(named_and_sized, self.files)
         yield self.labels.numpy().tobytes()
 
     def identities(self) -> list[bytes]:
-        """Return the path that each file has behind links."""
-        return [os.fsencode(os.path.realpath(path)) for path in self.paths]
+        """Return the path that each file has behind links, or its place in an archive."""
+        return [
+            os.fsencode(str(file) if isinstance(file, Member) else os.path.realpath(file))
+            for file in self.files
+        ]
 
 
 @dataclass(frozen=True, slots=True)
@@ -312,7 +316,7 @@ def _class_folders(
     faults: list[str] = []
 
     def readable(images: Images, how: Preprocessing) -> tuple[Split, Images]:
-        read: Callable[[Path], Pixels | None] = (
+        read: Callable[[Stored], Pixels | None] = (
             _check_header if is_large else partial(read_pixels, preprocessing=how)
         )
         pixels: list[Pixels] = []
@@ -354,17 +358,17 @@ def _class_folders(
 
 def _on_disk(images: Images, labels: Tensor, preprocessing: Preprocessing) -> FileSplit:
     """Return images that are read whenever they are asked for."""
-    paths = np.empty(len(images), object)
-    paths[:] = [path for path, _ in images]
-    return FileSplit(paths, labels, preprocessing)
+    files = np.empty(len(images), object)
+    files[:] = [file for file, _ in images]
+    return FileSplit(files, labels, preprocessing)
 
 
 def _attempt_each(
-    read: Callable[[Path], Pixels | None], images: Images
+    read: Callable[[Stored], Pixels | None], images: Images
 ) -> Iterator[Pixels | TrainingError | None]:
     """Give what reading each image gives, or how it fails: all of them are met before training, not days into it."""
 
-    def attempt(image: tuple[Path, int]) -> Pixels | TrainingError | None:
+    def attempt(image: tuple[Stored, int]) -> Pixels | TrainingError | None:
         try:
             return read(image[0])
         except TrainingError as error:
@@ -377,6 +381,6 @@ def _attempt_each(
                 yield result
 
 
-def _check_header(path: Path) -> None:
-    with naming(path), Image.open(path, formats=FORMATS):
+def _check_header(path: Stored) -> None:
+    with naming(path), path.open("rb") as file, Image.open(file, formats=FORMATS):
         pass

@@ -4,7 +4,6 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from pathlib import Path
 
 import numpy as np
 
@@ -12,18 +11,19 @@ from model.image_files import UnknownImage, read_image_file
 from model.images import Pixels, to_pixels
 from model.preprocessing import Preprocessing
 from training import TrainingError
+from training.imagenet import Stored
 
 BATCHES_AHEAD = 2  # decoded while the networks work on another
 
 
-def read_pixels(path: Path, preprocessing: Preprocessing) -> Pixels:
+def read_pixels(path: Stored, preprocessing: Preprocessing) -> Pixels:
     """Decode one image to (H, W, 3), as the server does."""
     with naming(path):
         return to_pixels(read_image_file(path.read_bytes()), preprocessing)
 
 
 def batches_ahead(
-    batches: Iterable[Iterable[Path]], preprocessing: Preprocessing
+    batches: Iterable[Iterable[Stored]], preprocessing: Preprocessing
 ) -> Iterator[Pixels]:
     """Give each batch of files as (n, H, W, 3), in order, some batches ahead decoded in threads."""
     waiting: deque[list[Future[Pixels]]] = deque()
@@ -41,7 +41,7 @@ def batches_ahead(
 
 
 @contextmanager
-def naming(path: Path) -> Iterator[None]:
+def naming(path: Stored) -> Iterator[None]:
     """Name the file of an image where anything in the block fails."""
     try:
         yield

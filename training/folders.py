@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from training import TrainingError
+from training.imagenet import Stored, read_imagenet
 
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp"}
 FOREIGN_SUFFIXES = {".gif", ".bmp", ".tif", ".tiff", ".heic", ".heif", ".avif", ".jp2", ".jxl"}
@@ -17,7 +18,7 @@ PARTS = ("train", "val", "test")
 EXPECTED = "a folder of class folders, or one with train/<class>/* and test/<class>/*"
 NAMED = 20  # classes or files in a message
 
-Images = list[tuple[Path, int]]
+Images = list[tuple[Stored, int]]
 """Files, each with its class."""
 
 
@@ -41,13 +42,15 @@ class ClassFolders:
 
 
 def find_images(root: Path) -> ClassFolders:
-    """List the images of a folder of class folders, or of one with ``train`` and ``test`` (or ``val``) with those inside.
+    """List the images of a folder of class folders, of one with ``train`` and ``test`` (or ``val``), or of ImageNet's archives.
 
     Raises:
         TrainingError: it is neither, or a class has no images.
     """
     if not root.is_dir():
         raise TrainingError(f"{root}: is no folder; expected {EXPECTED}")
+    if imagenet := read_imagenet(root):
+        return ClassFolders(imagenet.classes, imagenet.train, None, imagenet.test, ())
     classes = _classes(root)
     if set(classes).isdisjoint(PARTS):
         _check_number(root, root, classes)
@@ -109,7 +112,7 @@ def _images(folder: Path, classes: Iterable[str]) -> tuple[Images, Counter[str]]
     images: Images = []
     foreign = Counter[str]()
     for label, name in enumerate(classes):
-        found = []
+        found: list[Path] = []
         for parent, folders, files in os.walk(folder / name):
             folders[:] = [each for each in folders if not _is_left_out(each)]
             for file in files:

@@ -30,6 +30,7 @@ from training.data import DataSet
 from training.digits import PACKAGED
 from training.folders import find_images
 from training.held_out import HELD_OUT_FRACTION
+from training.imagenet import Stored
 from training.precision import mixed_precision
 
 HEADERS_READ = 200  # images whose size is looked at, spread over the folder
@@ -121,10 +122,10 @@ def survey(root: Path) -> Survey:
     return Survey(round(len(found.train) * (1 - held_out)), round(median(sides or [0])))
 
 
-def _shorter_side(path: Path) -> int:
+def _shorter_side(path: Stored) -> int:
     """Return the shorter side of an image in pixels; 0 where it cannot be read, which is told when all are."""
     try:
-        with Image.open(path, formats=FORMATS) as image:
+        with path.open("rb") as file, Image.open(file, formats=FORMATS) as image:
             return min(image.size)
     except Exception:  # Pillow's readers raise nearly anything on damaged files
         return 0

@@ -18,10 +18,9 @@ def lose_test(root: Path) -> None:
 
 
 def flatten_val(root: Path) -> None:
-    """ImageNet's, as it is published."""
     rmtree(root / "test")
     (root / "val").mkdir()
-    Image.new("RGB", (8, 8)).save(root / "val" / "ILSVRC2012_val_00000001.JPEG")
+    Image.new("RGB", (8, 8)).save(root / "val" / "00000001.jpg")
 
 
 def lose_a_class(root: Path) -> None:

@@ -1,7 +1,6 @@
 """The images that files are compared on, and what their folders are called among the network's classes."""
 
 import hashlib
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from model.preprocessing import Preprocessing
 from training import TrainingError
 from training.decoding import batches_ahead, read_pixels
 from training.folders import Images, find_images, named
+from training.imagenet import Stored, named_and_sized
 
 BATCH = 32
 
@@ -25,7 +25,7 @@ class LabelledImages:
         labels: (N,), the class of each.
     """
 
-    paths: tuple[Path, ...]
+    paths: tuple[Stored, ...]
     labels: NDArray[np.int64]
     preprocessing: Preprocessing
 
@@ -45,7 +45,7 @@ class LabelledImages:
         """A hash of the files' names and sizes, and of their classes."""
         digest = hashlib.sha256(self.labels.tobytes())
         for path in self.paths:
-            digest.update(os.fsencode(f"{path.parent.name}/{path.name} {path.stat().st_size}\n"))
+            digest.update(named_and_sized(path))
         return digest.hexdigest()
 
 
