@@ -17,7 +17,7 @@ from benchmarks.documents import table, write_section
 from benchmarks.virtual.cases import BASIC, EXTRA, TABLES, Case, Play, correct_per_request
 from service.scheduling import forecast, latency, policies, scheduler
 from service.scheduling.admission import Admission
-from service.scheduling.forecast import Forecast
+from service.scheduling.forecast import Capacity, Forecast
 from service.scheduling.policies import Anytime, Choice, Outlook
 
 LOADS = (0.1, 0.5, 0.9, 1.5)
@@ -42,8 +42,8 @@ RULES: Mapping[str, Sequence[tuple[Any, str, Any]]] = {
     "arrivals that overtake count": [
         (Forecast, "overtaking_s", lambda self, slacks_s: [0.0] * len(slacks_s))
     ],
-    "only the fastest runs where arrivals cannot all be met": [
-        (Anytime, "_can_all_be_met", lambda self, outlook: True)
+    "none runs that takes more than steady arrivals leave": [
+        (Capacity, "steady_s", lambda self, now: inf)
     ],
     "arrivals count that are due after all that wait": [(scheduler, "LOOK_AHEAD", 1.0)],
     "a head that forces small batches is given up": [
@@ -51,7 +51,6 @@ RULES: Mapping[str, Sequence[tuple[Any, str, Any]]] = {
     ],
     "a batch stops growing at 5 % of gain": [(policies, "EFFICIENT", 1.0)],
     "32 and 64 arrivals prove a rate, and not only 16": [(forecast, "PROOFS", (16,))],
-    "two standard deviations of the arrivals are kept free": [(forecast, "MORE_ARRIVALS", 0.0)],
     "deadlines that have gone by are no work": [
         (Admission, "_hopeless_at", lambda self, due_at: inf)
     ],

@@ -9,7 +9,7 @@
 from bisect import bisect_left, bisect_right, insort
 from collections import deque
 from collections.abc import Sequence
-from math import exp
+from math import exp, inf
 
 from service.scheduling.latency import Devices
 
@@ -18,7 +18,6 @@ SHORTEST_PROOF_S = 0.004  # what comes in less comes at one instant, and proves 
 LASTING_S = 0.25  # time constant of the lasting rate, some deadlines long
 DEADLINES_KEPT = 32  # the latest deadlines stand for the coming ones
 MEAN_GAIN = 0.05  # an observation: a mean over some twenty
-MORE_ARRIVALS = 2.0  # standard deviations over the mean, where each arrival takes time
 LEAST_FREE = 0.05  # arrivals that cost more time than there is still leave a little to decide with
 LEAST_IDLE = 0.03  # callers that wait for their answers take all the time there is, and leave it to a short backlog
 
@@ -115,11 +114,6 @@ class Capacity:
         self._in_flight: dict[int, float] = {}  # device -> when it should be free
 
     @property
-    def devices(self) -> int:
-        """How many devices serve."""
-        return len(self._serving)
-
-    @property
     def is_idle(self) -> bool:
         """Whether no run is under way."""
         return not self._in_flight
@@ -170,16 +164,14 @@ class Capacity:
 
     def left_s(self, slacks_s: Sequence[float], now: float) -> list[float]:
         """Return the seconds of all devices in each span from now, less what arrivals and the runs under way take."""
-        devices = len(self._serving)
         busy_s = sum(max(end_at - now, 0.0) for end_at in self._in_flight.values())
-        rate, each_s = self._forecast.rate(now), self._forecast.deciding_s
-        if not rate or not each_s:
-            return [slack_s * devices - busy_s for slack_s in slacks_s]
-        comings = [rate * max(slack_s, 0.0) for slack_s in slacks_s]
-        return [
-            slack_s * devices - busy_s - each_s * (coming + MORE_ARRIVALS * coming**0.5)
-            for slack_s, coming in zip(slacks_s, comings, strict=True)
-        ]
+        free = len(self._serving) - self._forecast.rate(now) * self._forecast.deciding_s
+        return [slack_s * free - busy_s for slack_s in slacks_s]
+
+    def steady_s(self, now: float) -> float:
+        """Return the devices' time for each arrival at their lasting rate, once it is read."""
+        rate = self._forecast.lasting_rate(now)
+        return len(self._serving) / rate - self._forecast.deciding_s if rate else inf
 
     def idle_fraction(self, now: float) -> float:
         """Return the fraction of time that is left if all arrivals are answered."""
@@ -198,5 +190,5 @@ class Capacity:
 
     def _free_share(self, now: float) -> float:
         """Return the share of the devices' time that reading arrivals leaves."""
-        busy = self._forecast.rate(now) * self._forecast.deciding_s
+        busy = self._forecast.lasting_rate(now) * self._forecast.deciding_s
         return max(1.0 - busy / len(self._serving), LEAST_FREE)

@@ -6,7 +6,8 @@ something: requests that nothing can meet have left the queue, so that the faste
 The policy ``anytime``: by the k-th deadline k requests must be done, so that each may take the k-th part of the time
 until then, for the k that leaves least. Accuracy is concave in time, so equal shares lose least. Where several models
 share the devices, shares are equal in multiples of what each costs at least. The most accurate subnetwork within the
-share runs, in a batch while a larger one saves time. See docs/scheduling.md.
+share runs, in a batch while a larger one saves time. None runs that takes more, in its best batch, than the arrivals of
+the last quarter of a second leave each other: a short queue does not tempt a busy machine. See docs/scheduling.md.
 """
 
 from collections.abc import Callable, Sequence
@@ -36,11 +37,8 @@ class Outlook(NamedTuple):
         runnable: how many of the most urgent may run together; at least 1.
         head_s: seconds until the run of the most urgent one must have ended.
         missed_after: how many of the most urgent can no longer be met by a run that ends after so many seconds.
-        share_s: the run time that each may take for all to be met, those to come before them included.
-        outside_s: seconds each waiting request will cost outside its run.
-        rate: arrivals to expect, per second, those that are shed included.
-        arrival_s: the least run time that an arrival takes, on an idle machine, by the mean over the models.
-        devices: how many devices serve.
+        share_s: the run time that each may take for all that wait to be met, those to come before them included.
+        steady_s: the run time that each request may take if as many go on to come; less than 0 past the capacity.
         device: the one that is free.
     """
 
@@ -49,10 +47,7 @@ class Outlook(NamedTuple):
     head_s: float
     missed_after: Callable[[float], int]
     share_s: float
-    outside_s: float
-    rate: float
-    arrival_s: float
-    devices: int
+    steady_s: float
     device: int
 
 
@@ -113,8 +108,11 @@ class Anytime:
         self._latency = latency
 
     def choose(self, outlook: Outlook) -> Choice | ExpireHead:
-        """Return the deepest subnetwork whose time per request is within the share."""
-        for option in reversed(self.options if self._can_all_be_met(outlook) else self.options[:1]):
+        """Return the deepest subnetwork that those who wait have time for, and those who go on to come."""
+        steady_s = outlook.steady_s / self._latency.devices.slowdown(outlook.device)
+        for option in reversed(self.options):
+            if option.pace_s > steady_s:
+                continue
             size = option.efficient_size(outlook.runnable, outlook.head_s, outlook.device)
             if (
                 size
@@ -123,11 +121,6 @@ class Anytime:
             ):
                 return Choice(option.name, size)
         return self._choose_overloaded(outlook)
-
-    def _can_all_be_met(self, outlook: Outlook) -> bool:
-        """Whether the devices have time for all arrivals: those that are shed never wait, and the queue looks short."""
-        run_s = outlook.arrival_s * self._latency.devices.slowdown(outlook.device)
-        return outlook.rate * (run_s + 2 * outlook.outside_s) < outlook.devices
 
     def _choose_overloaded(self, outlook: Outlook) -> Choice | ExpireHead:
         """Choose where not all can be met: run the fastest subnetwork in a batch of the best size.

@@ -42,6 +42,7 @@ from service.scheduling.refinements import Refinements
 from service.scheduling.requests import Action, Deliver, Expire, Request, Run, Shed, Wait
 
 LOOK_AHEAD = 2.0  # times the longest slack: what comes in that time has to find time too
+STEADY = 1.2  # times the time that each arrival can have: their rate is known no better
 
 
 class Scheduler:
@@ -232,22 +233,20 @@ class Scheduler:
     ) -> Outlook:
         """Return what the policy of a model may know."""
         end_at = now + self.devices.reserve_s
-        outside_s, rate = self._forecast.overhead_s / 2, self._forecast.rate(now)
+        outside_s = self._forecast.overhead_s / 2
+        weight = self._weight(self._forecast.pace_s, model)  # of an arrival
         return Outlook(
             waiting=len(model.queue),
             runnable=runnable,
             head_s=head_s,
             missed_after=lambda run_s: model.queue.due_before(end_at + run_s),
-            share_s=self._least_share_s(model, timely, end_at, rate, now) - outside_s,
-            outside_s=outside_s,
-            rate=rate,
-            arrival_s=self._forecast.pace_s,
-            devices=self._capacity.devices,
+            share_s=self._least_share_s(model, timely, end_at, weight, now) - outside_s,
+            steady_s=STEADY * (self._capacity.steady_s(now) / weight - outside_s),
             device=device,
         )
 
     def _least_share_s(
-        self, model: Model, timely: Sequence[Model], end_at: float, rate: float, now: float
+        self, model: Model, timely: Sequence[Model], end_at: float, weight: float, now: float
     ) -> float:
         """Return the least, over some instants, of the devices' time until then, shared by all that are due by then.
 
@@ -259,7 +258,7 @@ class Scheduler:
             slacks_s = [*slacks_s, LOOK_AHEAD * slacks_s[-1]]
             waiting = [*waiting, waiting[-1]]
         overtaking_s = self._forecast.overtaking_s(slacks_s)
-        coming = rate * self._weight(self._forecast.pace_s, model)
+        coming = self._forecast.rate(now) * weight
         return min(
             machine_s / (count + coming * before_s)
             for machine_s, count, before_s in zip(
