@@ -63,12 +63,17 @@ CONVOLUTIONS: dict[Convolution, Callable[[int, int], nn.Module]] = {
 }
 
 
+class Pooled(nn.Sequential):
+    """A convolution and its pooling."""
+
+
 class ConvLayer(nn.Module):
     """Convolution → dropout → batch norm → ReLU, with one batch norm for each mode.
 
     A column alone and a column beside others see differently distributed inputs; one set of statistics for both
     spoils both, so scale, shift and statistics are kept apart. Filters are shared. Where ``is_pooled``, 2×2 pooling
-    follows the convolution: batch norm then has a quarter to do, and measures what it passes on.
+    follows the convolution: batch norm then has a quarter to do, and measures what it passes on. A trained layer pools last
+    unless a scale is negative: its values are the same, and a graph of it has its batch norm merged into the convolution.
     """
 
     def __init__(
@@ -83,13 +88,20 @@ class ConvLayer(nn.Module):
     ) -> None:
         super().__init__()
         conv = CONVOLUTIONS[convolution](in_channels, out_channels)
-        self.conv = nn.Sequential(conv, nn.MaxPool2d(2)) if is_pooled else conv
+        self.conv = Pooled(conv, nn.MaxPool2d(2)) if is_pooled else conv
         self.dropout = nn.Dropout(dropout)
         self.norms = nn.ModuleDict({mode: nn.BatchNorm2d(out_channels) for mode in modes})
 
     def forward(self, x: Tensor, mode: NormMode) -> Tensor:
         """Map (N, in_channels, H, W) to (N, out_channels, H, W), or half as high and wide."""
-        normed: Tensor = self.norms[mode](self.dropout(self.conv(x)))
+        norm = self.norms[mode]
+        scales = norm.weight
+        assert isinstance(scales, Tensor)
+        if isinstance(self.conv, Pooled) and not self.training and not (scales < 0).any():
+            conv, pool = self.conv
+            pooled: Tensor = pool(torch.relu(norm(conv(x))))
+            return pooled
+        normed: Tensor = norm(self.dropout(self.conv(x)))
         return torch.relu(normed)
 
 
