@@ -1,6 +1,7 @@
 """What is received to be classified, and how each such request ends: one way, which is counted, logged and traced."""
 
 import asyncio
+import re
 from collections.abc import Awaitable, Mapping
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
@@ -12,7 +13,6 @@ from service.front.engine_client import Answered
 from service.front.front import Front
 from service.front.serving import Served
 from service.hop import Record
-from service.observability.trace_context import trace_id_of
 from service.outcomes import NO_MODEL, Outcome
 from service.problems import InternalError, NotReady, Problem
 from service.schemas import ClassifyQuery
@@ -20,6 +20,8 @@ from service.schemas import ClassifyQuery
 if TYPE_CHECKING:
     from service.observability.tracing import Described, Stretch
 
+TRACEPARENT = re.compile(rb"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}")  # W3C
+NO_TRACE = b"0" * 32
 ENDED = "the server, or its bundle, ended before the answer was found"
 T = TypeVar("T")
 LOGGED = (
@@ -161,7 +163,7 @@ def _outcome(served: Served, query: ClassifyQuery, reply: Mapping[str, Any]) -> 
 
 def _trace_problem(front: Front, received: Received, problem: Problem) -> str:
     """Record a request that got no answer, where traces are on; return the id of its trace for the log, if it has one."""
-    caller_s = trace_id_of(received.headers)
+    caller_s = _trace_of(received.headers)
     if front.tracer is None:
         return caller_s
     recorded = front.tracer.record(
@@ -188,7 +190,7 @@ def _trace_answer(
     outcome: Outcome,
 ) -> str:
     """Record an answer and where its time went, where traces are on; return as ``_trace_problem``."""
-    caller_s = trace_id_of(received.headers)
+    caller_s = _trace_of(received.headers)
     if front.tracer is None:
         return caller_s
     answer, now = answered.answer, front.clock()
@@ -221,3 +223,9 @@ def _trace_answer(
         },
     )
     return recorded or caller_s
+
+
+def _trace_of(headers: Mapping[bytes, bytes]) -> str:
+    """Return the id of the trace that a caller says its request belongs to; nothing if it names none, or not as it must."""
+    match = TRACEPARENT.fullmatch(headers.get(b"traceparent", b""))
+    return match[1].decode() if match and match[1] != NO_TRACE else ""
