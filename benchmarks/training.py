@@ -30,12 +30,13 @@ from model import small_maps
 from model.drop_path import draw_passes
 from model.layers import ConvLayer
 from model.preprocessing import Preprocessing
-from training.checkpoint import Checkpoint
-from training.compare import mean_cost
 from training.config import RECIPES, Recipe
-from training.data import DataSet, TensorSplit
+from training.data.data_set import DataSet
+from training.data.splits import TensorSplit
 from training.distributed import Group, own_device
 from training.precision import mixed_precision
+from training.runs.checkpoint import Checkpoint
+from training.studies.compare import mean_cost
 from training.trainer import Run
 
 SEED = 0

@@ -21,26 +21,27 @@ from model import cost
 from model.bundle import PRETRAINED_DIR, is_bundle, read_bundle
 from model.manifest import Precision
 from training import TrainingError
-from training.anytime import evaluate_anytime
-from training.arguments import DATA_HELP, add_run_arguments, add_seed, positive
-from training.asking import add_train_arguments, asked_for
-from training.checkpoint import Checkpoint, load_trained
-from training.commands import run_command
-from training.compare import compare
+from training.commands.arguments import DATA_HELP, add_run_arguments, add_seed, positive
+from training.commands.asking import add_train_arguments, asked_for
+from training.commands.exits import run_command
+from training.commands.listing import listing
+from training.commands.planning import foresee
+from training.commands.stopping import end_on_signals
 from training.config import recipes_help
-from training.data import DataSet, Split, load_data
+from training.data.data_set import DataSet, load_data
+from training.data.splits import Split
 from training.distributed import Group, joined_group, own_device
 from training.evaluate import confusion, predict_checkpoint, reported_subnetworks, score
-from training.export import export_again, export_bundle
-from training.files import check_writable
-from training.history import by_class, draw_curves
+from training.export.export import export_again, export_bundle
 from training.importing.command import EXAMPLE, add_import
-from training.listing import listing
-from training.origin import data_of_bundle
-from training.planning import foresee
-from training.reproduce import EXPERIMENTS, reproduce
+from training.runs.checkpoint import Checkpoint, load_trained
+from training.runs.files import check_writable
+from training.runs.history import by_class, draw_curves
+from training.runs.origin import data_of_bundle
 from training.specialise import specialise
-from training.stopping import end_on_signals
+from training.studies.anytime import evaluate_anytime
+from training.studies.compare import compare
+from training.studies.reproduce import EXPERIMENTS, reproduce
 from training.trainer import train
 
 EXAMPLES = {  # from data to a served model, and what else there is
@@ -227,7 +228,7 @@ def _joined(load: Callable[[], DataSet]) -> Iterator[tuple[DataSet, torch.device
 
 def _check(options: argparse.Namespace) -> None:
     """Print what a folder of images holds."""
-    from training.check import check_folder  # with SciPy and PyWavelets, which take a second
+    from training.data.check import check_folder  # with SciPy and PyWavelets, which take a second
 
     print(check_folder(options.folder))
 

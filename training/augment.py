@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from training.config import Augmentation
-from training.data import Split
+from training.data.splits import Split
 
 MAX_SHIFT = 4  # pixels
 # Random numbers for one image: mirrored or not, shift down, shift right; of a crop its area and shape, where it lies

@@ -7,7 +7,7 @@ from model.drop_path import DropPath
 from model.preprocessing import Preprocessing
 from model.presets import PAPER_DROPOUT, PRESETS, Architecture
 from training import TrainingError
-from training.data import DataSet
+from training.data.data_set import DataSet
 
 Schedule = Literal["paper", "imagenet", "one-cycle"]
 Augmentation = Literal["none", "mirror", "+", "++", "crop", "rand"]

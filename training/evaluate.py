@@ -14,8 +14,9 @@ from model.intervals import wilson
 from model.path import subnetwork_name
 from model.presets import Architecture
 from training.augment import Normalisation, channel_statistics
-from training.checkpoint import Checkpoint, restore_network
-from training.data import DataSet, Split
+from training.data.data_set import DataSet
+from training.data.splits import Split
+from training.runs.checkpoint import Checkpoint, restore_network
 
 EVALUATION_BATCH = 250
 NORM_IMAGES = 5_000  # training images that re-estimate batch norm; stable from some thousands

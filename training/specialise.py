@@ -14,11 +14,11 @@ from model.bundle import Bundle
 from model.manifest import Manifest
 from model.presets import Architecture
 from training import TrainingError
-from training.checkpoint import described
 from training.config import SPECIALISED, SPECIALISED_SHIFTED, Recipe
-from training.data import DataSet
+from training.data.data_set import DataSet
 from training.distributed import Group
-from training.export import export_specialists
+from training.export.export import export_specialists
+from training.runs.checkpoint import described
 from training.teacher import ask
 from training.trainer import train
 

@@ -19,9 +19,9 @@ from model.cores import cores
 from model.sessions import open_session
 from training.augment import DRAWS, Normalisation, augment, channel_statistics
 from training.config import Augmentation
-from training.data import DataSet
+from training.data.data_set import DataSet
 from training.evaluate import in_order
-from training.files import written_whole
+from training.runs.files import written_whole
 
 MIRRORED_VIEWS = 2  # of every image, one the mirror image of the other
 LARGEST_DRAW = 1 - 2**-24  # the float32 before 1, which no draw is

@@ -20,15 +20,8 @@ from model.drop_path import Pass, draw_passes
 from model.fractal import FractalNet
 from training import TrainingError
 from training.augment import DRAWS, augment, channel_statistics
-from training.checkpoint import (
-    CHECKPOINT_FILE,
-    Checkpoint,
-    load_checkpoint,
-    load_weights,
-    save_checkpoint,
-)
 from training.config import Recipe
-from training.data import DataSet
+from training.data.data_set import DataSet
 from training.distributed import Group
 from training.evaluate import (
     NORM_IMAGES_OF_AN_EPOCH,
@@ -37,12 +30,19 @@ from training.evaluate import (
     reported_subnetworks,
     score,
 )
-from training.files import written_by_one
-from training.history import Waited, epoch_line, write_history
 from training.mixing import Mixer
 from training.optim import Optimizer, averaged, rate_factor
-from training.origin import begin_from, completed, is_for_other_classes
 from training.precision import has_bf16, mixed_precision
+from training.runs.checkpoint import (
+    CHECKPOINT_FILE,
+    Checkpoint,
+    load_checkpoint,
+    load_weights,
+    save_checkpoint,
+)
+from training.runs.files import written_by_one
+from training.runs.history import Waited, epoch_line, write_history
+from training.runs.origin import begin_from, completed, is_for_other_classes
 from training.teacher import Teacher
 from training.whitening import whiten
 

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from training.augment import Normalisation
-from training.data import Split
+from training.data.splits import Split
 
 WHITENING_IMAGES = 5_000  # some millions of patches: stable from some hundreds of images
 LEAST_VARIANCE = 5e-4  # added to each direction's, so that noise is not made as loud as the picture

@@ -8,9 +8,9 @@ import torch
 from benchmarks.training import random_images
 from model.bundle import Bundle, read_bundle
 from model.fractal import FractalNet
-from training.checkpoint import Checkpoint
 from training.config import Recipe
-from training.export import export_bundle
+from training.export.export import export_bundle
+from training.runs.checkpoint import Checkpoint
 
 IMAGES = 300  # of noise: enough for batch norm to have statistics
 SCORED = 16  # of them; nothing is learnt from their scores

@@ -24,7 +24,7 @@ from service.problems import Problem
 from service.schemas import QueryParser, parse_feedback
 from service.settings import read_settings
 from training import TrainingError
-from training.archives import read_archive
+from training.data.archives import read_archive
 
 KEY = "RWQf6LRCGA9i53mlYecO4IzT51TGPpvWucNSCh1CBM0QTaLn73Y7GFO3"  # of minisign's documentation
 IMAGES = np.zeros((2, 3072), np.uint8)

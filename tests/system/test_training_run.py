@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from training.__main__ import main
-from training.checkpoint import load_checkpoint
+from training.runs.checkpoint import load_checkpoint
 
 ROOT = Path(__file__).parents[2]
 RECIPE = ["train", "--recipe", "tiny", "--epochs", "3", "--seed", "4"]

@@ -13,7 +13,7 @@ from PIL import Image
 
 from model.bundle import read_bundle
 from tests.server import ServerProcess
-from training.data import load_data
+from training.data.data_set import load_data
 
 ROOT = Path(__file__).parents[2]
 ONE_THREAD = os.environ | {"OMP_NUM_THREADS": "1"}  # the network is too small for more

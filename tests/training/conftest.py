@@ -13,11 +13,12 @@ from PIL import Image
 
 from model.manifest import Precision
 from model.presets import Architecture
-from training.checkpoint import Checkpoint
 from training.config import RECIPES, Recipe
-from training.data import DataSet, TensorSplit, load_data
+from training.data.data_set import DataSet, load_data
+from training.data.splits import TensorSplit
 from training.distributed import Group
-from training.export import export_bundle
+from training.export.export import export_bundle
+from training.runs.checkpoint import Checkpoint
 from training.trainer import train
 
 CPU = torch.device("cpu")

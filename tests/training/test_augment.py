@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch.testing import assert_close
 
 from training.augment import DRAWS, LEAST_AREA, LIGHT, augment, channel_statistics
-from training.data import TensorSplit
+from training.data.splits import TensorSplit
 
 GENERATOR = torch.Generator().manual_seed(0)
 IMAGES = torch.randn(6, 3, 8, 8, generator=GENERATOR)

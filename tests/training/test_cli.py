@@ -18,8 +18,8 @@ from service.cli.app import app
 from service.cli.training import COMMANDS
 from tests.training.conftest import TrainedRun
 from training.__main__ import EXAMPLES, main
-from training.checkpoint import load_checkpoint
 from training.config import RECIPES
+from training.runs.checkpoint import load_checkpoint
 
 
 def test_help_shows_the_way_from_data_to_a_served_model(
@@ -327,7 +327,7 @@ SWALLOWED = """
 import signal
 import weakref
 
-from training.stopping import end_on_signals
+from training.commands.stopping import end_on_signals
 
 end_on_signals()
 

@@ -7,7 +7,7 @@ import pytest
 from model.preprocessing import Preprocessing
 from training import TrainingError
 from training.config import RECIPES
-from training.data import DataSet
+from training.data.data_set import DataSet
 
 
 @pytest.mark.parametrize(

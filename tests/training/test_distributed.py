@@ -14,10 +14,11 @@ from torch.testing import assert_close
 
 from tests.training.conftest import CPU
 from training import TrainingError
-from training.checkpoint import Checkpoint, load_checkpoint
 from training.config import RECIPES, Recipe
-from training.data import DataSet, TensorSplit, load_data
+from training.data.data_set import DataSet, load_data
+from training.data.splits import TensorSplit
 from training.distributed import LEFT_ALONE, Group, joined_group
+from training.runs.checkpoint import Checkpoint, load_checkpoint
 from training.trainer import train
 
 ROOT = Path(__file__).parents[2]

@@ -11,8 +11,8 @@ from torch.testing import assert_close
 from model.fractal import FractalNet
 from tests.training.conftest import TrainedRun
 from training.augment import Normalisation, channel_statistics
-from training.checkpoint import restore_network
-from training.data import DataSet, TensorSplit
+from training.data.data_set import DataSet
+from training.data.splits import TensorSplit
 from training.distributed import Group
 from training.evaluate import (
     EVALUATION_BATCH,
@@ -24,6 +24,7 @@ from training.evaluate import (
     predict_each,
     score,
 )
+from training.runs.checkpoint import restore_network
 from training.trainer import train
 
 CPU = torch.device("cpu")

@@ -11,9 +11,10 @@ from model.preprocessing import Preprocessing
 from model.presets import Architecture
 from tests.training.conftest import CPU
 from training.config import RECIPES
-from training.data import DataSet, TensorSplit
+from training.data.data_set import DataSet
+from training.data.splits import TensorSplit
 from training.distributed import Group
-from training.export import export_bundle
+from training.export.export import export_bundle
 from training.trainer import train
 
 GENERATOR = torch.Generator().manual_seed(0)

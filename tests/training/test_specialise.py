@@ -11,8 +11,8 @@ from model.presets import PRESETS
 from tests.training.conftest import CPU, SMALL, TrainedRun
 from training import TrainingError
 from training.config import SPECIALISED
-from training.graphs import weights_of
-from training.origin import completed
+from training.graphs.graph import weights_of
+from training.runs.origin import completed
 from training.specialise import recipe_for, specialise
 
 

@@ -9,7 +9,8 @@ import torch
 from model.bundle import Bundle, read_bundle
 from model.sessions import open_session
 from training.augment import augment, channel_statistics
-from training.data import DataSet, TensorSplit
+from training.data.data_set import DataSet
+from training.data.splits import TensorSplit
 from training.teacher import Teacher, ask, draws_of
 
 

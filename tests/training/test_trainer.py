@@ -16,12 +16,13 @@ from model.drop_path import draw_passes
 from model.preprocessing import Preprocessing
 from tests.training.conftest import CPU, TrainedRun
 from training import TrainingError
-from training.checkpoint import CHECKPOINT_FILE, Checkpoint, load_checkpoint
 from training.config import Augmentation, Mixing, Recipe
-from training.data import DataSet, FileSplit, load_data
+from training.data.data_set import DataSet, load_data
+from training.data.splits import FileSplit
 from training.distributed import Group
 from training.evaluate import evaluate_checkpoint
 from training.precision import mixed_precision
+from training.runs.checkpoint import CHECKPOINT_FILE, Checkpoint, load_checkpoint
 from training.trainer import LOOK_EVERY, Run, train
 
 TrainSmall = Callable[..., Checkpoint]

@@ -12,7 +12,8 @@ from model.presets import PRESETS
 from tests.training.conftest import CPU
 from training.augment import channel_statistics
 from training.config import RECIPES
-from training.data import DataSet, TensorSplit
+from training.data.data_set import DataSet
+from training.data.splits import TensorSplit
 from training.distributed import Group
 from training.trainer import train
 from training.whitening import whiten, whitening_directions

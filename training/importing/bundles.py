@@ -32,7 +32,9 @@ from model.manifest import (
 )
 from model.provenance import made_now
 from training import TrainingError
-from training.graph_scores import calibration, fit_temperature, share
+from training.graphs.quantise import CALIBRATION_IMAGES, quantise
+from training.graphs.scores import calibration, fit_temperature, share
+from training.graphs.weights_file import WeightsFile
 from training.importing import counting
 from training.importing.comparing import (
     Candidate,
@@ -47,8 +49,6 @@ from training.importing.files import Network
 from training.importing.images import LabelledImages
 from training.importing.probing import write_wrapped
 from training.importing.wrapping import Normalisation, set_temperature
-from training.quantise import CALIBRATION_IMAGES, quantise
-from training.weights_file import WeightsFile
 
 PROBE_IMAGES = 8  # that tell what a network gives
 LEAST_IMAGES = 20  # half of them fit temperatures, the other half say how good they are

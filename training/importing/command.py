@@ -10,15 +10,15 @@ import numpy as np
 from model.bundle import Bundle, check_name, check_target, read_bundle
 from model.preprocessing import Interpolation, Preprocessing
 from training import TrainingError
-from training.arguments import IMAGE_SIZES, within
-from training.commands import run_command
-from training.files import check_writable
+from training.commands.arguments import IMAGE_SIZES, within
+from training.commands.exits import run_command
+from training.commands.listing import listing
+from training.commands.stopping import end_on_signals
 from training.importing.bundles import Data, ImportPrecision, import_bundle
 from training.importing.files import Layout, Network, read_network
 from training.importing.images import LabelledImages, class_numbers, find_folder, read_labels
 from training.importing.wrapping import Normalisation
-from training.listing import listing
-from training.stopping import end_on_signals
+from training.runs.files import check_writable
 
 EXAMPLE = (
     "anytime import small.onnx medium.onnx large.onnx --labels labels.txt --images photos/val "

@@ -14,7 +14,7 @@ from model.cores import cores
 from model.manifest import Source, Subnetwork
 from model.sessions import open_session
 from training import TrainingError
-from training.graph_scores import Logits, share
+from training.graphs.scores import Logits, share
 from training.importing.images import LabelledImages
 
 LATENCY_ROUNDS = 30

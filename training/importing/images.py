@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 
 from model.preprocessing import Preprocessing
 from training import TrainingError
-from training.decoding import batches_ahead, read_pixels
-from training.folders import Images, find_images, named
-from training.imagenet import Stored, named_and_sized
+from training.data.decoding import batches_ahead, read_pixels
+from training.data.folders import Images, find_images, named
+from training.data.imagenet import Stored, named_and_sized
 
 BATCH = 32
 

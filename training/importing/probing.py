@@ -12,10 +12,10 @@ from model.cores import cores
 from model.graph_file import GraphRefused, check_graph
 from model.sessions import open_session
 from training import TrainingError, first_line
+from training.graphs.weights_file import WeightsFile
 from training.importing.expanding import without_expand
 from training.importing.files import Network
 from training.importing.wrapping import Answers, Normalisation, wrap
-from training.weights_file import WeightsFile
 
 SUM_TOLERANCE = 1e-2  # of probabilities in half precision, over a thousand classes
 # Of the largest answer, between an image alone and in a batch; half precision keeps three digits.

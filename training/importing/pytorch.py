@@ -8,7 +8,7 @@ import onnx
 import torch
 
 from training import TrainingError, first_line
-from training.graphs import quiet_exporter
+from training.graphs.graph import quiet_exporter
 
 
 def to_onnx(path: Path) -> onnx.ModelProto:

@@ -11,7 +11,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from training.graph_edits import drop_unused, fold_constants, strip_notes
+from training.graphs.edits import drop_unused, fold_constants, strip_notes
 from training.importing.files import Network
 
 PREFIX = "imported."  # of every name within the network, so that none is one of those around it

@@ -16,7 +16,7 @@ from model.sessions import open_session
 from tests.networks import MEAN, STD, digits, network, normalised
 from tests.server import ROOT
 from tests.training.importing.conftest import Run, saved
-from training.graph_edits import fold_constants
+from training.graphs.edits import fold_constants
 from training.importing.files import read_network
 from training.importing.images import class_numbers
 from training.importing.probing import write_wrapped

@@ -1,0 +1,195 @@
+"""Folders of images are split where their owner did not, and refused in one line where they are wrong."""
+
+from functools import partial
+from pathlib import Path
+from shutil import rmtree
+
+import pytest
+import torch
+from PIL import Image
+
+from tests.training.data.test_data_set import SEEN, images_of
+from training import TrainingError
+from training.data.data_set import load_data
+
+
+def lose_test(root: Path) -> None:
+    rmtree(root / "test")
+
+
+def flatten_val(root: Path) -> None:
+    rmtree(root / "test")
+    (root / "val").mkdir()
+    Image.new("RGB", (8, 8)).save(root / "val" / "00000001.jpg")
+
+
+def lose_a_class(root: Path) -> None:
+    rmtree(root / "test" / "dark")
+
+
+def add_a_class(root: Path) -> None:
+    (root / "test" / "grey").mkdir()
+
+
+def empty_the_test(root: Path) -> None:
+    for path in (root / "test").glob("*/*"):
+        path.unlink()
+
+
+def empty_a_class(split: str, root: Path) -> None:
+    for path in (root / split / "light").glob("*"):
+        path.unlink()
+
+
+def corrupt_an_image(root: Path) -> None:
+    (root / "train" / "dark" / "000.jpg").write_bytes(b"no image")
+
+
+def truncate_an_image(root: Path) -> None:
+    path = root / "train" / "dark" / "001.png"
+    path.write_bytes(path.read_bytes()[:200])
+
+
+def keep_one_class(root: Path) -> None:
+    rmtree(root / "train" / "dark")
+
+
+def keep_few_images(root: Path) -> None:
+    for path in (root / "train").glob("*/0[01]*"):
+        path.unlink(missing_ok=path.name != "000.jpg")
+    for name in ("dark", "light"):
+        Image.new("RGB", (8, 8)).save(root / "train" / name / "only.png")
+
+
+@pytest.mark.parametrize(
+    ("damage", "fault"),
+    [
+        (lose_test, "neither test nor val holds class folders; sort the images of one into"),
+        (flatten_val, "neither test nor val holds class folders; sort the images of one into"),
+        (lose_a_class, "test: its class folders differ from those of train: dark"),
+        (add_a_class, "test: its class folders differ from those of train: grey"),
+        (empty_the_test, "dark: holds no images"),
+        (partial(empty_a_class, "train"), "train/light: holds no images"),
+        (partial(empty_a_class, "test"), "test/light: holds no images"),
+        (corrupt_an_image, "000.jpg: not a readable image"),
+        (truncate_an_image, "001.png: not a readable image"),
+        (keep_one_class, "1 class folders in {root}/train; expected a folder of class folders, or"),
+        (keep_few_images, "holds 2 training images; at least 10 are needed"),
+        (
+            rmtree,
+            "no such data; choose digits, pairs, cifar10, cifar100, svhn, or a folder of class folders",
+        ),
+    ],
+)
+def test_wrong_data_is_one_clear_line(class_folders: Path, damage: object, fault: str) -> None:
+    assert callable(damage)
+    damage(class_folders)
+
+    with pytest.raises(TrainingError) as raised:
+        load_data(str(class_folders), seed=0)
+
+    assert fault.replace("{root}", str(class_folders)) in str(raised.value)
+    assert str(class_folders) in str(raised.value)
+    assert "\n" not in str(raised.value)
+
+
+@pytest.fixture
+def photos(class_folders: Path) -> Path:
+    """One folder of classes, of 20 images each, as most people have them."""
+    (class_folders / "train").rename(class_folders / "photos")
+    return class_folders / "photos"
+
+
+def test_one_folder_of_classes_is_split_by_the_seed_and_every_class_is_in_every_part(
+    photos: Path,
+) -> None:
+    first, again, other = (load_data(str(photos), seed=n, preprocessing=SEEN) for n in (1, 1, 2))
+
+    assert [len(split) for split in (first.train, first.validation, first.test)] == [28, 6, 6]
+    for split in (first.train, first.validation, first.test):
+        dark, light = split.labels.bincount().tolist()
+        assert dark == light
+    assert 0 < first.train.labels[:14].sum() < 14  # in no order of classes
+    assert torch.equal(images_of(first.test), images_of(again.test))
+    assert not torch.equal(images_of(first.test), images_of(other.test))
+    assert first.sha256 == other.sha256
+    assert first.is_split_by_seed
+    assert first.source == str(photos)
+    assert not first.notes
+
+
+def test_of_one_folder_no_image_is_in_two_parts(photos: Path) -> None:
+    data = load_data(str(photos), seed=0, max_tensor_bytes=0)
+    parts = [split.identities() for split in (data.train, data.validation, data.test)]
+
+    assert len(set().union(*parts)) == sum(map(len, parts)) == 40
+
+
+def test_images_in_folders_of_a_class_count_and_what_macos_leaves_does_not(photos: Path) -> None:
+    before = load_data(str(photos), seed=0)
+    (photos / "__MACOSX" / "dark").mkdir(parents=True)
+    (photos / ".thumbnails").mkdir()
+    (photos / "dark" / "holiday" / ".cache").mkdir(parents=True)
+    for name in ("000.jpg", "002.jpg"):
+        (photos / "dark" / name).rename(photos / "dark" / "holiday" / name)
+    (photos / "dark" / "holiday" / ".cache" / "003.jpg").write_bytes(b"no image")
+
+    after = load_data(str(photos), seed=0)
+
+    assert after.classes == before.classes
+    assert sum(len(each) for each in (after.train, after.validation, after.test)) == 40
+
+
+def test_images_of_formats_that_are_not_read_are_told_of(photos: Path) -> None:
+    for name in ("a.gif", "b.gif", "c.BMP", "d.tiff"):
+        Image.new("P", (8, 8)).save(photos / "light" / name)
+
+    (note,) = load_data(str(photos), seed=0).notes
+
+    assert "left out, of formats that are not read: 1 .bmp, 2 .gif, 1 .tiff; convert" in note
+
+
+@pytest.mark.parametrize("max_tensor_bytes", [1000, 1 << 20])
+def test_all_images_that_cannot_be_read_are_named_at_once_or_left_out(
+    photos: Path, max_tensor_bytes: int
+) -> None:
+    load = partial(load_data, str(photos), seed=0, max_tensor_bytes=max_tensor_bytes)
+    for name in ("dark", "light"):
+        (photos / name / "000.jpg").write_bytes(b"no image")
+
+    with pytest.raises(TrainingError) as raised:
+        load()
+    for word in ("2 images cannot be read", "dark/000.jpg", "light/000.jpg", "--skip-unreadable"):
+        assert word in str(raised.value)
+
+    data = load(skip_unreadable=True)
+    assert sum(len(each) for each in (data.train, data.validation, data.test)) == 38
+    assert data.skips_unreadable
+    assert data.notes[0].startswith("2 images cannot be read, left out: ")
+
+
+@pytest.mark.parametrize("max_tensor_bytes", [1000, 1 << 20])
+def test_images_that_are_tested_with_and_trained_on_are_told_of(
+    photos: Path, max_tensor_bytes: int
+) -> None:
+    root = photos.parent
+    rmtree(root / "test")
+    photos.rename(root / "train")
+    (root / "test").symlink_to("train")
+
+    notes = load_data(str(root), seed=0, max_tensor_bytes=max_tensor_bytes).notes
+
+    assert "36 of the 40 images that test are trained on too: accuracy will flatter" in notes
+
+
+def test_a_class_with_too_few_images_to_hold_some_out_is_told_of(photos: Path) -> None:
+    (photos / "lonely").mkdir()
+    Image.new("RGB", (8, 8)).save(photos / "lonely" / "only.png")
+
+    data = load_data(str(photos), seed=0)
+
+    assert data.notes == tuple(
+        f"no image {does} these classes: lonely; give each at least three"
+        for does in ("validates", "tests")
+    )
+    assert (data.train.labels == data.classes.index("lonely")).sum() == 1

@@ -1,0 +1,248 @@
+"""What to train on a user's images when no recipe is named, and what a run will take before it begins.
+
+A choice is made from the number and the size of the images and from the device, and says why. What a run takes is measured:
+a network of its kind learns a few random images, of which the time, and the bytes kept for the backward pass, are counted.
+"""
+
+import os
+import time
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from pathlib import Path
+from random import Random
+from statistics import mean, median
+
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor
+from torch.autograd.graph import saved_tensors_hooks
+from torch.nn.utils import convert_conv2d_weight_memory_format
+
+from model import cost
+from model.drop_path import DropPath, draw_passes
+from model.fractal import FractalNet
+from model.image_files import FORMATS
+from model.presets import Architecture
+from training import TrainingError
+from training.config import RECIPES, Recipe
+from training.data.data_set import DataSet
+from training.data.digits import PACKAGED
+from training.data.folders import find_images
+from training.data.held_out import HELD_OUT_FRACTION
+from training.data.imagenet import Stored
+from training.precision import mixed_precision
+
+HEADERS_READ = 200  # images whose size is looked at, spread over the folder
+# From what shorter side on, in the middle of the images, which size is worth its cost; a GPU affords twice the side.
+SIZES = ((96, 64), (0, 32))
+SIZES_ON_GPU = ((256, 128), *SIZES)
+IMAGES_TO_LEARN = 20_000  # images seen in a run; few images are seen more often
+EPOCHS = (30, 100)  # at least and at most
+STEPS_AN_EPOCH = (
+    10  # at least, as far as mini-batches of 16 allow: batch norm and Muon need many steps
+)
+BATCHES = (16, 96)
+TRIAL_PIXELS = (
+    32 * 32 * 32
+)  # of so many images; as many as a step takes were more exact, and too many
+TRIAL_STEPS = 2  # after one that allocates
+DRAWN_PATHS = 200  # whose mean cost is that of a step
+SPARE = 0.7  # of the free memory, which a run may take
+OVERHEAD = 1.5  # of what is kept for the backward pass, that a step takes in all
+PROCESS_BYTES = 400e6  # of torch and the libraries
+
+
+@dataclass(frozen=True, slots=True)
+class Survey:
+    """What is known of a folder of images before they are read.
+
+    Attributes:
+        n_train: images to learn from.
+        shorter_side: of the image in the middle, in pixels.
+    """
+
+    n_train: int
+    shorter_side: int
+
+
+@dataclass(frozen=True, slots=True)
+class Outlook:
+    """What a run will take on this machine.
+
+    Attributes:
+        image_s: for an image of a step, in the mean over the paths that are drawn.
+        n_images: that an epoch learns from.
+        epochs: of the recipe.
+        bytes_of_image: for each of a mini-batch.
+        bytes_of_network: whatever the mini-batch.
+        batch_size: of the recipe.
+    """
+
+    image_s: float
+    n_images: int
+    epochs: int
+    bytes_of_image: float
+    bytes_of_network: float
+    batch_size: int
+
+    @property
+    def memory_bytes(self) -> float:
+        """At its peak, images in memory aside."""
+        return PROCESS_BYTES + self.bytes_of_network + self.bytes_of_image * self.batch_size
+
+    @property
+    def description(self) -> str:
+        """One line for people."""
+        took = timedelta(seconds=max(1, round(self.image_s * self.n_images * self.epochs)))
+        return (
+            f"{self.epochs} epochs in mini-batches of {self.batch_size} will take about {took} "
+            f"({1 / self.image_s:.2g} images/s) and {self.memory_bytes / 1e9:.1f} GB of memory"
+        )
+
+    def fitting(self, free_bytes: float) -> "Outlook":
+        """Return the same with a mini-batch that fits into memory, no larger than this one."""
+        left = SPARE * free_bytes - PROCESS_BYTES - self.bytes_of_network
+        largest = max(1, int(left / self.bytes_of_image))
+        return (
+            self if self.batch_size <= largest else replace(self, batch_size=_power_of_two(largest))
+        )
+
+
+def survey(root: Path) -> Survey:
+    """Count the images of a folder of classes, and look at the headers of some.
+
+    Raises:
+        TrainingError: it is no such folder.
+    """
+    found = find_images(root)
+    held_out = 2 * HELD_OUT_FRACTION if found.test is None else 0.0
+    some = found.train[:: max(1, len(found.train) // HEADERS_READ)]
+    sides = [side for side in (_shorter_side(path) for path, _ in some) if side]
+    return Survey(round(len(found.train) * (1 - held_out)), round(median(sides or [0])))
+
+
+def _shorter_side(path: Stored) -> int:
+    """Return the shorter side of an image in pixels; 0 where it cannot be read, which is told when all are."""
+    try:
+        with path.open("rb") as file, Image.open(file, formats=FORMATS) as image:
+            return min(image.size)
+    except Exception:  # Pillow's readers raise nearly anything on damaged files
+        return 0
+
+
+def recipe_for(source: str, device: torch.device) -> tuple[Recipe, str]:
+    """Choose a recipe for data, and say which and why."""
+    is_gpu = device.type == "cuda"
+    if source in PACKAGED:
+        return RECIPES["tiny"], f"recipe tiny: {source} are small, and learnt in seconds"
+    try:
+        return photographs(survey(Path(source)), is_gpu=is_gpu)
+    except TrainingError:  # an archive, of 32×32 images; or nothing, which is told when it is read
+        recipe = RECIPES["gpu-wide-c3" if is_gpu else "cpu-narrow-c4-muon"]
+        return recipe, f"recipe {recipe.name}: 32×32 images on {'a GPU' if is_gpu else 'a CPU'}"
+
+
+def photographs(seen: Survey, *, is_gpu: bool) -> tuple[Recipe, str]:
+    """Choose a recipe for a folder of images, and say which and why."""
+    name = "gpu-wide-c3" if is_gpu else "cpu-narrow-c4-muon"
+    sizes = SIZES_ON_GPU if is_gpu else SIZES
+    size = next(size for side, size in sizes if seen.shorter_side >= side)
+    low, high = BATCHES
+    wanted = max(low, min(high, seen.n_train // STEPS_AN_EPOCH))
+    least, most = EPOCHS
+    is_photo = size > 32
+    recipe = replace(
+        RECIPES[name].at_size(size),
+        batch_size=_power_of_two(wanted),
+        epochs=max(least, min(most, IMAGES_TO_LEARN // max(1, seen.n_train))),
+        fit="crop" if is_photo else "stretch",
+        augmentation="crop" if is_photo else "++",
+    )
+    how = "evenly scaled and cropped" if is_photo else "stretched"
+    return recipe, (
+        f"recipe {name} on {'a GPU' if is_gpu else 'a CPU'}; {size}×{size} pixels, {how}: the shorter side of the middle "
+        f"image has {seen.shorter_side}"
+    )
+
+
+def _power_of_two(most: int) -> int:
+    """Return the largest power of two that is no larger."""
+    return 1 << (most.bit_length() - 1)
+
+
+def foresee(recipe: Recipe, data: DataSet, device: torch.device) -> tuple[str, int]:
+    """Say in a line what a run will take; return with it the mini-batch that fits into memory, no larger than its own."""
+    expected, free = outlook(recipe, data, device), free_bytes(device)
+    fitting = expected.fitting(free)
+    if fitting == expected:
+        return expected.description, recipe.batch_size
+    return (
+        f"{expected.description}, of which {free / 1e9:.1f} GB are free; --batch-size {fitting.batch_size} fits, "
+        f"or a lower --image-size",
+        fitting.batch_size,
+    )
+
+
+def outlook(recipe: Recipe, data: DataSet, device: torch.device) -> Outlook:
+    """Measure what a run will take, with a network that is thrown away; no random number of the run is drawn.
+
+    Raises:
+        TrainingError: the images are too small for the recipe.
+    """
+    architecture = recipe.architecture_for(data)
+    size, n = architecture.image_size, max(2, TRIAL_PIXELS // architecture.image_size**2)
+    n = min(n, recipe.batch_size)
+    with torch.random.fork_rng():
+        network = FractalNet(architecture).to(device)
+        convert_conv2d_weight_memory_format(network, torch.channels_last)
+        images = torch.randn(n, architecture.in_channels, size, size, device=device)
+        labels = torch.zeros(n, dtype=torch.int64, device=device)
+
+        def step() -> None:
+            with mixed_precision(device):
+                logits = network(images).float()
+            F.cross_entropy(logits, labels).backward()  # type: ignore[no-untyped-call]
+
+        kept = {p.data_ptr(): 0 for p in network.parameters()}
+
+        def keep(tensor: Tensor) -> Tensor:
+            kept.setdefault(tensor.data_ptr(), tensor.numel() * tensor.element_size())
+            return tensor
+
+        with saved_tensors_hooks(keep, lambda tensor: tensor):
+            step()
+        started_at = time.perf_counter()
+        for _ in range(TRIAL_STEPS):
+            step()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        took_s = (time.perf_counter() - started_at) / TRIAL_STEPS / n
+    weights = sum(p.numel() * p.element_size() for p in network.parameters())
+    return Outlook(
+        image_s=took_s * _share_of_full(recipe.drop_path, architecture),
+        n_images=len(data.train),
+        epochs=recipe.epochs,
+        bytes_of_image=OVERHEAD * sum(kept.values()) / n,
+        bytes_of_network=4 * weights,  # they, their gradients, momenta and average
+        batch_size=recipe.batch_size,
+    )
+
+
+def _share_of_full(kind: DropPath, architecture: Architecture) -> float:
+    """Return the mean multiply-adds of the paths that a step draws, to those of the full network."""
+    rng = Random(0)
+    drawn = (draw_passes(kind, rng, architecture) for _ in range(DRAWN_PATHS))
+    steps = [sum(cost.path_macs(architecture, each.path) for each in passes) for passes in drawn]
+    return mean(steps) / cost.macs(architecture, architecture.all_columns)
+
+
+def free_bytes(device: torch.device) -> float:
+    """Return the memory that a run may still take."""
+    if device.type == "cuda":
+        return float(torch.cuda.mem_get_info(device)[0])
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        return 1024.0 * next(int(line.split()[1]) for line in lines if "MemAvailable" in line)
+    except (OSError, StopIteration):  # not Linux
+        return float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))

@@ -1,0 +1,1 @@
+"""A subnetwork as an ONNX graph: its weights, its precision, and what it is worth."""

@@ -1,0 +1,1 @@
+"""A run on disk: its checkpoint, its figures, and what it may begin with."""

@@ -1,0 +1,1 @@
+"""Networks compared, as the paper and the field do."""

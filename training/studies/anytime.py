@@ -1,0 +1,243 @@
+"""Anytime evaluation of a bundle, as the field does it (Huang et al., *Multi-Scale Dense Networks*, ICLR 2018).
+
+- Anytime: the accuracy of each subnetwork against its multiply-adds and its latency on this machine, with the front.
+- Budgeted batch: many images share a budget. All start in the cheapest subnetwork of the front; those whose
+  confidence is too low go on to the next. Subnetworks reuse nothing of each other, so every one run is paid for.
+
+Fronts and thresholds are chosen on validation images, accuracies are those on test images.
+"""
+
+import platform
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import onnxruntime
+import torch
+from numpy.typing import NDArray
+
+from model.bundle import Bundle
+from model.cores import cores
+from model.manifest import Subnetwork
+from model.sessions import open_session
+from training.data.data_set import DataSet
+from training.data.splits import Split
+from training.evaluate import in_order
+from training.graphs.scores import LATENCY_RUNS, latency_ms
+from training.runs.files import written_whole
+
+if TYPE_CHECKING:  # what draws takes a second to load; the other commands do without
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+Floats = NDArray[np.float64]
+
+EXIT_RATIOS = np.geomspace(
+    0.05, 20, 40
+)  # of the images that leave at one stage to those at the one before
+
+
+@dataclass(frozen=True, slots=True)
+class Measurement:
+    """A subnetwork on this machine.
+
+    Attributes:
+        latency_ms: of a run with one image.
+        validation: probabilities (N, classes) of the validation images.
+        test: of the test images.
+        test_accuracy: on them.
+    """
+
+    subnetwork: Subnetwork
+    latency_ms: float
+    validation: Floats
+    test: Floats
+    test_accuracy: float
+
+    @property
+    def mmacs(self) -> float:
+        """Millions of multiply-adds of one image."""
+        return self.subnetwork.macs / 1e6
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """Budgeted batch: the mean cost of an image, and the accuracy that it buys on test images."""
+
+    mmacs: float
+    accuracy: float
+
+
+def evaluate_anytime(bundle: Bundle, data: DataSet, folder: Path) -> str:
+    """Measure a bundle, write ``anytime.md`` and ``anytime.png`` into ``folder``, and return the table."""
+    measured = [_measure(bundle, s, data) for s in bundle.manifest.subnetworks]
+    in_int8 = {
+        s.name: _measure(bundle, s.in_int8, data) for s in bundle.manifest.subnetworks if s.in_int8
+    }
+    labels, test_labels = data.validation.labels.numpy(), data.test.labels.numpy()
+    stages = front(measured, lambda m: m.mmacs)
+    curve = budgeted_curve(stages, test_labels)
+    conditions = (
+        f"{bundle.manifest.name} on {len(test_labels)} test images of {data.name}; front chosen on {len(labels)} "
+        f"validation images; latency: median of {LATENCY_RUNS} runs of one image, {platform.machine()}, "
+        f"{cores()} cores, ONNX Runtime {onnxruntime.__version__}"
+    )
+    table = _markdown(measured, in_int8, stages, curve, conditions)
+    with written_whole(folder / "anytime.md") as file:
+        file.write(table.encode())
+    with written_whole(folder / "anytime.png") as file:
+        _plot(measured, list(in_int8.values()), curve, conditions).savefig(file, dpi=150)
+    return table
+
+
+def front(
+    measured: Sequence[Measurement], cost: Callable[[Measurement], float]
+) -> list[Measurement]:
+    """Return the subnetworks expected to be more accurate than every cheaper one, cheapest first."""
+    chosen: list[Measurement] = []
+    for m in sorted(measured, key=cost):
+        accuracy = m.subnetwork.accuracy.estimate.value
+        if not chosen or accuracy > chosen[-1].subnetwork.accuracy.estimate.value:
+            chosen.append(m)
+    return chosen
+
+
+def exit_thresholds(confidences: Floats, shares: Floats) -> Floats:
+    """Return the confidence (stages,) from which an image leaves at each stage.
+
+    Args:
+        confidences: (stages, N), of every image at every stage.
+        shares: (stages,), of the images that are to leave at each.
+    """
+    staying = np.ones(confidences.shape[1], bool)
+    thresholds = np.zeros(len(shares))  # whoever is left leaves at the last stage
+    for stage in range(len(shares) - 1):
+        if staying.any():
+            share = shares[stage] / shares[stage:].sum()
+            thresholds[stage] = np.quantile(confidences[stage, staying], 1 - share)
+        staying &= confidences[stage] < thresholds[stage]
+    return thresholds
+
+
+def budgeted_curve(stages: Sequence[Measurement], test_labels: NDArray[np.int64]) -> list[Point]:
+    """Return what budgets buy, cheapest first; each has its own share of images leaving at each stage."""
+    confidences = np.stack([m.validation.max(1) for m in stages])  # (stages, N)
+    test = np.stack([m.test for m in stages])  # (stages, N, classes)
+    paid = np.cumsum([m.mmacs for m in stages])
+    curve = []
+    for ratio in EXIT_RATIOS:
+        shares = ratio ** np.arange(len(stages), dtype=float)
+        thresholds = exit_thresholds(confidences, shares / shares.sum())
+        left_at = (test.max(2) >= thresholds[:, None]).argmax(
+            0
+        )  # (N,), the first stage that is sure
+        answers = test.argmax(2)[left_at, np.arange(test.shape[1])]
+        curve.append(Point(float(paid[left_at].mean()), float((answers == test_labels).mean())))
+    return sorted(curve, key=lambda point: point.mmacs)
+
+
+def _measure(bundle: Bundle, subnetwork: Subnetwork, data: DataSet) -> Measurement:
+    """Run a subnetwork on the validation and test images, and time it."""
+    session = open_session(bundle.graph_path(subnetwork), threads=cores())
+    image, _ = next(data.test.batches([torch.arange(1)]))
+
+    def probabilities(split: Split) -> Floats:
+        batches = split.batches(in_order(split))
+        runs = [session.run(["probabilities"], {"images": b.numpy()})[0] for b, _ in batches]
+        return np.concatenate(runs).astype(np.float64)
+
+    on_test = probabilities(data.test)
+    return Measurement(
+        subnetwork,
+        latency_ms(session, image.numpy()),
+        probabilities(data.validation),
+        on_test,
+        float((on_test.argmax(1) == data.test.labels.numpy()).mean()),
+    )
+
+
+def _markdown(
+    measured: Sequence[Measurement],
+    in_int8: Mapping[str, Measurement],
+    stages: Sequence[Measurement],
+    curve: Sequence[Point],
+    conditions: str,
+) -> str:
+    """Return the table of the subnetworks, and of some budgets."""
+    lines = [
+        "# Anytime evaluation",
+        "",
+        f"{conditions}.",
+        "",
+        "| subnetwork | MMACs | latency, ms | test accuracy, % | in int8: latency, ms | test accuracy, % | on the front |",
+        "|---|---:|---:|---:|---:|---:|---|",
+    ]
+    for m in measured:
+        own = in_int8.get(m.subnetwork.name)
+        cells = (m.subnetwork.name, f"{m.mmacs:.2f}", *_figures(m), *_figures(own))
+        lines.append(f"| {' | '.join(cells)} | {'yes' if m in stages else ''} |")
+    lines += ["", "| budgeted batch, mean MMACs | test accuracy, % |", "|---:|---:|"]
+    lines += [f"| {p.mmacs:.2f} | {100 * p.accuracy:.2f} |" for p in curve[:: len(curve) // 8]]
+    return "\n".join(lines) + "\n"
+
+
+def _figures(measured: Measurement | None) -> tuple[str, str]:
+    """Return latency and test accuracy for the table, empty where nothing was measured."""
+    if measured is None:
+        return "", ""
+    return f"{measured.latency_ms:.3f}", f"{100 * measured.test_accuracy:.2f}"
+
+
+def _plot(
+    measured: Sequence[Measurement],
+    in_int8: Sequence[Measurement],
+    curve: Sequence[Point],
+    conditions: str,
+) -> "Figure":
+    """Draw accuracy against multiply-adds, with the budgeted curve, and against latency."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(11, 4.5), layout="constrained")
+    by_macs, by_latency = figure.subplots(1, 2, sharey=True)
+    _draw_front(by_macs, measured, lambda m: m.mmacs, "front")
+    by_macs.plot(
+        [p.mmacs for p in curve],
+        [100 * p.accuracy for p in curve],
+        ":",
+        label="budgeted batch, exits by confidence",
+    )
+    by_macs.set(xlabel="MMACs an image", ylabel="test accuracy, %")
+    by_macs.legend(fontsize=8)
+    _draw_front(by_latency, measured, lambda m: m.latency_ms, "front in float")
+    if in_int8:
+        _draw_front(by_latency, in_int8, lambda m: m.latency_ms, "front in int8")
+    by_latency.set(xlabel="latency of one image, ms")
+    by_latency.legend(fontsize=8)
+    figure.suptitle(conditions, fontsize=7, parse_math=False)
+    return figure
+
+
+def _draw_front(
+    axes: "Axes",
+    measured: Sequence[Measurement],
+    cost: Callable[[Measurement], float],
+    label: str,
+) -> None:
+    """Draw every subnetwork with its name, and the front as a line."""
+    from matplotlib.ticker import LogFormatter
+
+    def test_accuracy(m: Measurement) -> float:
+        return 100 * m.test_accuracy
+
+    chosen = front(measured, cost)
+    axes.plot([cost(m) for m in chosen], [test_accuracy(m) for m in chosen], "-", label=label)
+    for m in measured:
+        axes.plot(cost(m), test_accuracy(m), "o", color="black", markersize=3)
+        at = cost(m), test_accuracy(m)
+        axes.annotate(m.subnetwork.name, at, (5, -9), textcoords="offset points", fontsize=7)
+    axes.set_xscale("log")
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.xaxis.set_minor_formatter(LogFormatter(minor_thresholds=(1, 0.4)))  # few of them
+    axes.margins(x=0.12)  # for the last name
