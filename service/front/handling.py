@@ -137,6 +137,9 @@ def let_in(access: Access, exchange: Exchange) -> Problem | None:
     if access.origins.is_preflight(scope["method"], scope["headers"]):
         return None  # which bears no key
     (peer, _), (_, port) = scope["client"], scope["server"]
+    if access.is_visit(scope["method"], scope["path"], scope["headers"], port):
+        scope["state"]["is_locked"] = True
+        return None
     entered = access.enter(scope["path"], scope["headers"], peer, port)
     if isinstance(entered, Problem):
         return entered

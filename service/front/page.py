@@ -7,6 +7,7 @@ from base64 import b64encode
 from collections.abc import Mapping
 from functools import cache
 from hashlib import sha256
+from http import HTTPStatus
 from importlib.resources import files
 from io import BytesIO
 from pathlib import Path
@@ -65,12 +66,20 @@ class Asset:
         headers = {**self._headers, "ETag": self._tag}
         if self._tag in request.headers.get("if-none-match", ""):
             return Response(status_code=304, headers=headers)
+        return self._whole(request, HTTPStatus.OK, headers)
+
+    def refusal(self, request: Request) -> Response:
+        """Return the file as what is shown to who bears no key; it is not kept."""
+        refused = {"Cache-Control": "no-store", "WWW-Authenticate": "Bearer"}
+        return self._whole(request, HTTPStatus.UNAUTHORIZED, {**self._headers, **refused})
+
+    def _whole(self, request: Request, status: HTTPStatus, headers: dict[str, str]) -> Response:
         if len(self._packed) < len(self._plain) and "gzip" in request.headers.get(
             "accept-encoding", ""
         ):
             headers["Content-Encoding"] = "gzip"
-            return Response(self._packed, media_type=self._media_type, headers=headers)
-        return Response(self._plain, media_type=self._media_type, headers=headers)
+            return Response(self._packed, status, headers, self._media_type)
+        return Response(self._plain, status, headers, self._media_type)
 
 
 def add_page(app: FastAPI, settings: Settings) -> None:
@@ -145,16 +154,17 @@ async def send_load(request: Request) -> dict[str, Any]:
 
 
 def _add_index(router: APIRouter, settings: Settings) -> None:
-    shown = {"grafana": settings.grafana_url, "load": shows_load(settings)}
-    text = SETTINGS.sub(
-        lambda _: json.dumps(shown).replace("<", "\\u003c"), (HERE / "page.html").read_text()
-    )
-    page = _document(text, "img-src 'self' blob: data:")
+    html = (HERE / "page.html").read_text()
+    page = _index(html, {"grafana": settings.grafana_url, "load": shows_load(settings)})
+    # For who bears no key: nothing of the server's, but a place to enter one.
+    locked = _index(html.replace(' src="samples/', ' data-src="samples/'), {"locked": True})
     samples = {
         each.name: Asset(each.read_bytes(), MEDIA_TYPES[each.suffix]) for each in _sample_files()
     }
 
     async def index(request: Request) -> Response:
+        if request.scope["state"].get("is_locked"):
+            return locked.refusal(request)
         return page.reply(request)
 
     async def sample(request: Request, name: str) -> Response:
@@ -164,6 +174,12 @@ def _add_index(router: APIRouter, settings: Settings) -> None:
 
     router.add_api_route("/", index, methods=["GET"])
     router.add_api_route("/samples/{name}", sample, methods=["GET"])
+
+
+def _index(html: str, shown: Mapping[str, Any]) -> Asset:
+    """Return the page with what its script is told of the server."""
+    text = SETTINGS.sub(lambda _: json.dumps(shown).replace("<", "\\u003c"), html)
+    return _document(text, "img-src 'self' blob: data:")
 
 
 def _sample_files() -> list[Path]:

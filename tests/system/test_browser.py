@@ -3,15 +3,18 @@
 import json
 import shutil
 from collections.abc import Callable, Iterator
+from hashlib import sha256
 from importlib.resources import files
 from importlib.util import find_spec
 from io import BytesIO
+from pathlib import Path
 from threading import Thread
 from typing import Any
 
 import pytest
 from PIL import Image
 
+from service.front.access.keys import KeyEntry, write_entry
 from tests.server import ROOT, ServerProcess, started
 
 CHROMIUM = shutil.which("chromium")
@@ -252,6 +255,42 @@ def test_the_page_of_a_model_asks_that_model(visit: Open) -> None:
     expect(page.locator("#bundle")).to_have_text("cifar10 on cpu")
     expect(page.locator("#code")).to_contain_text("/classify?model=cifar10&deadline_ms=")
     expect(page.locator("#models a")).to_have_count(0)  # there is no other
+
+
+def test_who_has_a_key_enters_it_and_it_stays_in_this_tab(
+    browser: "Browser", tmp_path: Path
+) -> None:
+    keys = tmp_path / "keys.toml"
+    digest = sha256(b"mine").hexdigest()
+    entry = KeyEntry.model_validate({"sha256": digest, "scopes": ["classify"]})
+    keys.write_text(write_entry("mine", entry))
+
+    with started({"keys_file": keys, "log_sample": 0, "max_lateness": 1000}) as server:
+        server.wait_for("ready")
+        context = browser.new_context()
+        page, url = context.new_page(), str(server.client.base_url)
+        reply = page.goto(url)
+        assert reply is not None
+        assert reply.status == 401
+        expect(page.get_by_role("region", name="Answer")).to_be_hidden()
+        for key, told in (("wrong", "does not know"), ("ключ", "can be no key")):
+            page.get_by_label("API key").fill(key)
+            page.get_by_role("button", name="Open").click()
+            expect(page.locator("#unlock-note")).to_contain_text(told)
+        page.get_by_label("API key").fill("mine")
+        page.get_by_role("button", name="Open").click()
+        expect(page.locator("tr.last")).to_be_visible()
+        for picture in page.locator("#samples img").all():
+            expect(picture).not_to_have_js_property("naturalWidth", 0)
+        expect(page.locator("#code")).to_contain_text("$KEY")
+        page.reload()
+        expect(page.locator("tr.last")).to_be_visible()
+        other = context.new_page()
+        other.goto(url)
+        expect(other.get_by_label("API key")).to_be_visible()
+        page.get_by_role("button", name="Forget the key").click()
+        expect(page.get_by_label("API key")).to_be_visible()
+        context.close()
 
 
 def test_the_documentation_is_drawn(visit: Open) -> None:

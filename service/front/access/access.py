@@ -93,6 +93,7 @@ class Access:
         self.origins = Origins(settings.cors_origins)
         self.proxies = Proxies(settings.trusted_proxies)
         self._private_port = settings.private_port
+        self._shows_page = settings.page
         self._in_flight: dict[int, int] = {}
         self._logged_at = -LOG_EVERY_S
         self._seen = _version_of(self._file)
@@ -109,6 +110,16 @@ class Access:
             self._log.info("keys_read", keys=len(self._keyring.keys))
         except KeysUnusable as error:
             self._log.error("keys_unusable", reason=str(error))
+
+    def is_visit(self, method: str, path: str, headers: Headers, port: int) -> bool:
+        """Whether a request is a browser's first, for the page: it bears no key, and gets a place to enter one instead."""
+        return (
+            self.demands_keys
+            and self._shows_page
+            and (method in ("GET", "HEAD") and path == "/")
+            and port != self._private_port
+            and not _key_in(headers)
+        )
 
     def enter(self, path: str, headers: Headers, peer: str, port: int) -> Entered | Problem:
         """Let a request in, or say why not; see ``find``."""

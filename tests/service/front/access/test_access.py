@@ -136,6 +136,7 @@ def test_a_stranger_gets_nothing(guarded: ServerProcess, method: str, path: str)
 
         assert response.status_code == 401
         assert response.headers["WWW-Authenticate"] == "Bearer"
+        assert "cifar10" not in response.text
 
 
 def test_a_stranger_gets_nothing_of_anything_that_is_served(guarded: ServerProcess) -> None:
