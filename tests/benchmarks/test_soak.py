@@ -36,7 +36,17 @@ def test_the_slope_is_that_of_the_memory() -> None:
 def test_a_short_soak_accounts_for_every_request(tmp_path: Path) -> None:
     soak = subprocess.run(
         [
-            *(sys.executable, "-m", "benchmarks.soak", "--phase", "0.1:2", "--large", "2"),
+            *(
+                sys.executable,
+                "-m",
+                "benchmarks.soak",
+                "--phase",
+                "0.1:2",
+                "--large",
+                "2",
+                "--side",
+                "32",
+            ),
             *("--holds", "1000"),
             *("--port", str(free_port()), "--log", tmp_path / "log", "--deadline-ms", "60000"),
         ],
