@@ -36,6 +36,20 @@ def test_the_server_imports_nothing_that_only_training_needs() -> None:
     assert not TRAINING_ONLY & set(imported)
 
 
+def test_every_module_has_its_place_in_the_architecture() -> None:
+    text = (ROOT / "docs/architecture.md").read_text()
+    named = set(re.findall(r"\w+\.py\b", text))
+    modules = {
+        path
+        for package in ("model", "training", "service")
+        for path in (ROOT / package).rglob("[a-z]*.py")
+        if path.parent.name != "cli"  # a file a command
+    }
+
+    assert len(modules) > 100
+    assert not {str(path.relative_to(ROOT)) for path in modules if path.name not in named}
+
+
 @pytest.mark.parametrize("document", ["security.md", "reliability.md"])
 def test_every_test_that_holds_a_promise_exists(document: str) -> None:
     promises = (ROOT / "docs" / document).read_text()
