@@ -19,7 +19,7 @@ from service.front.http.uploads import Upload, read_upload
 from service.front.received import ENDED, Decoded, Received, accounted, receive, record
 from service.front.serving import Served
 from service.hop import Ask
-from service.problems import InvalidUpload, NotReady, Problem
+from service.problems import Expired, InvalidUpload, NotReady, Problem
 from service.scheduling.published import late_until
 from service.scheduling.requests import Refine
 from service.schemas import ClassifyQuery
@@ -74,6 +74,8 @@ async def find_steps(
     first_answer_s: float | None = None
     async with aclosing(front.engine.answers(ask, decoded.pixels)) as answers:
         async for answered, is_last in answers:
+            if first_answer_s is None:
+                _check_is_of_use(front, served, received, query)
             reply = _reply(front, served, received, query, answered)
             if first_answer_s is None:
                 first_answer_s = reply["latency_ms"] / 1e3
@@ -106,6 +108,7 @@ async def find(
     refine: Refine = "none" if query.stop_at_confidence is None else "deepest"
     ask = _ask(served, received, query, refine, is_alone=is_alone)
     answered = await front.engine.answer(ask, decoded.pixels)
+    _check_is_of_use(front, served, received, query)
     reply = _reply(front, served, received, query, answered)
     record(front, served, received, query, decoded, answered, reply)
     return Found(answered, reply)
@@ -215,6 +218,30 @@ def _ask(
         inf if query.stop_at_confidence is None else query.stop_at_confidence,
         is_alone,
     )
+
+
+def _check_is_of_use(
+    front: Front, served: Served, received: Received, query: ClassifyQuery
+) -> None:
+    """See that an answer is not later than any may be: what had time when it was let in may have met a stall.
+
+    Raises:
+        Expired: it is.
+    """
+    age_s, deadline_s = front.clock() - received.arrived_at, query.deadline_ms / 1e3
+    if age_s <= deadline_s:
+        return
+    load = served.load()
+    useful_s = late_until(
+        0.0,
+        deadline_s,
+        "answer",
+        idle_s=load.idle_s[served.place_of(query.subnetwork)] if load is not None else 0.0,
+        max_lateness=front.settings.max_lateness,
+    )
+    if age_s > useful_s:
+        detail = f"the answer came {1e3 * age_s:.0f} ms after the request, and is of use for {1e3 * useful_s:g} ms"
+        raise Expired(detail)
 
 
 def _reply(

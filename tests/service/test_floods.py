@@ -3,6 +3,7 @@
 import json
 import signal
 import socket
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
@@ -52,6 +53,28 @@ def test_a_flood_is_answered_or_refused_to_the_last(start_server: StartServer, j
     counts = server.requests_by_outcome()
     assert counts["refused"] == statuses.count(503)
     assert counts["in_time"] + counts.get("late", 0) == statuses.count(200)
+
+
+def test_no_answer_is_later_than_any_may_be_though_the_front_stands_still(
+    server: ServerProcess, jpeg: bytes
+) -> None:
+    def ask() -> list[float]:
+        replies = [server.classify(jpeg, deadline_ms=10) for _ in range(20)]
+        return [each.json()["latency_ms"] for each in replies if each.status_code == 200]
+
+    with ThreadPoolExecutor(8) as clients:
+        asking = [clients.submit(ask) for _ in range(8)]
+        while not all(each.done() for each in asking):
+            server.signal("front", signal.SIGSTOP)
+            go_on_at = time.monotonic() + 0.05
+            while time.monotonic() < go_on_at:
+                pass  # what the engine answers now is late when the front writes it
+            server.signal("front", signal.SIGCONT)
+            server.classify(jpeg, deadline_ms=60_000)
+
+    latencies_ms = [latency_ms for each in asking for latency_ms in each.result()]
+    # the bound is four deadlines; once or twice the front may stop just after it has looked
+    assert sum(latency_ms > 40 for latency_ms in latencies_ms) <= 2
 
 
 def test_a_flood_that_came_while_the_server_stood_still_is_refused_at_once(
