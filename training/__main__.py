@@ -23,10 +23,9 @@ from model.manifest import Precision
 from training import TrainingError
 from training.commands.arguments import DATA_HELP, add_run_arguments, add_seed, positive
 from training.commands.asking import add_train_arguments, asked_for
-from training.commands.exits import run_command
+from training.commands.exits import end_on_signals, run_command
 from training.commands.listing import listing
 from training.commands.planning import foresee
-from training.commands.stopping import end_on_signals
 from training.config import recipes_help
 from training.data.data_set import DataSet, load_data
 from training.data.splits import Split

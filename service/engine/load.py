@@ -64,7 +64,7 @@ class Load:
                 sys.executable,
                 "-P",
                 str(SENDER),
-            ),  # of whatever folder this is run in, nothing counts
+            ),  # of the folder that this is run in, nothing counts
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             start_new_session=True,  # it ends with its stdin, not by the signals of a terminal

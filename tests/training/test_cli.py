@@ -327,7 +327,7 @@ SWALLOWED = """
 import signal
 import weakref
 
-from training.commands.stopping import end_on_signals
+from training.commands.exits import end_on_signals
 
 end_on_signals()
 

@@ -1,10 +1,13 @@
-"""How a command ends: its exit code, and one line on stderr where it cannot go on."""
+"""How a command ends: its exit code, one line on stderr where it cannot go on, and SIGTERM as Ctrl-C."""
 
 import argparse
+import signal
 import sys
 
 from model.bundle import BundleError
 from training import TrainingError, first_line
+
+AGAIN_S = 0.01
 
 
 def run_command(options: argparse.Namespace) -> int:
@@ -45,3 +48,21 @@ def _is_out_of_memory(error: Exception) -> bool:
     """Say whether memory ran out, on a GPU or not; of the latter torch has no error of its own."""
     is_own = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
     return is_own or "can't allocate memory" in str(error)
+
+
+def end_on_signals() -> None:
+    """Let SIGTERM raise ``KeyboardInterrupt``, as SIGINT does, so that what was begun is cleared up.
+
+    Python drops what is raised in a finaliser or in the callback of a weak reference, torch has many, and the signal
+    would be lost with it: there it is raised once more, shortly after.
+    """
+    for each in (signal.SIGTERM, signal.SIGALRM):
+        signal.signal(each, signal.default_int_handler)
+    sys.unraisablehook = _raise_again
+
+
+def _raise_again(unraisable: "sys.UnraisableHookArgs") -> None:
+    if unraisable.exc_type is KeyboardInterrupt:
+        signal.setitimer(signal.ITIMER_REAL, AGAIN_S)
+    else:
+        sys.__unraisablehook__(unraisable)

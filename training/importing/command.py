@@ -11,9 +11,8 @@ from model.bundle import Bundle, check_name, check_target, read_bundle
 from model.preprocessing import Interpolation, Preprocessing
 from training import TrainingError
 from training.commands.arguments import IMAGE_SIZES, within
-from training.commands.exits import run_command
+from training.commands.exits import end_on_signals, run_command
 from training.commands.listing import listing
-from training.commands.stopping import end_on_signals
 from training.importing.bundles import Data, ImportPrecision, import_bundle
 from training.importing.files import Layout, Network, read_network
 from training.importing.images import LabelledImages, class_numbers, find_folder, read_labels

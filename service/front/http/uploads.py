@@ -11,11 +11,8 @@ MAX_HEAD_BYTES = 8192  # of one part
 MAX_FIELD_BYTES = 256  # more than any parameter needs
 
 FILE_FIELD = b"file"  # a part of this name is the image, whatever its type
-DOCUMENT_BEGINS = (
-    b"{",
-    b"[",
-    b"<",
-)  # JSON or XML that comes with the image, as from Spring: not ours to read
+# JSON or XML that comes with the image, as from Spring: not ours to read.
+DOCUMENT_BEGINS = (b"{", b"[", b"<")
 UNENCODED = {b"", b"binary", b"8bit", b"7bit"}
 
 
