@@ -1,7 +1,7 @@
 """What subnetworks are worth: accuracy and loss, with the batch-norm statistics that each needs."""
 
 import math
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -21,6 +21,9 @@ from training.runs.checkpoint import Checkpoint, restore_network
 EVALUATION_BATCH = 250
 NORM_IMAGES = 5_000  # training images that re-estimate batch norm; stable from some thousands
 NORM_IMAGES_OF_AN_EPOCH = 1_000  # the same after each epoch, in a fifth of the time
+
+Views = Callable[[Tensor], Sequence[Tensor]]
+"""Several views of a batch of images (N, H, W, 3), each as large as the network sees."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,20 +71,39 @@ def _images(split: Split, shown_as: str) -> Iterator[Tensor]:
 
 @torch.no_grad()
 def predict_each(
-    networks: Sequence[FractalNet], split: Split, normalise: Normalisation, *, shown_as: str = ""
+    networks: Sequence[FractalNet],
+    split: Split,
+    normalise: Normalisation,
+    *,
+    views: Views | None = None,
+    shown_as: str = "",
 ) -> list[Tensor]:
-    """Return the logits (N, classes) of a split's images from each network, in evaluation mode; every image is read once."""
+    """Return the logits (N, classes) of a split's images from each network, in evaluation mode; every image is read once.
+
+    With ``views``, what a network says is the mean of its probabilities for the views of an image, as a logarithm.
+    """
     were_training = [network.training for network in networks]
     logits: list[list[Tensor]] = [[] for _ in networks]
     for network in networks:
         network.eval()
     for images in _images(split, shown_as):
-        x = normalise(images)
+        seen = [normalise(each) for each in (views(images) if views else (images,))]
         for network, own in zip(networks, logits, strict=True):
-            own.append(network(x).float())
+            answers = [network(x).float() for x in seen]
+            own.append(_mean(answers) if views else answers[0])
     for network, was_training in zip(networks, were_training, strict=True):
         network.train(was_training)
     return [torch.cat(own) for own in logits]
+
+
+def _mean(answers: list[Tensor]) -> Tensor:
+    return torch.stack(answers).softmax(2).mean(0).log()
+
+
+def top_error(logits: Tensor, labels: Tensor, k: int) -> float:
+    """Return the share of images whose class is not among the k likeliest; at least one image."""
+    among = logits.topk(min(k, logits.shape[1])).indices == labels[:, None]
+    return 1 - among.any(1).double().mean().item()
 
 
 def score(logits: Tensor, labels: Tensor) -> Score:
@@ -160,8 +182,9 @@ def predict_checkpoint(
     device: torch.device,
     *,
     only: Collection[str] = (),
+    views: Views | None = None,
 ) -> dict[str, Tensor]:
-    """Return the logits (N, classes) that ``evaluate_checkpoint`` scores, on the CPU.
+    """Return the logits (N, classes) that ``evaluate_checkpoint`` scores, or those of views of the images, on the CPU.
 
     Raises:
         TrainingError: the data is not what the network was trained on.
@@ -174,7 +197,7 @@ def predict_checkpoint(
     subnetworks = extract_each_for_serving(
         network, sets.values(), training, normalise, shown_as="batch norm"
     )
-    answers = predict_each(subnetworks, scored, normalise, shown_as="scoring")
+    answers = predict_each(subnetworks, scored, normalise, views=views, shown_as="scoring")
     return {name: logits.cpu() for name, logits in zip(sets, answers, strict=True)}
 
 

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -9,10 +10,12 @@ from torch import nn
 from torch.testing import assert_close
 
 from model.fractal import FractalNet
+from model.preprocessing import Preprocessing
 from tests.training.conftest import TrainedRun
 from training.augment import Normalisation, channel_statistics
-from training.data.data_set import DataSet
+from training.data.data_set import DataSet, load_data
 from training.data.splits import TensorSplit
+from training.data.ten_crop import around, ten_crops
 from training.distributed import Group
 from training.evaluate import (
     EVALUATION_BATCH,
@@ -23,6 +26,7 @@ from training.evaluate import (
     predict,
     predict_each,
     score,
+    top_error,
 )
 from training.runs.checkpoint import restore_network
 from training.trainer import train
@@ -54,6 +58,59 @@ def test_answers_that_are_no_numbers_are_wrong() -> None:
     found = score(logits, torch.tensor([0, 0, 0]))
 
     assert found == Score(accuracy=1 / 3, loss=math.inf, n=3)
+
+
+def test_an_image_is_among_the_likeliest_whatever_its_place_among_them() -> None:
+    logits = torch.tensor([[3.0, 2.0, 1.0], [1.0, 2.0, 3.0], [2.0, 1.0, 3.0]])
+    labels = torch.tensor([1, 0, 2])
+
+    errors = [top_error(logits, labels, k) for k in (1, 2, 3, 5)]
+
+    assert errors == pytest.approx([2 / 3, 1 / 3, 0, 0])
+
+
+def test_of_an_image_the_corners_the_middle_and_their_mirror_images_are_seen() -> None:
+    image = torch.arange(36).view(1, 6, 6, 1)
+
+    crops = ten_crops(image, 4)
+
+    assert [crop[0, 0, 0].item() for crop in crops[:5]] == [0, 2, 12, 14, 7]
+    assert all(crop.shape == (1, 4, 4, 1) for crop in crops)
+    for crop, mirrored in zip(crops[:5], crops[5:], strict=True):
+        assert torch.equal(mirrored, crop.flip(2))
+
+
+def test_the_middle_crop_is_what_the_network_sees_otherwise(class_folders: Path) -> None:
+    seen = Preprocessing(size=14, shorter_side=16)
+    ours, wider = (
+        load_data(str(class_folders), seed=0, preprocessing=how).test
+        for how in (seen, around(seen))
+    )
+    (pixels,), (larger,) = (
+        [images for images, _ in each.batches([torch.arange(len(each))])] for each in (ours, wider)
+    )
+
+    difference = ten_crops(larger, 14)[4].int() - pixels.int()
+
+    assert difference.abs().max() <= 1  # levels: one is interpolated at a shift of whole pixels
+
+
+def test_answers_to_several_views_are_averaged_as_probabilities(
+    digits: DataSet, trained: TrainedRun
+) -> None:
+    network = restore_network(trained.checkpoint, digits)
+    normalise = channel_statistics(digits.train)
+
+    def views(images: torch.Tensor) -> list[torch.Tensor]:
+        return [images, images.flip(2)]
+
+    (seen_once,), (averaged,) = (
+        predict_each([network], digits.test, normalise, views=each) for each in (None, views)
+    )
+
+    mirrored = TensorSplit(digits.test.images.flip(2), digits.test.labels)  # type: ignore[attr-defined]
+    (other,) = predict_each([network], mirrored, normalise)
+    assert torch.allclose(averaged.exp(), (seen_once.softmax(1) + other.softmax(1)) / 2, atol=1e-5)
 
 
 def test_prediction_leaves_the_network_training(digits: DataSet, trained: TrainedRun) -> None:

@@ -6,6 +6,7 @@ Every network is a run in a folder of its own; a reproduction that was stopped g
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,10 +14,19 @@ from typing import TYPE_CHECKING
 import torch
 
 from model import cost
+from model.preprocessing import Preprocessing
 from training.config import RECIPES, Recipe, shortened
 from training.data.data_set import DataSet
+from training.data.splits import Split
+from training.data.ten_crop import ten_crops
 from training.distributed import Group
-from training.evaluate import evaluate_checkpoint, reported_subnetworks
+from training.evaluate import (
+    evaluate_checkpoint,
+    predict_checkpoint,
+    reported_subnetworks,
+    score,
+    top_error,
+)
 from training.runs.checkpoint import Checkpoint
 from training.runs.files import written_whole
 from training.trainer import train
@@ -31,23 +41,25 @@ DROPPED, UNDROPPED = "narrow-c4-not-augmented", "narrow-c4-not-augmented-no-drop
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A line of a table: a subnetwork of a recipe's network, and what the paper found on CIFAR-100++."""
+    """A line of a table: a subnetwork of a recipe's network, and what the paper found, in percent."""
 
     label: str
     recipe: str
     subnetwork: str
     paper_loss: float | None = None
     paper_error: float | None = None
+    paper_top_5: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What was found for a subnetwork: cross-entropy on training images, error on test images in percent."""
+    """What was found for a subnetwork: cross-entropy on training images, errors on test images in percent."""
 
     parameters: int
     depth: int
     train_loss: float
     error: float
+    top_5: float  # of the five likeliest classes none is right
 
 
 Results = Mapping[tuple[str, str], Result]
@@ -56,12 +68,34 @@ Results = Mapping[tuple[str, str], Result]
 
 @dataclass(frozen=True, slots=True)
 class Experiment:
-    """What to train, what to write down, and what the paper claims of it."""
+    """What to train, what to write down, and what the paper claims of it.
+
+    Attributes:
+        paper: what the paper's figures are of.
+        has_ten_crops: of every test image ten parts are looked at, and the five likeliest classes count too.
+    """
 
     title: str
     recipes: tuple[Recipe, ...]
     rows: tuple[Row, ...]
     claims: tuple[tuple[str, Callable[[Results], bool]], ...] = ()
+    paper: str = "CIFAR-100++, 400 epochs"
+    has_ten_crops: bool = False
+
+    @property
+    def epochs(self) -> int:
+        """As many as in the paper."""
+        return self.recipes[0].epochs
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """How images of class folders become pixels; all recipes see them alike."""
+        return self.recipes[0].preprocessing
+
+    @property
+    def views(self) -> Preprocessing:
+        """How those become pixels that are learnt from."""
+        return self.recipes[0].views
 
 
 def _best_column(results: Results) -> float:
@@ -79,6 +113,13 @@ _FRACTAL_ROWS = (
 _PLAIN_40 = Row("Plain", DEEP_PLAIN, "column-4", 0.580, 38.84)
 
 EXPERIMENTS = {
+    "table2": Experiment(
+        "Table 2: ImageNet",
+        (RECIPES["paper-imagenet"],),
+        (Row("FractalNet-34", "paper-imagenet", "full", None, 24.12, 7.39),),
+        paper="ImageNet, 70 epochs, ten crops",
+        has_ten_crops=True,
+    ),
     "table3": Experiment(
         "Table 3: ever deeper fractal networks",
         tuple(RECIPES[f"paper-narrow-c{c}"] for c in range(1, 7)),
@@ -148,6 +189,7 @@ def reproduce(
     data: DataSet,
     folder: Path,
     *,
+    cropped: Split | None = None,
     epochs: int,
     is_short: bool,
     seed: int,
@@ -157,7 +199,8 @@ def reproduce(
 ) -> None:
     """Train what an experiment needs and write ``<name>.md`` and ``<name>.png`` into ``folder``.
 
-    ``is_short`` replaces the paper's SGD and steps by Muon and one cycle, which a few epochs are enough for. The test images are looked at once, at the end.
+    ``is_short`` replaces the paper's SGD and steps by Muon and one cycle, which a few epochs are enough for. The test images are looked at once, at the end;
+    ``cropped`` are the same, larger, where ten crops of each are looked at.
     """
     experiment = EXPERIMENTS[name]
     checkpoints = {}
@@ -179,7 +222,11 @@ def reproduce(
         (recipe, subnetwork): result
         for recipe, checkpoint in checkpoints.items()
         for subnetwork, result in _measure(
-            checkpoint, data, device, [r.subnetwork for r in experiment.rows if r.recipe == recipe]
+            checkpoint,
+            data,
+            cropped,
+            device,
+            [r.subnetwork for r in experiment.rows if r.recipe == recipe],
         ).items()
     }
     optimiser = "Muon, one cycle" if is_short else "the paper's SGD"
@@ -198,19 +245,27 @@ def reproduce(
 
 
 def _measure(
-    checkpoint: Checkpoint, data: DataSet, device: torch.device, subnetworks: Sequence[str]
+    checkpoint: Checkpoint,
+    data: DataSet,
+    cropped: Split | None,
+    device: torch.device,
+    subnetworks: Sequence[str],
 ) -> dict[str, Result]:
     """Return the figures of some subnetworks."""
     architecture = checkpoint.recipe.architecture_for(data)
     seen = data.train.take(torch.arange(min(TRAIN_IMAGES, len(data.train))))
     on_train = evaluate_checkpoint(checkpoint, data, seen, device, only=subnetworks)
-    on_test = evaluate_checkpoint(checkpoint, data, data.test, device, only=subnetworks)
+    views = partial(ten_crops, size=data.image_size) if cropped else None
+    on_test = predict_checkpoint(
+        checkpoint, data, cropped or data.test, device, only=subnetworks, views=views
+    )
     return {
         name: Result(
             parameters=cost.parameters(architecture, active),
             depth=cost.depth(architecture, active),
             train_loss=on_train[name].loss,
-            error=100 * (1 - on_test[name].accuracy),
+            error=100 * (1 - score(on_test[name], data.test.labels).accuracy),
+            top_5=100 * top_error(on_test[name], data.test.labels, 5),
         )
         for name, active in reported_subnetworks(architecture).items()
         if name in subnetworks
@@ -226,10 +281,11 @@ def _markdown(experiment: Experiment, results: Results, conditions: str) -> str:
     lines = [
         f"# {experiment.title}",
         "",
-        f"{conditions}. The paper's figures: CIFAR-100++, 400 epochs.",
+        f"{conditions}. The paper's figures: {experiment.paper}.",
         "",
-        "| network | depth | parameters | train loss | test error, % | paper: train loss | paper: error, % |",
-        "|---|---:|---:|---:|---:|---:|---:|",
+        "| network | depth | parameters | train loss | test error, % | paper: train loss | paper: error, % |"
+        + (" top-5 error, % | paper: top-5 error, % |" if experiment.has_ten_crops else ""),
+        "|---|---:|---:|---:|---:|---:|---:|" + ("---:|---:|" if experiment.has_ten_crops else ""),
     ]
     for row in experiment.rows:
         found = results[row.recipe, row.subnetwork]
@@ -241,6 +297,7 @@ def _markdown(experiment: Experiment, results: Results, conditions: str) -> str:
             figure(found.error, 2),
             figure(row.paper_loss, 3),
             figure(row.paper_error, 2),
+            *((figure(found.top_5, 2), figure(row.paper_top_5, 2)) * experiment.has_ten_crops),
         )
         lines.append(f"| {' | '.join(cells)} |")
     for text, holds in experiment.claims:

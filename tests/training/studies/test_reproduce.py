@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from training.__main__ import main
+from training.config import RECIPES
 from training.studies import reproduce
 from training.studies.reproduce import EXPERIMENTS, Experiment
 from training.trainer import train
@@ -18,7 +19,9 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     def shrunk(experiment: Experiment) -> Experiment:
         recipes = tuple(
             replace(
-                r, batch_size=500, architecture=replace(r.architecture, channels=(4, 4, 4, 4, 4))
+                r,
+                batch_size=500,
+                architecture=replace(r.architecture, channels=(4,) * len(r.architecture.channels)),
             )
             for r in experiment.recipes
         )
@@ -47,6 +50,26 @@ def test_table_4_is_written_beside_the_papers_and_says_what_holds(
         in table
     )
     assert (tmp_path / "table4.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_table_2_is_of_ten_crops_of_imagenet_and_says_what_is_in_the_top_five(
+    class_folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = replace(
+        RECIPES["tiny"].at_size(28), name="paper-imagenet", fit="crop", augmentation="+"
+    )
+    small = replace(EXPERIMENTS["table2"], recipes=(recipe,))
+    monkeypatch.setitem(EXPERIMENTS, "table2", small)
+    out = tmp_path / "out"
+    command = ["reproduce", "table2", "--data", str(class_folders), "--epochs", "1"]
+
+    assert main([*command, "--out", str(out)]) == 0
+
+    table = (out / "table2.md").read_text()
+    row = next(line for line in table.splitlines() if line.startswith("| FractalNet-34"))
+    assert "top-5 error" in table
+    assert "The paper's figures: ImageNet, 70 epochs, ten crops." in table
+    assert row.endswith("| 0.00 | 7.39 |")  # of two classes the right one is among the five
 
 
 def test_a_short_reproduction_says_that_its_optimiser_is_not_the_papers(
