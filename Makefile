@@ -81,7 +81,7 @@ $(VENV)/.serve: pyproject.toml $(LOCKS)/build.txt $(LOCKS)/$(RUNTIME).txt
 # Hence --no-deps: a package of the lock that needs torch (kornia) would have pip ask for torch's hash, too.
 $(VENV)/.dev: $(VENV)/.serve $(LOCKS)/dev.txt
 	$(BIN)/pip install --quiet --no-deps --require-hashes --requirement $(LOCKS)/dev.txt
-	$(BIN)/pip install --quiet --no-build-isolation --editable '.[$(RUNTIME),traces,grpc,train,dev]'
+	$(BIN)/pip install --quiet --no-build-isolation --editable '.[$(RUNTIME),traces,grpc,train,tensorboard,dev]'
 	@touch $@
 
 $(VENV)/.audit: $(VENV)/.serve $(LOCKS)/audit.txt

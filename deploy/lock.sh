@@ -16,7 +16,7 @@ folder=deploy/requirements
 lock "$@" --extra cpu --extra traces --extra grpc --output-file $folder/cpu.txt pyproject.toml
 # One version of each package everywhere: the files are installed on top of each other.
 lock "$@" --extra gpu --extra traces --extra grpc --constraints $folder/cpu.txt --output-file $folder/gpu.txt pyproject.toml
-lock "$@" --extra serve --extra traces --extra grpc --extra train --extra dev --constraints $folder/cpu.txt \
+lock "$@" --extra serve --extra traces --extra grpc --extra train --extra tensorboard --extra dev --constraints $folder/cpu.txt \
   --output-file $folder/dev.txt pyproject.toml
 awk '/^[a-z]/ { keep = !/^(torch|triton|nvidia-|cuda-)/ } keep || /^#/' $folder/dev.txt > $folder/dev.new
 mv $folder/dev.new $folder/dev.txt

@@ -37,7 +37,7 @@ from training.export.export import export_again, export_bundle
 from training.importing.command import EXAMPLE, add_import
 from training.runs.checkpoint import Checkpoint, load_trained
 from training.runs.files import check_writable
-from training.runs.history import by_class, draw_curves
+from training.runs.history import Followed, by_class
 from training.runs.origin import data_of_bundle
 from training.specialise import specialise
 from training.studies.anytime import evaluate_anytime
@@ -270,19 +270,19 @@ def _train(options: argparse.Namespace) -> None:
             print("; ".join(filter(None, (why, expected))), flush=True)
             if why and not options.batch_size and group.size == 1:
                 recipe = replace(recipe, batch_size=fitting)
-        checkpoint = train(
-            recipe,
-            data,
-            options.out,
-            seed=options.seed,
-            device=device,
-            resume=options.resume,
-            group=group,
-            begin_with=options.begin_with,
-            report=partial(print, flush=True),
-        )
-        if group.rank == 0:
-            draw_curves(checkpoint.history, options.out)
+        with Followed(options.out, on_board=options.tensorboard) as followed:
+            train(
+                recipe,
+                data,
+                options.out,
+                seed=options.seed,
+                device=device,
+                resume=options.resume,
+                group=group,
+                begin_with=options.begin_with,
+                report=partial(print, flush=True),
+                follow=followed,
+            )
 
 
 def _evaluate(options: argparse.Namespace) -> None:

@@ -3,7 +3,7 @@
 import math
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import fields
 from pathlib import Path
@@ -62,6 +62,7 @@ def train(
     begin_with: Path | None = None,
     teacher: Teacher | None = None,
     report: Callable[[str], None] = lambda line: None,
+    follow: Callable[[Sequence[dict[str, float]]], None] = lambda history: None,
 ) -> Checkpoint:
     """Train a network by a recipe and leave its checkpoint in ``folder``, written by the group's first process.
 
@@ -71,7 +72,8 @@ def train(
     own, and so does its classifier where that is for another number of classes. They are saved before the first epoch:
     a resumed run needs the folder no more, but must have begun with it where it is named and still there.
     ``teacher`` has answers to views of the images, which the run then looks at and learns from.
-    ``report`` gets a line that says what is trained and how it begins, and one after each epoch.
+    ``report`` gets a line that says what is trained and how it begins, and one after each epoch; ``follow`` the figures
+    of all epochs so far.
 
     Raises:
         TrainingError: the loss is not finite, the checkpoint cannot be written, does not belong to this run, or is
@@ -103,6 +105,7 @@ def train(
                     write_history(checkpoint.history, folder)
                     took_s = time.perf_counter() - started_at
                     report(epoch_line(record, recipe.epochs, took_s))
+                    follow(checkpoint.history)
     return checkpoint
 
 

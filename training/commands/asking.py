@@ -67,6 +67,11 @@ def add_train_arguments(command: argparse.ArgumentParser) -> None:
         help="of a run or a bundle whose weights to begin with; its classes may be others",
     )
     command.add_argument(
+        "--tensorboard",
+        action="store_true",
+        help="write the figures of each epoch for TensorBoard too, into the folder tensorboard in --out (extra: tensorboard)",
+    )
+    command.add_argument(
         "--resume", action="store_true", help="go on from the checkpoint in --out, if there is one"
     )
 

@@ -5,16 +5,23 @@ import time
 from collections.abc import Iterator, Sequence
 from datetime import timedelta
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 
 from torch import Tensor
 
+from training import TrainingError
 from training.runs.files import written_whole
 
 HISTORY_FILE = "history.jsonl"
 CURVES_FILE = "curves.png"
+BOARD_FOLDER = "tensorboard"
+REDRAW_S = 60  # curves take a second to draw
+FLUSH_S = 2  # TensorBoard shows what is in its files
 MISTAKES = 3  # classes that one is taken for, in a line
 
+
+if TYPE_CHECKING:
+    from tensorboardX import SummaryWriter
 
 Batch = TypeVar("Batch")
 
@@ -67,6 +74,68 @@ def write_history(history: Sequence[dict[str, float]], folder: Path) -> None:
     """Write ``history.jsonl``: one object an epoch, whole, as the checkpoint has it."""
     with written_whole(folder / HISTORY_FILE) as file:
         file.writelines(json.dumps(record).encode() + b"\n" for record in history)
+
+
+class Followed:
+    """Keeps what shows a run while it trains: its curves, and TensorBoard's files where they are wanted.
+
+    As a context it leaves both whole, however the run ends.
+
+    Args:
+        folder: of the run.
+        on_board: write a point of each figure an epoch into ``tensorboard``, in the run's folder.
+
+    Raises:
+        TrainingError: the package that writes them is not there.
+    """
+
+    def __init__(self, folder: Path, *, on_board: bool) -> None:
+        self._folder = folder
+        self._open_board = _board_writer() if on_board else None
+        self._board: SummaryWriter | None = None
+        self._history: Sequence[dict[str, float]] = ()
+        self._drawn_at = time.monotonic()
+
+    def __enter__(self) -> Self:
+        """Follow a run from here on."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Draw what the run has come to."""
+        if self._board:
+            self._board.close()
+        if self._history:
+            draw_curves(self._history, self._folder)
+
+    def __call__(self, history: Sequence[dict[str, float]]) -> None:
+        """Show what the last epoch added; the curves about once a minute."""
+        self._history = history
+        record = history[-1]
+        epoch = int(record["epoch"])
+        if (
+            self._open_board and not self._board
+        ):  # points after the epoch that a run goes on from are hidden
+            self._board = self._open_board(
+                str(self._folder / BOARD_FOLDER), purge_step=epoch, flush_secs=FLUSH_S
+            )
+        if self._board:
+            for name, value in record.items():
+                if name != "epoch":
+                    self._board.add_scalar(name, value, epoch)
+        if time.monotonic() - self._drawn_at > REDRAW_S:
+            draw_curves(history, self._folder)
+            self._drawn_at = time.monotonic()
+
+
+def _board_writer() -> Any:
+    """Return the class that writes for TensorBoard."""
+    try:
+        from tensorboardX import SummaryWriter
+    except ImportError as error:
+        raise TrainingError(
+            "--tensorboard needs the package tensorboardX: pip install 'anytime-inference[tensorboard]'"
+        ) from error
+    return SummaryWriter
 
 
 def draw_curves(history: Sequence[dict[str, float]], folder: Path) -> None:
