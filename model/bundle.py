@@ -70,8 +70,13 @@ class Bundle:
         """What network its subnetworks are columns of, and how that was trained.
 
         Raises:
-            BundleError: they were imported.
+            BundleError: they were imported, or are of several networks.
         """
+        if self.manifest.networks:
+            names = ", ".join(each.name for each in self.manifest.networks)
+            raise BundleError(
+                f"{self.folder}: its subnetworks are of several networks ({names}); take the bundle that one of them came from"
+            )
         architecture, provenance = self.manifest.architecture, self.manifest.provenance
         if architecture is None or provenance is None:
             raise BundleError(f"{self.folder}: its networks were imported, not trained here")

@@ -12,7 +12,7 @@ from model.intervals import wilson
 from model.preprocessing import Preprocessing
 from model.presets import Architecture
 
-FORMAT_VERSION = 3  # 1 had no int8 graphs, 2 no preprocessing, expected accuracies or imported files; both are read
+FORMAT_VERSION = 3  # 1 had no int8 graphs, 2 no preprocessing, expected accuracies, imported files or several networks; both are read
 
 Precision = Literal["float32", "float16-filters", "float16", "int8"]
 """What the networks are in.
@@ -108,10 +108,11 @@ class Source(Record):
 class Subnetwork(Record):
     """A network to answer with, columns of a FractalNet or imported; the bundle may hold it in 8-bit integers too.
 
-    A graph takes ``images`` uint8 (N, H, W, 3) and gives ``logits`` and ``probabilities``, float32 (N, classes).
+    In a bundle of several FractalNets ``network`` names the one that the columns are of. A graph takes ``images`` uint8 (N, H, W, 3) and gives ``logits`` and ``probabilities``, float32 (N, classes).
     """
 
     name: PlainName
+    network: PlainName | None = None
     columns: tuple[int, ...] = ()
     depth: int | None = None
     source: Source | None = None
@@ -145,6 +146,14 @@ class Provenance(Record):
     versions: dict[str, str]
 
 
+class Network(Record):
+    """One of several FractalNets whose subnetworks a bundle holds, and how it was trained."""
+
+    name: PlainName
+    architecture: Architecture
+    provenance: Provenance
+
+
 class Imported(Record):
     """What a bundle with imported subnetworks was measured on, and with what."""
 
@@ -156,7 +165,11 @@ class Imported(Record):
 
 
 class Manifest(Record):
-    """The index of a bundle: with ``architecture`` and ``provenance`` of what was trained here, ``imported`` of the rest."""
+    """The index of a bundle.
+
+    ``architecture`` and ``provenance`` are those of the FractalNet that was trained here, ``networks`` where there are several, ``imported`` says
+    what the subnetworks were measured on that came from elsewhere.
+    """
 
     format_version: int
     name: PlainName
@@ -167,7 +180,17 @@ class Manifest(Record):
     weights: FileRecord
     subnetworks: Annotated[tuple[Subnetwork, ...], Field(min_length=1)]
     provenance: Provenance | None = None
+    networks: tuple[Network, ...] = ()
     imported: Imported | None = None
+
+    @property
+    def origin(self) -> Provenance | None:
+        """How its networks were trained; of several, the first's, if all learnt from the same images. Else nothing."""
+        origins = [each.provenance for each in self.networks]
+        if self.provenance:
+            origins.append(self.provenance)
+        images = {(each.dataset_sha256, each.seed) for each in origins}
+        return origins[0] if len(images) == 1 else None
 
     @model_validator(mode="before")
     @classmethod
@@ -182,17 +205,32 @@ class Manifest(Record):
     @model_validator(mode="after")
     def _pixels_fit_the_network(self) -> Self:
         size = self.preprocessing.size
-        sees = self.architecture.image_size if self.architecture else size
-        if size != sees:
-            raise ValueError(
-                f"preprocessing brings images to {size}×{size}, the network sees {sees}×{sees}"
-            )
+        architectures = [each.architecture for each in self.networks]
+        if self.architecture:
+            architectures.append(self.architecture)
+        for sees in (each.image_size for each in architectures):
+            if size != sees:
+                raise ValueError(
+                    f"preprocessing brings images to {size}×{size}, the network sees {sees}×{sees}"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _networks_are_named(self) -> Self:
+        known = {each.name for each in self.networks}
+        for each in self.subnetworks:
+            if each.network is not None and each.network not in known:
+                raise ValueError(
+                    f"{each.name} is of {each.network!r}, which is not among the networks"
+                )
         return self
 
     @model_validator(mode="after")
     def _names_are_unique(self) -> Self:
         subnetworks = Counter(each.name for each in self.subnetworks)
-        for what, names in (("subnetwork", subnetworks), ("label", Counter(self.labels))):
+        networks = Counter(each.name for each in self.networks)
+        labels = Counter(self.labels)
+        for what, names in (("subnetwork", subnetworks), ("network", networks), ("label", labels)):
             for name, times in names.items():
                 if times > 1:
                     raise ValueError(f"the {what} {name!r} is there {times} times")

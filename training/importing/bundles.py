@@ -1,6 +1,7 @@
 """From networks of one's own to a bundle: each is wrapped and measured on the same images, those that none beats are kept."""
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -13,7 +14,6 @@ from tqdm import tqdm
 
 from model.bundle import (
     WEIGHTS_FILE,
-    Bundle,
     check_name,
     check_target,
     file_record,
@@ -26,12 +26,12 @@ from model.manifest import (
     Accuracy,
     Imported,
     Manifest,
-    Precision,
     Quantised,
     Subnetwork,
 )
 from model.provenance import made_now
 from training import TrainingError
+from training.export.choice import Right, with_expected
 from training.graphs.quantise import CALIBRATION_IMAGES, quantise
 from training.graphs.scores import calibration, fit_temperature, share
 from training.graphs.weights_file import WeightsFile
@@ -46,7 +46,8 @@ from training.importing.comparing import (
     measure,
 )
 from training.importing.files import Network
-from training.importing.images import LabelledImages
+from training.importing.images import MeasuredImages
+from training.importing.joining import Beside, inherited, joint_precision
 from training.importing.probing import write_wrapped
 from training.importing.wrapping import Normalisation, set_temperature
 
@@ -61,7 +62,7 @@ class Data:
     """What networks are measured on.
 
     Attributes:
-        name: of the folder of images.
+        name: of the images' folder, or of the data set.
         labels: of the classes, in order.
         validation: images to choose by.
         test: images to publish figures of, where there are some apart.
@@ -69,8 +70,8 @@ class Data:
 
     name: str
     labels: tuple[str, ...]
-    validation: LabelledImages
-    test: LabelledImages | None
+    validation: MeasuredImages
+    test: MeasuredImages | None
 
     @property
     def fitted(self) -> slice:
@@ -95,14 +96,15 @@ def import_bundle(
     *,
     name: str,
     normalisation: Normalisation,
-    beside: Bundle | None,
+    besides: Sequence[Beside],
+    keep: Collection[str] | None,
     precision: ImportPrecision,
     report: Report,
 ) -> Manifest:
     """Write a bundle of those networks that none beats.
 
-    A network is beaten by one that is as accurate on the validation images, takes no more multiply-adds, and is faster
-    on this machine's CPU.
+    A network is beaten by one that is no slower on this machine's CPU, takes no more multiply-adds, and is less accurate on
+    the validation images by no more than chance explains.
 
     Args:
         networks: as they were read.
@@ -110,7 +112,8 @@ def import_bundle(
         target: the bundle's folder.
         name: the bundle's.
         normalisation: what the images are shifted and scaled by.
-        beside: a bundle whose subnetworks are compared with them, and kept, too.
+        besides: bundles whose subnetworks are compared with them, and kept, too.
+        keep: names of subnetworks that are kept whatever beats them; None keeps all.
         precision: with int8, the networks are written in 8-bit integers too.
         report: is told what was found, a line at a time.
 
@@ -126,9 +129,9 @@ def import_bundle(
         raise TrainingError(f"{data.name}: holds {n} images; at least {LEAST_IMAGES} are needed")
     with TemporaryDirectory() as folder:
         candidates = _wrapped(networks, data, Path(folder), normalisation, report)
-        if beside:
-            candidates += _of_bundle(beside, candidates)
-        kept = front(measure(candidates, data.validation), report)
+        candidates += [each for beside in besides for each in beside.candidates()]
+        keep = _known(candidates, keep)
+        kept = front(measure(candidates, data.validation), report, keep=keep)
         for each in kept:
             doubt(each, len(data.labels), report)
         with staged_folder(target) as staged:
@@ -137,13 +140,12 @@ def import_bundle(
             manifest = Manifest(
                 format_version=FORMAT_VERSION,
                 name=name,
-                architecture=beside.manifest.architecture if beside else None,
                 preprocessing=data.validation.preprocessing,
                 labels=data.labels,
-                precision=_precision(subnetworks, beside),
+                precision=joint_precision(besides, subnetworks),
                 weights=file_record(staged / WEIGHTS_FILE),
-                subnetworks=tuple(sorted(subnetworks, key=lambda each: each.macs)),
-                provenance=beside.manifest.provenance if beside else None,
+                subnetworks=subnetworks,
+                **inherited(besides, {each.network for each in subnetworks}),
                 imported=Imported(
                     images=data.name,
                     images_sha256=data.validation.sha256,
@@ -190,25 +192,18 @@ def _wrapped(
     return candidates
 
 
-def _of_bundle(bundle: Bundle, others: Sequence[Candidate]) -> list[Candidate]:
-    """Return the subnetworks of a bundle as candidates."""
-    taken = {each.name for each in others}
-    for each in bundle.manifest.subnetworks:
-        if each.name in taken:
-            raise TrainingError(
-                f"{bundle.folder}: has a subnetwork {each.name!r} too; give the file another name"
-            )
-    return [
-        Candidate(
-            name=each.name,
-            graph=bundle.graph_path(each),
-            macs=each.macs,
-            parameters=each.parameters,
-            known=each,
-            int8=bundle.graph_path(each.int8) if each.int8 else None,
+def _known(candidates: Sequence[Candidate], keep: Collection[str] | None) -> Collection[str]:
+    """Return the names of those to keep, and see to it that each is that of one."""
+    names = Counter(each.name for each in candidates)
+    twice = [name for name, times in names.items() if times > 1]
+    if twice:
+        raise TrainingError(
+            f"{twice[0]!r} would be there twice; rename the file, or give the bundle's a name to begin with: --with NAME=BUNDLE"
         )
-        for each in bundle.manifest.subnetworks
-    ]
+    for name in keep or ():
+        if name not in names:
+            raise TrainingError(f"--keep {name}: is none of {', '.join(sorted(names))}")
+    return names if keep is None else keep
 
 
 def _write(
@@ -253,14 +248,19 @@ def _in_integers(
     return None
 
 
-def _scored(written: Sequence[Written], data: Data) -> list[Subnetwork]:
-    """Measure what was not measured yet, and describe each subnetwork."""
-    in_int8 = [each.int8 for each in written if each.int8]
-    graphs = [*(each.graph for each in written), *in_int8]
+def _scored(written: Sequence[Written], data: Data) -> tuple[Subnetwork, ...]:
+    """Measure what was not measured yet, and describe each subnetwork, the cheapest first."""
+    new = [each.int8 for each in written if each.int8 and each.measured.in_int8 is None]
     on_validation = {each.graph: each.measured.logits for each in written}
-    if in_int8:
-        on_validation |= logits_of_each(in_int8, data.validation, what="measuring int8")
-    on_test = logits_of_each(graphs, data.test, what="testing") if data.test else {}
+    for each in written:
+        if each.int8 and each.measured.in_int8 is not None:
+            on_validation[each.int8] = each.measured.in_int8
+    if new:
+        on_validation |= logits_of_each(new, data.validation, what="measuring int8")
+    on_test = logits_of_each(on_validation, data.test, what="testing") if data.test else {}
+    rights: dict[str, Right] = {
+        path.name: own.argmax(1) == data.validation.labels for path, own in on_validation.items()
+    }
 
     def scores(graph: Path, temperature: float) -> dict[str, Any]:
         own, held_out = on_validation[graph], slice(1, None, 2)
@@ -292,11 +292,4 @@ def _scored(written: Sequence[Written], data: Data) -> list[Subnetwork]:
                 **own,
             )
         )
-    return subnetworks
-
-
-def _precision(subnetworks: Sequence[Subnetwork], beside: Bundle | None) -> Precision:
-    """Return what a bundle's networks are in."""
-    if any(each.int8 for each in subnetworks):
-        return "int8"
-    return beside.manifest.precision if beside else "float32"
+    return with_expected(subnetworks, rights)

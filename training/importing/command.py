@@ -2,20 +2,22 @@
 
 import argparse
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import get_args
 
 import numpy as np
 
-from model.bundle import Bundle, check_name, check_target, read_bundle
+from model.bundle import check_name, check_target, read_bundle
 from model.preprocessing import Interpolation, Preprocessing
 from training import TrainingError
-from training.commands.arguments import IMAGE_SIZES, within
+from training.commands.arguments import DATA_HELP, IMAGE_SIZES, within
 from training.commands.exits import end_on_signals, run_command
 from training.commands.listing import listing
 from training.importing.bundles import Data, ImportPrecision, import_bundle
 from training.importing.files import Layout, Network, read_network
 from training.importing.images import LabelledImages, class_numbers, find_folder, read_labels
+from training.importing.joining import Beside, check_alike
 from training.importing.wrapping import Normalisation
 from training.runs.files import check_writable
 
@@ -28,9 +30,12 @@ Write a bundle of classifiers that were made elsewhere, for the server to choose
 
 A file is ONNX, or a program that torch.export.save wrote (.pt2). It takes the images, N×channels×H×W or N×H×W×channels, and
 gives a number for each class: logits or probabilities, which is found out. Normalisation goes into the graph, a batch that is
-fixed is opened, and every network is measured on the images, in ONNX Runtime on this machine's CPU. One that is beaten, by
-another that is as accurate, takes no more multiply-adds and is faster, is left out. A temperature each makes their confidences mean
-the same.
+fixed is opened, and every network is measured on the images, in ONNX Runtime on this machine's CPU. One that is beaten is left
+out: by another that is no slower, takes no more multiply-adds, and is less accurate by no more than chance explains, image by image. A
+temperature each makes their confidences mean the same.
+
+With --with the subnetworks of bundles are compared with the files, or with each other, and those on the front of all are kept as they are:
+columns, temperatures, graphs in 8-bit integers.
 
 Pixels and normalisation have to be those of the networks' training; a network that then does no better than guessing is told.
 """
@@ -59,12 +64,17 @@ def add_import(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         epilog=f"example: {EXAMPLE}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    command.add_argument("files", nargs="+", type=Path, metavar="FILE", help=".onnx or .pt2")
-    command.add_argument(
+    command.add_argument("files", nargs="*", type=Path, metavar="FILE", help=".onnx or .pt2")
+    compared_on = command.add_mutually_exclusive_group(required=True)
+    compared_on.add_argument(
         "--images",
-        required=True,
         type=Path,
         help="folder of images to compare them on, <class>/*; or with val/<class>/*, and test/<class>/* to publish figures of",
+    )
+    compared_on.add_argument(
+        "--data",
+        help="what the bundles of --with were trained on: they are compared on its validation images, and the figures of its test images "
+        "are published; " + DATA_HELP,
     )
     command.add_argument(
         "--labels",
@@ -76,10 +86,18 @@ def add_import(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     command.add_argument("--name", help="the bundle's name (default: that of --out)")
     command.add_argument(
         "--with",
-        dest="beside",
-        type=Path,
-        metavar="BUNDLE",
-        help="a bundle whose subnetworks are compared with the files, and kept, too; labels, size and crop are its own",
+        dest="besides",
+        action="append",
+        default=[],
+        metavar="[NAME=]BUNDLE",
+        help="a bundle whose subnetworks are compared and kept, too, as NAME-column-1 and so on; several times for several bundles. "
+        "Labels, size and crop are theirs",
+    )
+    command.add_argument(
+        "--keep",
+        metavar="NAME[,NAME]",
+        default="",
+        help="subnetworks to keep whatever beats them; 'all' for all",
     )
     command.add_argument(
         "--size",
@@ -134,17 +152,23 @@ def _import(options: argparse.Namespace) -> None:
     check_name(name)
     check_target(options.out)
     check_writable(options.out.resolve().parent)
-    beside = read_bundle(options.beside) if options.beside else None
+    besides = [_beside(text) for text in options.besides]
+    if not besides and not options.files:
+        raise TrainingError(
+            "no networks; name .onnx or .pt2 files, or bundles by --with NAME=BUNDLE"
+        )
+    check_alike(besides)
     networks = _read(options.files, options.layout)
     normalisation = _normalisation(options)
-    data = _data(options, networks, beside)
+    data = _data(options, networks, besides)
     manifest = import_bundle(
         networks,
         data,
         options.out,
         name=name,
         normalisation=normalisation,
-        beside=beside,
+        besides=besides,
+        keep=None if options.keep == "all" else tuple(filter(None, options.keep.split(","))),
         precision=options.precision,
         report=partial(print, flush=True),
     )
@@ -153,6 +177,14 @@ def _import(options: argparse.Namespace) -> None:
         f"({data.validation.preprocessing.description})"
     )
     print(listing(manifest))
+
+
+def _beside(text: str) -> Beside:
+    """Read a bundle that was given as its folder, or as NAME=FOLDER."""
+    name, is_named, folder = text.rpartition("=")
+    if is_named and not name:
+        raise TrainingError(f"--with {text}: has no name before the '='; say NAME=BUNDLE")
+    return Beside(read_bundle(Path(folder)), name)
 
 
 def _read(files: list[Path], layout: Layout | None) -> list[Network]:
@@ -204,28 +236,50 @@ def _normalisation(options: argparse.Namespace) -> Normalisation:
     return Normalisation(options.mean, options.std)
 
 
-def _data(options: argparse.Namespace, networks: list[Network], beside: Bundle | None) -> Data:
+def _data(options: argparse.Namespace, networks: list[Network], besides: list[Beside]) -> Data:
     """Find the images, and see to it that labels, size and channels fit the networks."""
     own = (options.labels, options.size, options.crop, options.interpolation)
-    if beside and any(each is not None for each in own):
+    if besides and any(each is not None for each in own):
         raise TrainingError(
-            f"{options.beside}: brings its labels and what is done to images; leave out --labels, --size, --crop and --interpolation"
+            f"{besides[0].bundle.folder}: brings its labels and what is done to images; leave out --labels, --size, --crop and "
+            "--interpolation"
         )
+    data = _held_out(options.data, besides) if options.data else _found(options, networks, besides)
+    size = data.validation.preprocessing.size
+    for network in networks:
+        if network.side not in (None, size):
+            raise TrainingError(
+                f"{network.source.file}: takes {network.side}×{network.side}; a bundle decodes an image once, here to "
+                f"{size}×{size}"
+            )
+    return data
+
+
+def _held_out(source: str, besides: list[Beside]) -> Data:
+    """Return what the networks of bundles were held to in their training."""
+    try:
+        held_out = import_module("training.importing.held_out")
+    except ModuleNotFoundError as error:
+        raise TrainingError(
+            f"{error.name} is not installed, which --data needs: pip install 'anytime-inference[cpu,train]'; or give --images"
+        ) from error
+    data, validation, test = held_out.load_held_out(source, besides)
+    return Data(name=data.name, labels=data.classes, validation=validation, test=test)
+
+
+def _found(options: argparse.Namespace, networks: list[Network], besides: list[Beside]) -> Data:
+    """Return the images of a folder, with the classes of the networks."""
     folder = find_folder(options.images)
     for note in folder.notes:
         print(f"note: {note}")
     labels = read_labels(options.labels) if options.labels else folder.classes
-    if beside:
-        labels = beside.manifest.labels
+    if besides:
+        labels = besides[0].manifest.labels
     numbers, how = class_numbers(folder.classes, labels, options.images)
     print(f"{options.images}: {how}")
-    preprocessing = beside.manifest.preprocessing if beside else _preprocessing(options, networks)
-    for network in networks:
-        if network.side not in (None, preprocessing.size):
-            raise TrainingError(
-                f"{network.source.file}: takes {network.side}×{network.side}; a bundle decodes an image once, here to "
-                f"{preprocessing.size}×{preprocessing.size}"
-            )
+    preprocessing = (
+        besides[0].manifest.preprocessing if besides else _preprocessing(options, networks)
+    )
     parts = [
         None
         if images is None

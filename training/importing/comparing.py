@@ -1,6 +1,6 @@
 """Networks side by side on the same images and this machine: who is beaten by whom."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -14,8 +14,9 @@ from model.cores import cores
 from model.manifest import Source, Subnetwork
 from model.sessions import open_session
 from training import TrainingError
-from training.graphs.scores import Logits, share
-from training.importing.images import LabelledImages
+from training.export.choice import LUCK, Right, is_worse
+from training.graphs.scores import Logits
+from training.importing.images import MeasuredImages
 
 LATENCY_ROUNDS = 30
 LATENCY_S = 10.0  # for all rounds; large networks take fewer
@@ -53,20 +54,28 @@ class Measured:
 
     Attributes:
         logits: of the images.
-        accuracy: on them.
-        latency_s: of a run with one image, in the faster precision.
+        in_int8: the same in 8-bit integers, where they are there.
+        right: whether it is right on each image.
+        latency_s: of a run with one image, in the faster precision that is as accurate.
     """
 
     candidate: Candidate
     logits: Logits
-    accuracy: float
+    in_int8: Logits | None
+    right: Right
     latency_s: float
 
+    @property
+    def accuracy(self) -> float:
+        """The share of the images that it is right on."""
+        return float(self.right.mean())
+
     def beats(self, other: "Measured") -> bool:
-        """Say whether it is as accurate, takes no more multiply-adds, and is faster."""
-        is_as_accurate = self.accuracy >= other.accuracy
-        is_as_cheap = self.candidate.macs <= other.candidate.macs
-        return is_as_accurate and is_as_cheap and self.latency_s < other.latency_s
+        """Say whether it is no slower, takes no more multiply-adds, and is less accurate by no more than chance explains."""
+        is_cheaper = (
+            self.latency_s <= other.latency_s and self.candidate.macs <= other.candidate.macs
+        )
+        return is_cheaper and not is_worse(self.right, other.right, LUCK)
 
     @property
     def figures(self) -> str:
@@ -74,43 +83,53 @@ class Measured:
         return f"{self.accuracy:.2%} in {1e3 * self.latency_s:.2f} ms"
 
 
-def measure(candidates: Sequence[Candidate], images: LabelledImages) -> list[Measured]:
+def measure(candidates: Sequence[Candidate], images: MeasuredImages) -> list[Measured]:
     """Measure accuracy and latency of all candidates; every image is decoded once.
 
     Raises:
         TrainingError: a network gives no finite answers.
     """
-    logits = logits_of_each([each.graph for each in candidates], images, what="measuring")
-    latency_s = _latencies(candidates, images.some(1))
+    graphs = [path for each in candidates for path in (each.graph, each.int8) if path]
+    logits = logits_of_each(graphs, images, what="measuring")
+    latency_s = _latencies(graphs, images.some(1))
+    measured = []
     for each in candidates:
-        if not np.isfinite(logits[each.graph]).all():
+        own = logits[each.graph]
+        if not np.isfinite(own).all():
             raise TrainingError(
                 f"{each.name}: its answers to some of the images are not finite numbers"
             )
-    return [
-        Measured(
-            each,
-            logits[each.graph],
-            share(logits[each.graph], images.labels).value,
-            latency_s[each.name],
-        )
-        for each in candidates
-    ]
+        right, seen_s, in_int8 = own.argmax(1) == images.labels, latency_s[each.graph], None
+        if each.int8:
+            in_int8 = logits[each.int8]
+            if not is_worse(in_int8.argmax(1) == images.labels, right):
+                seen_s = min(seen_s, latency_s[each.int8])
+        measured.append(Measured(each, own, in_int8, right, seen_s))
+    return measured
 
 
-def front(measured: Sequence[Measured], report: Report) -> list[Measured]:
-    """Return those that none beats, and say what beats the others."""
-    kept = []
-    for each in measured:
-        better = [other for other in measured if other.beats(each)]
-        if better:
+def front(
+    measured: Sequence[Measured], report: Report, *, keep: Collection[str] = ()
+) -> list[Measured]:
+    """Return those that none beats of those kept, the fastest first, and say what beats the others.
+
+    Args:
+        keep: the names of those that are kept whatever beats them.
+    """
+    kept: list[Measured] = []
+    left_out = []
+    for each in sorted(measured, key=lambda each: each.latency_s):
+        better = [other for other in kept if other.beats(each)]
+        if better and each.candidate.name not in keep:
             best = max(better, key=lambda other: other.accuracy)
-            names = each.candidate.name, best.candidate.name
+            left_out.append(each.candidate.name)
             report(
-                f"{names[0]} is left out, beaten by {names[1]}: {each.figures} against {best.figures}"
+                f"{each.candidate.name} is left out, beaten by {best.candidate.name}: {each.figures} against {best.figures}"
             )
         else:
             kept.append(each)
+    if left_out:
+        report(f"to have them all the same: --keep {','.join(left_out)}")
     return kept
 
 
@@ -126,7 +145,7 @@ def doubt(measured: Measured, classes: int, report: Report) -> None:
 
 
 def logits_of_each(
-    graphs: Iterable[Path], images: LabelledImages, *, what: str
+    graphs: Iterable[Path], images: MeasuredImages, *, what: str
 ) -> dict[Path, Logits]:
     """Return the logits that each graph gives for the images, all from one pass over them."""
     sessions = {path: open_session(path, threads=cores()) for path in graphs}
@@ -139,14 +158,9 @@ def logits_of_each(
     return {path: np.concatenate(own) for path, own in parts.items()}
 
 
-def _latencies(candidates: Sequence[Candidate], image: NDArray[np.uint8]) -> dict[str, float]:
-    """Return the median run latency of one image in seconds, of the faster precision; all are timed by turns."""
-    sessions = {
-        path: open_session(path, threads=cores())
-        for each in candidates
-        for path in (each.graph, each.int8)
-        if path
-    }
+def _latencies(graphs: Iterable[Path], image: NDArray[np.uint8]) -> dict[Path, float]:
+    """Return the median run latency of one image in seconds, of each graph; all are timed by turns."""
+    sessions = {path: open_session(path, threads=cores()) for path in graphs}
     seen_s: dict[Path, list[float]] = {path: [] for path in sessions}
     began_at = perf_counter()
     for turn in range(1 + LATENCY_ROUNDS):
@@ -157,7 +171,4 @@ def _latencies(candidates: Sequence[Candidate], image: NDArray[np.uint8]) -> dic
                 seen_s[path].append(perf_counter() - started_at)
         if turn and perf_counter() - began_at > LATENCY_S:
             break
-    return {
-        each.name: min(median(seen_s[path]) for path in (each.graph, each.int8) if path)
-        for each in candidates
-    }
+    return {path: median(own) for path, own in seen_s.items()}

@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +16,28 @@ from training.data.folders import Images, find_images, named
 from training.data.imagenet import Stored, named_and_sized
 
 BATCH = 32
+
+
+class MeasuredImages(Protocol):
+    """Images of known classes, wherever they are."""
+
+    @property
+    def labels(self) -> NDArray[np.int64]:
+        """The class of each (N,)."""
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """How they became pixels."""
+
+    @property
+    def sha256(self) -> str:
+        """What tells them from others."""
+
+    def batches(self) -> Iterator[NDArray[np.uint8]]:
+        """Give all images in order, (n, H, W, 3) at a time."""
+
+    def some(self, n: int) -> NDArray[np.uint8]:
+        """Return up to n images from all over them, (n, H, W, 3)."""
 
 
 @dataclass(frozen=True, slots=True)

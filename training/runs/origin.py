@@ -157,7 +157,7 @@ def data_of_bundle(bundle: Bundle, source: str | None) -> DataSet:
         TrainingError: ``source`` is not named, or holds other data.
     """
     manifest = bundle.manifest
-    origin = manifest.provenance
+    origin = manifest.origin
     if source is None:
         was = origin.dataset if origin else manifest.imported.images if manifest.imported else ""
         raise TrainingError(
