@@ -67,6 +67,10 @@ VALUES: dict[str, Document] = {
     "scaled": SCALED,
     "watched": WATCHED,
     "other bundle": {"bundle": {"claim": "bundles", "path": "2026/cifar100"}},
+    "several models": {
+        "bundle": {"claim": "bundles"},
+        "bundles": {"pets": "2026/pets", "birds": "2026/birds", "pets@0.05": "2027/pets"},
+    },
     "guarded": {
         "networkPolicy": {"from": [{"podSelector": {"matchLabels": {"app": "gateway"}}}]},
         "image": {"tag": "sha256:" + "0" * 64, "pullSecrets": ["registry"]},
@@ -94,6 +98,15 @@ VALUES: dict[str, Document] = {
         },
     },
     "over gRPC": {"settings": {"grpc_port": 8001}},
+    "over gRPC from outside": {
+        "settings": {"grpc_port": 8001},
+        "gateway": {
+            "enabled": True,
+            "parentRefs": [{"name": "public"}],
+            "hostnames": ["anytime.example"],
+            "grpcHostnames": ["grpc.anytime.example"],
+        },
+    },
     "kserve": {"kserve": {"enabled": True}},
     "kserve, over gRPC": {"kserve": {"enabled": True}, "settings": {"grpc_port": 8001}},
     "kserve, gpu, scaled": {**GPU, **SCALED, "kserve": {"enabled": True}},

@@ -1,5 +1,6 @@
 """What the Helm chart makes, held against the schemas, and who reaches what."""
 
+import re
 from functools import cache
 
 import helm_python
@@ -11,7 +12,9 @@ from cloudcoil.models.prometheus_operator.v1 import PrometheusRule, ServiceMonit
 from service.front.open_inference.routes import router as open_inference
 from service.front.routes import router
 from tests.deploy.chart import CHART, SCALED, VALUES, Document, environment_of, pod_of, render
+from tests.server import ROOT
 
+PROTO = ROOT / "service/front/open_inference/open_inference.proto"
 KUBERNETES = ("1.30", "1.37")  # the oldest that the chart takes, and the newest known
 
 
@@ -39,6 +42,11 @@ def check_against_schema(document: Document, kubernetes: str) -> None:
             assert document["spec"].keys() <= {"parentRefs", "hostnames", "rules"}
             for rule in document["spec"]["rules"]:
                 assert rule.keys() == {"matches", "backendRefs"}
+        case "GRPCRoute":
+            assert document["spec"].keys() == {"parentRefs", "hostnames", "rules"}
+            for rule in document["spec"]["rules"]:
+                assert rule.keys() == {"matches", "backendRefs"}
+                assert len(rule["matches"]) <= 8  # the most that version 1.1 takes
         case _:
             kubernetes_validate.validate(document, kubernetes, strict=True)
 
@@ -163,10 +171,27 @@ def test_grpc_has_a_port_of_the_service_and_of_the_policy() -> None:
     assert [each["name"] for each in ports] == ["http", "private"]
 
 
+def test_every_grpc_method_but_administration_has_a_way_from_outside() -> None:
+    rendered = render(VALUES["over gRPC from outside"])
+
+    route = rendered["GRPCRoute"]["spec"]
+    methods = set(re.findall(r"^  rpc (\w+)\(", PROTO.read_text(), re.MULTILINE))
+    routed = [each["method"] for rule in route["rules"] for each in rule["matches"]]
+    assert {each["service"] for each in routed} == {"inference.GRPCInferenceService"}
+    assert {each["method"] for each in routed} == methods - {
+        "RepositoryModelLoad",
+        "RepositoryModelUnload",
+    }
+    for rule in route["rules"]:
+        assert rule["backendRefs"] == [{"name": "anytime", "port": 8001}]
+    assert 8001 in {each["port"] for each in rendered["Service"]["spec"]["ports"]}
+    assert "GRPCRoute" not in render(VALUES["reached from outside"])
+
+
 def test_kserve_makes_its_service_of_the_containers_ports_with_http_first() -> None:
     rendered = render(VALUES["kserve, over gRPC"])
 
     (container,) = pod_of(rendered)["containers"]
     assert [each["name"] for each in container["ports"]] == ["http", "private", "h2c"]
     assert {"name": "PROTOCOL", "value": "v2"} in container["env"]
-    assert [each["name"] for each in rendered["Service"]["spec"]["ports"]] == ["http", "private"]
+    assert rendered["Service"]["metadata"]["name"] == "anytime-metrics"  # KServe makes another

@@ -1,8 +1,11 @@
 """The pods of the Helm chart: what they may do, and what they are told."""
 
+from pathlib import Path
+
 import pytest
 
 from service import __version__
+from service.settings import read_settings
 from tests.deploy.chart import GPU, VALUES, Document, environment_of, pod_of, render
 
 
@@ -93,6 +96,19 @@ def test_gpu_values_ask_for_one_and_for_nothing_less() -> None:
     (container,) = pod_of(rendered)["containers"]
     assert container["resources"]["limits"]["nvidia.com/gpu"] == 1
     assert environment_of(rendered)["ANYTIME_DEVICE"] == "cuda"
+
+
+def test_several_models_and_a_canary_are_what_the_server_reads() -> None:
+    environment = environment_of(render(VALUES["several models"]))
+
+    settings = read_settings({"bundles": environment["ANYTIME_BUNDLES"]})
+    assert settings.models == {
+        "birds": Path("/bundles/2026/birds"),
+        "pets": Path("/bundles/2026/pets"),
+        "pets@canary": Path("/bundles/2027/pets"),
+    }
+    assert settings.canaries == {"pets@canary": 0.05}
+    assert "ANYTIME_BUNDLE_DIR" not in environment
 
 
 def test_bundle_of_a_claim_is_mounted_to_be_read() -> None:

@@ -10,6 +10,14 @@ import yaml
 from service.settings import Settings
 from tests.deploy.chart import CHART, GPU, VALUES, Document, environment_of, render
 
+CLAIM: Document = {"claim": "bundles"}
+ONE: Document = {"claim": "bundles", "path": "1"}
+TWO_CANARIES = {"pets": "1", "pets@0.1": "2", "pets@0.2": "3"}
+BY_NAME: Document = {
+    "enabled": True,
+    "parentRefs": [{"name": "public"}],
+    "grpcHostnames": ["g.example"],
+}
 SCHEMA: Document = json.loads((CHART / "values.schema.json").read_text())
 
 
@@ -48,6 +56,11 @@ WRONG: dict[str, Document] = {
     "disruption unset": {"disruption": None},
     "maxUnavailable unset": {"disruption": {"maxUnavailable": None}},
     "drain without end": {"settings": {"drain_s": 1e9}},
+    "model outside its claim": {"bundle": {"claim": "a"}, "bundles": {"pets": "../pets"}},
+    "model without a folder": {"bundle": {"claim": "a"}, "bundles": {"pets": ""}},
+    "no name of a model": {"bundle": {"claim": "a"}, "bundles": {"my pets": "pets"}},
+    "canary of more than all": {"bundle": {"claim": "a"}, "bundles": {"pets@1.5": "pets"}},
+    "models among the settings": {"settings": {"bundles": "pets=/bundles/pets"}},
     "bundle outside its claim": {"bundle": {"claim": "bundles", "path": "../secrets"}},
     "memory in words": {"resources": {"limits": {"memory": "plenty"}}},
     "share of more than all": {"disruption": {"maxUnavailable": "101%"}},
@@ -74,7 +87,7 @@ def test_right_value_is_taken(values: Document) -> None:
 
 
 def test_schema_has_the_settings_of_the_server() -> None:
-    chart_s_own = {"host", "port", "bundle_dir", "admin_key", "keys_file"}
+    chart_s_own = {"host", "port", "bundle_dir", "bundles", "admin_key", "keys_file"}
     ends_at_the_ingress = {"tls_certificate", "tls_key", "tls_client_ca"}
     not_in_the_image = {"engine_dir"}  # TensorRT is not
     tighter: Document = {  # than the server's own
@@ -112,6 +125,22 @@ def test_every_value_is_required_and_described() -> None:
         ("x" * 50, {"kserve": {"enabled": True}}, "68 characters"),
         ("x", {"settings": {"grpc_port": 8000}}, "grpc_port is 8000, the port of HTTP"),
         ("x", {"settings": {"grpc_port": 80}}, "grpc_port is 80, as service.port"),
+        ("x", {"bundles": {"pets": "pets"}}, "bundles needs bundle.claim"),
+        ("x", {"bundle": ONE, "bundles": {"pets": "pets"}}, "bundle.path is one bundle"),
+        ("x", {"bundle": CLAIM, "bundles": {"pets@0.1": "2"}}, "canary pets@0.1 and no pets"),
+        ("x", {"bundle": CLAIM, "bundles": TWO_CANARIES}, "two canaries of pets"),
+        ("x", {"gateway": {"grpcHostnames": ["g.example"]}}, "needs gateway.enabled"),
+        ("x", {"gateway": BY_NAME}, "grpcHostnames needs settings.grpc_port"),
+        (
+            "x",
+            {"gateway": {**BY_NAME, "hostnames": ["*.example"]}, "settings": {"grpc_port": 8001}},
+            r"g.example, which gateway.hostnames has too \(\*.example\)",
+        ),
+        (
+            "x",
+            {"gateway": BY_NAME, "settings": {"grpc_port": 8001}},
+            r"g.example, which gateway.hostnames has too \(every name\)",
+        ),
         ("1st", {}, "no Service may be called"),
         ("a.b", {}, "no Service may be called"),
     ],
@@ -123,6 +152,14 @@ def test_every_value_is_required_and_described() -> None:
         "long name with KServe",
         "gRPC where HTTP is",
         "two of a port",
+        "models without a claim",
+        "a bundle and several",
+        "canary of no model",
+        "two canaries",
+        "gRPC route without a gateway",
+        "gRPC route to no port",
+        "gRPC route by a name of HTTP's",
+        "gRPC route where HTTP has every name",
         "digit first",
         "dot",
     ],

@@ -27,6 +27,45 @@
 {{- if and .Values.settings.grpc_port (eq (int .Values.settings.grpc_port) (int .Values.service.port)) }}
 {{- fail (printf "settings.grpc_port is %v, as service.port: the Service needs two" .Values.settings.grpc_port) }}
 {{- end }}
+{{- with .Values.gateway }}
+{{- if and .grpcHostnames (not .enabled) }}
+{{- fail "gateway.grpcHostnames needs gateway.enabled" }}
+{{- end }}
+{{- if and .grpcHostnames (not $.Values.settings.grpc_port) }}
+{{- fail "gateway.grpcHostnames needs settings.grpc_port, as in 8001" }}
+{{- end }}
+{{- range $grpc := .grpcHostnames }}
+{{- range $http := $.Values.gateway.hostnames | default (list "") }}
+{{- $overlap := or (not $http) (eq $http $grpc) }}
+{{- $overlap = or $overlap (and (hasPrefix "*." $http) (hasSuffix (trimPrefix "*" $http) $grpc)) }}
+{{- $overlap = or $overlap (and (hasPrefix "*." $grpc) (hasSuffix (trimPrefix "*" $grpc) $http)) }}
+{{- if $overlap }}
+{{- fail (printf "gateway.grpcHostnames has %s, which gateway.hostnames has too (%s): a listener takes one kind of route for a name" $grpc ($http | default "every name")) }}
+{{- end }}
+{{- end }}
+{{- end }}
+{{- end }}
+{{- with .Values.bundles }}
+{{- if not $.Values.bundle.claim }}
+{{- fail "bundles needs bundle.claim, which holds their folders" }}
+{{- end }}
+{{- if $.Values.bundle.path }}
+{{- fail "bundle.path is one bundle, bundles are several: leave one of them out" }}
+{{- end }}
+{{- $canaries := dict }}
+{{- range $name, $folder := . }}
+{{- if contains "@" $name }}
+{{- $model := index (splitList "@" $name) 0 }}
+{{- if not (hasKey $.Values.bundles $model) }}
+{{- fail (printf "bundles has the canary %s and no %s beside it" $name $model) }}
+{{- end }}
+{{- if hasKey $canaries $model }}
+{{- fail (printf "bundles has two canaries of %s" $model) }}
+{{- end }}
+{{- $_ := set $canaries $model true }}
+{{- end }}
+{{- end }}
+{{- end }}
 {{- with .Values.autoscaling }}
 {{- if gt (int .minReplicas) (int .maxReplicas) }}
 {{- fail (printf "autoscaling.minReplicas is %v, over autoscaling.maxReplicas, %v" .minReplicas .maxReplicas) }}
@@ -49,6 +88,15 @@ app.kubernetes.io/component: metrics
 app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
 app.kubernetes.io/managed-by: {{ .Release.Service }}
 helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
+{{- end }}
+
+{{- /* As ANYTIME_BUNDLES is written: name=folder, a comma between two. */ -}}
+{{- define "anytime.bundles" -}}
+{{- $each := list }}
+{{- range $name, $folder := .Values.bundles }}
+{{- $each = append $each (printf "%s=/bundles/%s" $name $folder) }}
+{{- end }}
+{{- join "," $each }}
 {{- end }}
 
 {{- define "anytime.image" -}}
@@ -171,7 +219,10 @@ containers:
       - name: ANYTIME_KEYS_FILE
         value: {{ printf "/keys/%s" .key | quote }}
       {{- end }}{{ end }}
-      {{- if .Values.bundle.claim }}
+      {{- if .Values.bundles }}
+      - name: ANYTIME_BUNDLES
+        value: {{ include "anytime.bundles" . | quote }}
+      {{- else if .Values.bundle.claim }}
       - name: ANYTIME_BUNDLE_DIR
         value: {{ printf "/bundles/%s" .Values.bundle.path | quote }}
       {{- end }}
