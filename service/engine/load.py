@@ -14,7 +14,7 @@ from typing import Any
 
 LEASE_S = 5.0  # the load ends this long after the page last asked how it goes
 SENDER = Path(__file__).with_name("sender.py")
-NO_LOAD = {"times": 0.0, "deadline_ms": 10.0}
+NO_LOAD: Mapping[str, Any] = {"times": 0.0, "deadline_ms": 10.0, "model": None}
 NOTHING: dict[str, Any] = {
     **dict.fromkeys(("holds_per_s", "expected_accuracy")),
     **dict.fromkeys(("sent_per_s", "in_time_per_s", "late_per_s", "refused_per_s"), 0),
@@ -32,17 +32,18 @@ class Load:
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
-        self._wanted: Mapping[str, float] = NO_LOAD
+        self._wanted = NO_LOAD
         self._asked_at = 0.0
         self._report: dict[str, Any] = NOTHING
         self._sending: asyncio.Task[None] | None = None
         self._changed = asyncio.Event()
 
-    def want(self, wanted: Mapping[str, float], sender: Mapping[str, Any]) -> dict[str, Any]:
+    def want(self, wanted: Mapping[str, Any], sender: Mapping[str, Any]) -> dict[str, Any]:
         """Have so much sent from now on, for as long as somebody looks.
 
         Args:
-            wanted: ``times`` what the server holds, and ``deadline_ms``.
+            wanted: ``times`` what the server holds of a ``model``, whose ``fastest`` subnetwork tells how much that is, and
+                ``deadline_ms``.
             sender: what ``sender.py`` is told first.
         """
         self._wanted = wanted
@@ -55,7 +56,7 @@ class Load:
     def report(self) -> dict[str, Any]:
         """Say how the load goes: what became of the requests of the last second."""
         self._asked_at = self._clock()
-        return {"times": self._wanted["times"], **self._report}
+        return {"times": self._wanted["times"], "model": self._wanted["model"], **self._report}
 
     async def _send(self, begin: Mapping[str, Any]) -> None:
         """Have it sent until it is not wanted, or nobody asks any more."""

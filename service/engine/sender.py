@@ -15,6 +15,7 @@ from base64 import b64decode
 from collections import Counter, deque
 from random import Random
 from typing import Any
+from urllib.parse import quote
 
 from httptools import HttpResponseParser
 
@@ -110,25 +111,30 @@ class Window:
 class Sender:
     """Sends the load, and tells of it."""
 
-    def __init__(self, address: tuple[str, int], images: list[bytes], fastest: str) -> None:
+    def __init__(self, address: tuple[str, int], images: list[bytes]) -> None:
         self._address = address
         self._images = images
         self._random = Random()
         self._selector = selectors.DefaultSelector()
         self._selector.register(sys.stdin, selectors.EVENT_READ)
         self._idle: list[Connection] = []
-        self._wanted: dict[str, float] = {"times": 0.0, "deadline_ms": 10.0}
-        self._holds = self._find_what_it_holds(fastest)
+        self._wanted: dict[str, Any] = {}
+        self._model = ""  # whose requests the server is known to hold so many of
+        self._holds = 0.0
+        for _ in range(CONNECTIONS):
+            self._connect()
 
     def run(self) -> None:
         """Send what is wanted until nothing is."""
-        for _ in range(CONNECTIONS - len(self._idle)):
-            self._connect()
         self._hear()
         now = due_at = time.perf_counter()
         window = Window(now)
         waiting: deque[float] = deque()
         while self._wanted["times"]:
+            if self._wanted["model"] != self._model:
+                self._find_what_it_holds()
+                waiting.clear()
+                window = Window(time.perf_counter())
             rate, deadline_s = (
                 self._wanted["times"] * self._holds,
                 self._wanted["deadline_ms"] / 1e3,
@@ -141,7 +147,7 @@ class Sender:
             while waiting and waiting[0] + deadline_s < now:
                 waiting.popleft()
                 window.outcomes["refused"] += 1
-            query = f"top_k=1&on_miss=refuse&deadline_ms={self._wanted['deadline_ms']:g}"
+            query = f"on_miss=refuse&deadline_ms={self._wanted['deadline_ms']:g}"
             while waiting and self._idle:
                 self._idle.pop().ask(self._request(query), now)
                 waiting.popleft()
@@ -151,27 +157,30 @@ class Sender:
                 _tell({"holds_per_s": round(self._holds), **window.report(now)})
                 window = Window(now)
 
-    def _find_what_it_holds(self, fastest: str) -> float:
-        """Return how many requests a second the fastest subnetwork answers where they are never lacking."""
-        query = f"top_k=1&deadline_ms=1000&on_miss=answer&subnetwork={fastest}"
-        for _ in range(TRIAL_CONNECTIONS):
-            self._connect()
+    def _find_what_it_holds(self) -> None:
+        """Note how many requests a second the model's fastest subnetwork answers where they are never lacking."""
+        self._model = self._wanted["model"]
+        query = f"deadline_ms=1000&on_miss=answer&subnetwork={self._wanted['fastest']}"
+        self._await_replies()
         begun_at = now = time.perf_counter()
         answered = 0
         while now - begun_at < TRIAL_S:
-            while self._idle:
+            while CONNECTIONS - len(self._idle) < TRIAL_CONNECTIONS:
                 self._idle.pop().ask(self._request(query), now)
             answered += len(self._look(LOOK_S))
             now = time.perf_counter()
-        while len(self._idle) < TRIAL_CONNECTIONS:
+        self._await_replies()
+        self._holds = answered / (now - begun_at)
+
+    def _await_replies(self) -> None:
+        """Wait until every connection is idle."""
+        while len(self._idle) < CONNECTIONS:
             self._look(LOOK_S)
-        return answered / (now - begun_at)
 
     def _request(self, query: str) -> bytes:
         image = self._random.choice(self._images)
-        head = (
-            f"POST /classify?{query} HTTP/1.1\r\nhost: load\r\ncontent-length: {len(image)}\r\n\r\n"
-        )
+        target = f"/classify?top_k=1&model={quote(self._model)}&{query}"
+        head = f"POST {target} HTTP/1.1\r\nhost: load\r\ncontent-length: {len(image)}\r\n\r\n"
         return head.encode() + image
 
     def _look(self, timeout_s: float) -> list[Connection]:
@@ -218,7 +227,7 @@ def main() -> int:
     begin = json.loads(sys.stdin.readline())
     images = [b64decode(each) for each in begin["images"]]
     try:
-        Sender((begin["host"], begin["port"]), images, begin["fastest"]).run()
+        Sender((begin["host"], begin["port"]), images).run()
     except (ConnectionError, BrokenPipeError):
         return 0  # the server has ended
     return 0

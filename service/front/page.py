@@ -39,12 +39,13 @@ POLICY = "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancesto
 
 
 class LoadWanted(BaseModel):
-    """How much load the page asks for, in multiples of what the server holds."""
+    """How much load the page asks for, in multiples of what the server holds, and of which model; none is the first."""
 
     model_config = ConfigDict(extra="forbid")
 
     times: float = Field(ge=0, le=MOST_TIMES, allow_inf_nan=False)
     deadline_ms: float = Field(ge=0.1, le=1000, allow_inf_nan=False)
+    model: str | None = None
 
 
 class Asset:
@@ -114,10 +115,10 @@ async def send_load(request: Request) -> dict[str, Any]:
     """Send as much load from now on as the page asks for.
 
     Raises:
-        InvalidParameter: it asks for too much, or is no page of this server, which could not send JSON.
+        InvalidParameter: it asks for too much or for no model of the server, or is no page of this server, which could not send
+            JSON.
     """
     front = front_of(request)
-    served = front.serving.of(None)
     media_type = request.headers.get("content-type", "")
     if media_type != "application/json":
         raise InvalidParameter(
@@ -137,18 +138,17 @@ async def send_load(request: Request) -> dict[str, Any]:
             f"{name} is {value!r}: {first['msg']}",
             parameter=name,
             value=value,
-            allowed=f"times, a number from 0 to {MOST_TIMES}, and deadline_ms, one from 0.1 to 1000",
+            allowed=f"times, a number from 0 to {MOST_TIMES}, deadline_ms, one from 0.1 to 1000, and the model, a name",
         ) from error
+    served = front.serving.of(wanted.model)
     predicted_s = await front.engine.call("predicted_run_latency_s", generation=served.generation)
     host, port = request.scope["server"]
-    sender = {
-        "host": host,
-        "port": port,
-        "fastest": min(served.names, key=predicted_s.__getitem__),
-        "images": _load_images(),
-    }
+    sender = {"host": host, "port": port, "images": _load_images()}
+    fastest = min(served.names, key=predicted_s.__getitem__)
     report: dict[str, Any] = await front.engine.call(
-        "want_load", wanted=wanted.model_dump(), sender=sender
+        "want_load",
+        wanted={**wanted.model_dump(), "model": served.name, "fastest": fastest},
+        sender=sender,
     )
     return report
 

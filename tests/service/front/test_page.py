@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from model.bundle import Bundle
 from service.front.page import LoadWanted, shows_load
 from service.settings import Settings
 from tests.server import ROOT, ServerProcess
@@ -147,6 +148,7 @@ def test_the_server_loads_itself_only_where_no_other_machine_can_ask(
         '{"times": 11, "deadline_ms": 5}',
         '{"times": -1, "deadline_ms": 5}',
         '{"times": 1}',
+        '{"times": 1, "deadline_ms": 5, "model": "unknown"}',
         "1",
         "{",
     ],
@@ -168,21 +170,39 @@ def test_another_site_cannot_have_the_server_loaded(server: ServerProcess) -> No
     assert server.client.get("/load").json()["times"] == 0
 
 
-def test_load_is_sent_reported_and_ended(start_server: StartServer) -> None:
-    server = start_server(log_sample=0)
+def test_load_is_sent_to_the_model_that_is_asked_reported_and_ended(
+    start_server: StartServer, bundle: Bundle
+) -> None:
+    server = start_server(bundles=f"one={bundle.folder},two={bundle.folder}", log_sample=0)
     server.wait_for("ready")
 
-    server.client.post("/load", json=LoadWanted(times=0.2, deadline_ms=500).model_dump())
+    def want(times: float, model: str | None) -> None:
+        wanted = LoadWanted(times=times, deadline_ms=500, model=model)
+        assert server.client.post("/load", json=wanted.model_dump()).status_code == 200
+
+    want(0.2, "two")
     report = wait_until(server, lambda report: report["in_time_per_s"] > 0)
-    server.client.post("/load", json=LoadWanted(times=0, deadline_ms=500).model_dump())
+    counted = server.metrics()
+    want(0.2, None)  # none is the first
+    wait_until(server, lambda report: report["model"] == "one" and report["in_time_per_s"] > 0)
+    want(0, None)
     after = wait_until(server, lambda report: report["sent_per_s"] == 0)
 
+    assert report["model"] == "two"
+    assert received(counted, "two") > 0 == received(counted, "one")
+    assert received(server.metrics(), "one") > 0
     assert report["holds_per_s"] > report["sent_per_s"] > 0
     assert sum(report["subnetworks"].values()) == pytest.approx(1, abs=0.01)
     assert 0.5 < report["expected_accuracy"] < 1
     assert {"latency_ms", "deadline_ms", "subnetwork", "in_time"} == set(report["answers"][0])
     assert after["times"] == 0
     assert server.requests_by_outcome()["in_time"] > 0
+
+
+def received(metrics: dict[str, float], model: str) -> float:
+    """Return how many answers of a model were in time."""
+    ended = f'anytime_requests_total{{model="{model}",'
+    return sum(value for name, value in metrics.items() if name.startswith(ended))
 
 
 def wait_until(server: ServerProcess, holds: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
