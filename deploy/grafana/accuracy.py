@@ -18,8 +18,8 @@ SHORTFALL = (
 
 
 def per_subnetwork(rule: str) -> str:
-    """Return a recorded series of each subnetwork, over all releases that are chosen."""
-    return f"avg by (subnetwork) ({chosen(f'release_subnetwork:{rule}', SUBNETWORK)})"
+    """Return a recorded series of each subnetwork of each model, over all releases that are chosen."""
+    return f"avg by (model, subnetwork) ({chosen(f'release_subnetwork:{rule}', SUBNETWORK)})"
 
 
 IS_IT_RIGHT = Row(
@@ -87,7 +87,11 @@ IS_IT_RIGHT = Row(
         Panel(
             "Mean confidence by subnetwork",
             "percentunit",
-            {"{{subnetwork}}": mean("anytime_confidence_ratio", SUBNETWORK, by=" by (subnetwork)")},
+            {
+                "{{model}} {{subnetwork}}": mean(
+                    "anytime_confidence_ratio", SUBNETWORK, by=" by (model, subnetwork)"
+                )
+            },
             f"A mean under the subnetwork's accuracy means unfamiliar images. {SORTED}",
             high=1,
             runbook="AnytimeConfidenceDropped",
@@ -102,7 +106,7 @@ WHICH_SUBNETWORK = Row(
         Panel(
             "Labelled accuracy by subnetwork",
             "percentunit",
-            {"{{subnetwork}}": per_subnetwork("anytime_labelled_accuracy:ratio_rate1h")},
+            {"{{model}} {{subnetwork}}": per_subnetwork("anytime_labelled_accuracy:ratio_rate1h")},
             SORTED,
             high=1,
         ),
@@ -110,7 +114,7 @@ WHICH_SUBNETWORK = Row(
             "Labelled less expected accuracy",
             "percentunit",
             {
-                "{{subnetwork}}": f"{per_subnetwork('anytime_labelled_accuracy:ratio_rate1h')} "
+                "{{model}} {{subnetwork}}": f"{per_subnetwork('anytime_labelled_accuracy:ratio_rate1h')} "
                 f"- {per_subnetwork('anytime_accuracy:ratio')}"
             },
             f"Around 0 while production looks like the validation images. {SORTED}",
@@ -120,7 +124,7 @@ WHICH_SUBNETWORK = Row(
         Panel(
             "Agreement with the best by subnetwork",
             "percentunit",
-            {"{{subnetwork}}": per_subnetwork("anytime_agreement:ratio_rate1h")},
+            {"{{model}} {{subnetwork}}": per_subnetwork("anytime_agreement:ratio_rate1h")},
             SORTED,
             high=1,
             runbook="AnytimeAgreementDropped",
@@ -129,11 +133,11 @@ WHICH_SUBNETWORK = Row(
             "Share of answers by subnetwork",
             "percentunit",
             {
-                "{{subnetwork}}": "sum by (subnetwork) "
-                f"({rate('anytime_request_latency_seconds_count', SUBNETWORK)}) / on () group_left () "
-                f"sum({rate('anytime_request_latency_seconds_count')})"
+                "{{model}} {{subnetwork}}": "sum by (model, subnetwork) "
+                f"({rate('anytime_request_latency_seconds_count', SUBNETWORK)}) / on (model) group_left () "
+                f"sum by (model) ({rate('anytime_request_latency_seconds_count', OF_MODEL)})"
             },
-            "Which answers there are to have at these deadlines and this load.",
+            "Of the model's answers: which there are to have at these deadlines and this load.",
             high=1,
             columns=12,
         ),
@@ -141,8 +145,8 @@ WHICH_SUBNETWORK = Row(
             "Accuracy and run latency",
             "none",
             {
-                "{{subnetwork}} accuracy": f"avg by (subnetwork) ({chosen('anytime_subnetwork_accuracy_ratio', SUBNETWORK)})",
-                "{{subnetwork}} ms": f"1e3 * avg by (subnetwork) ({chosen('anytime_predicted_run_latency_seconds', SUBNETWORK)})",
+                "{{model}} {{subnetwork}} accuracy": f"avg by (model, subnetwork) ({chosen('anytime_subnetwork_accuracy_ratio', SUBNETWORK)})",
+                "{{model}} {{subnetwork}} ms": f"1e3 * avg by (model, subnetwork) ({chosen('anytime_predicted_run_latency_seconds', SUBNETWORK)})",
             },
             "The front that deadlines choose from; the latency is that of one image, now.",
             kind="table",
@@ -158,8 +162,8 @@ WHICH_IMAGES = Row(
             "Labels answered",
             "percentunit",
             {
-                "{{label}}": f"sum by (label) ({rate('anytime_predictions_total', OF_MODEL)}) "
-                f"/ on () group_left () sum({rate('anytime_predictions_total', OF_MODEL)})"
+                "{{model}} {{label}}": f"sum by (model, label) ({rate('anytime_predictions_total', OF_MODEL)}) "
+                f"/ on (model) group_left () sum by (model) ({rate('anytime_predictions_total', OF_MODEL)})"
             },
             "A change of the mix is drift of the images, or of the network.",
             high=1,

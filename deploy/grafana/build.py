@@ -8,7 +8,19 @@ import sys
 from pathlib import Path
 
 from accuracy import ACCURACY
-from panels import SUBNETWORK, Panel, Row, buckets, chosen, dashboard, mean, quantiles, rate, render
+from causes import STREAMS, WHY_MACHINE, WHY_QUEUE
+from panels import (
+    OF_MODEL,
+    SUBNETWORK,
+    Panel,
+    Row,
+    buckets,
+    chosen,
+    dashboard,
+    quantiles,
+    rate,
+    render,
+)
 
 FOLDER = Path(__file__).parent / "dashboards"
 COUNTED = 'outcome!~"invalid|impossible|abandoned"'
@@ -137,7 +149,7 @@ WHAT_DO_CALLERS_GET = Row(
             "Answers by subnetwork",
             "reqps",
             {
-                "{{subnetwork}}": "sum by (subnetwork) "
+                "{{model}} {{subnetwork}}": "sum by (model, subnetwork) "
                 f"({rate('anytime_request_latency_seconds_count', SUBNETWORK)})"
             },
             "Load shows here first: answers come from shallower subnetworks before they come late.",
@@ -145,7 +157,10 @@ WHAT_DO_CALLERS_GET = Row(
         Panel(
             "Expected accuracy",
             "percentunit",
-            {"expected": f"avg({chosen('release:anytime_expected_accuracy:ratio_rate5m')})"},
+            {
+                "{{model}}": f"sum by (model) ({rate('anytime_expected_correct_total', SUBNETWORK)})"
+                f" / sum by (model) ({rate('anytime_request_latency_seconds_count', SUBNETWORK)})"
+            },
             "The validation accuracy of what answered: the price of load and of short deadlines.",
             high=1,
         ),
@@ -189,129 +204,47 @@ WHAT_DO_CALLERS_GET = Row(
     ],
 )
 
-WHY_QUEUE = Row(
-    "Why: is there too much to do?",
+WHICH_MODEL = Row(
+    "Which model?",
     [
         Panel(
-            "Queue",
-            "short",
-            {"{{instance}}": chosen("anytime_queue_depth")},
-            "Requests that wait for a run. One replica alone: it is slow, or the proxy sends it too much. All: add replicas.",
-            runbook="AnytimeRefuses",
-        ),
-        Panel(
-            "Saturation",
+            "Answered in time, by model",
             "percentunit",
             {
-                "device {{instance}}": f"sum by (instance) ({rate('anytime_run_latency_seconds_sum')})",
-                "cores {{instance}}": rate("process_cpu_seconds_total"),
+                "{{model}}": f"sum by (model) ({rate('anytime_requests_total', ANSWERED, OF_MODEL)})"
+                f" / sum by (model) ({rate('anytime_requests_total', COUNTED, OF_MODEL)})"
             },
-            "The share of time that the device runs: at 100 % there is no more to have. Cores in use are 100 % each.",
+            "Deadlines are compared across models: the one with the shorter ones loses first. A canary is a model of its own.",
+            high=1,
+            steps=IN_TIME,
+            runbook="AnytimeBudgetBurnsFast",
+            columns=6,
         ),
         Panel(
-            "Slack at dispatch",
-            "s",
-            buckets("anytime_slack_seconds", SUBNETWORK),
-            "What deadlines leave beyond the predicted run latency when a run starts. A band at 0 has nothing to spare; under 0 "
-            "it was given up.",
-            kind="heatmap",
-            low=None,
-        ),
-        Panel(
-            "Time in the queue",
-            "s",
-            quantiles("anytime_queue_time_seconds", 0.5, 0.95, 0.99),
-            "Arrival to the start of the run, decoding included.",
-        ),
-        Panel(
-            "Slack, quantiles",
-            "s",
-            quantiles("anytime_slack_seconds", 0.05, 0.5, of=SUBNETWORK),
-            "The 5 % with the least room, and the middle.",
-            low=None,
-        ),
-        Panel(
-            "Requests a run",
-            "none",
-            {"mean": mean("anytime_batch_size")},
-            "Over 1 requests wait for each other and run together, which is cheaper for each.",
-        ),
-    ],
-)
-
-WHY_MACHINE = Row(
-    "Why: is the machine slower than it was?",
-    [
-        Panel(
-            "Run latency over prediction",
-            "percentunit",
-            quantiles("anytime_run_over_prediction_ratio", 0.5, 0.95, of=SUBNETWORK),
-            "98 % of the runs should lie under 100 %. Above: something comes and goes faster than predictions follow.",
-            steps=((None, "green"), (1.0, "red")),
-            runbook="AnytimePredictionsOff",
-        ),
-        Panel(
-            "Slowdown since the start",
-            "none",
-            {"{{instance}} {{device}}": chosen("anytime_slowdown_ratio")},
-            "Run latency now over that at warm-up. 2 is a neighbour, a limit, or a falling clock frequency.",
-            steps=((None, "green"), (2.0, "red")),
-            runbook="AnytimeSlow",
-        ),
-        Panel(
-            "Cost of a request outside its run",
-            "s",
-            {"decode": mean("anytime_decode_seconds"), "reply": mean("anytime_reply_seconds")},
-            "Large images cost more to decode than to classify. Replies of milliseconds wait for a front: more fronts (ANYTIME_FRONTS) or cores.",
-        ),
-        Panel(
-            "Memory",
-            "bytes",
-            {
-                "{{instance}}": chosen("process_resident_memory_bytes"),
-                "GPU of {{instance}}, {{state}}": chosen("anytime_gpu_memory_bytes"),
-            },
-            "What grows without end will be killed (exit code 137); a reload holds two bundles for a while.",
-            runbook="AnytimeGpuMemoryShort",
-        ),
-        Panel(
-            "Connections",
-            "short",
-            {
-                "open, {{instance}}": chosen("anytime_connections"),
-                "ended a second, {{reason}}": "sum by (reason) "
-                f"({rate('anytime_connections_ended_total')})",
-            },
-            "Connections open, and those that the server ended, by what their clients did or left undone.",
-        ),
-        Panel(
-            "Log lines dropped",
-            "short",
-            {
-                "{{instance}}": f"increase({chosen('anytime_log_lines_dropped_total', over='$__rate_interval')})"
-            },
-            "Over 0 nobody reads the log, or its disk is full; requests do not wait for it.",
-            runbook="AnytimeLogIncomplete",
-        ),
-    ],
-)
-
-STREAMS = Row(
-    "Streams",
-    [
-        Panel(
-            "First answer of a stream",
-            "s",
-            quantiles("anytime_first_answer_seconds", 0.5, 0.99),
-            "Arrival to the first answer, which better ones follow.",
-            columns=12,
-        ),
-        Panel(
-            "Refinements",
+            "Requests, by model",
             "reqps",
-            {"{{outcome}}": f"sum by (outcome) ({rate('anytime_refinements_total')})"},
-            "Runs for a better answer than the one in hand; those unused came too late.",
-            columns=12,
+            {"{{model}}": f"sum by (model) ({rate('anytime_requests_total', OF_MODEL)})"},
+            "Requests a second, of every outcome.",
+            columns=6,
+        ),
+        Panel(
+            "Latency, p99 by model",
+            "s",
+            {
+                "{{model}}": "histogram_quantile(0.99, sum by (model, le) "
+                f"({rate('anytime_request_latency_seconds_bucket', SUBNETWORK)}))"
+            },
+            "Arrival to answer at the server.",
+            columns=6,
+        ),
+        Panel(
+            "Device, by model",
+            "percentunit",
+            {
+                "{{model}}": f"sum by (model) ({rate('anytime_run_latency_seconds_sum', SUBNETWORK)})"
+            },
+            "The share of time that the devices run for each model: who takes what another lacks.",
+            columns=6,
         ),
     ],
 )
@@ -383,7 +316,15 @@ DASHBOARDS = {
         "anytime-operator",
         "Anytime: operation",
         "From whether deadlines are met to why they are not.",
-        [ARE_DEADLINES_MET, WHAT_DO_CALLERS_GET, WHY_QUEUE, WHY_MACHINE, STREAMS, WHAT_RUNS],
+        [
+            ARE_DEADLINES_MET,
+            WHAT_DO_CALLERS_GET,
+            WHICH_MODEL,
+            WHY_QUEUE,
+            WHY_MACHINE,
+            STREAMS,
+            WHAT_RUNS,
+        ],
     ),
     "model.json": dashboard(
         "anytime-model",
