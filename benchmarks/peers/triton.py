@@ -20,6 +20,10 @@ def main() -> None:
     graph = Graph(options.graph)
 
     @batch
+    def run(images: np.ndarray) -> dict[str, np.ndarray]:
+        return {"class_id": graph.run(images).astype(np.int64)[:, np.newaxis]}
+
+    @batch
     def classify(jpeg: np.ndarray) -> dict[str, np.ndarray]:
         classes = [[graph.classify(content)] for content in jpeg[:, 0]]
         return {"class_id": np.array(classes, np.int64)}
@@ -32,15 +36,20 @@ def main() -> None:
         allow_metrics=False,
         log_verbose=0,
     )
+    models = {  # the second takes what this project's server takes as pixels
+        "fractalnet": (classify, Tensor(name="jpeg", dtype=np.bytes_, shape=(1,))),
+        "cifar10": (run, Tensor(name="images", dtype=np.uint8, shape=(-1, -1, 3))),
+    }
     with Triton(config=config) as triton:
-        triton.bind(
-            model_name="fractalnet",
-            infer_func=classify,
-            inputs=[Tensor(name="jpeg", dtype=np.bytes_, shape=(1,))],
-            outputs=[Tensor(name="class_id", dtype=np.int64, shape=(1,))],
-            config=ModelConfig(max_batch_size=16, batcher=DynamicBatcher()),
-            strict=False,
-        )
+        for name, (function, takes) in models.items():
+            triton.bind(
+                model_name=name,
+                infer_func=function,
+                inputs=[takes],
+                outputs=[Tensor(name="class_id", dtype=np.int64, shape=(1,))],
+                config=ModelConfig(max_batch_size=16, batcher=DynamicBatcher()),
+                strict=False,
+            )
         triton.run()
         signal.sigwait({signal.SIGTERM, signal.SIGINT})
 

@@ -4,7 +4,7 @@ import numpy as np
 from PIL import Image
 
 from benchmarks.load.dialects import DIALECTS
-from benchmarks.protocol import render
+from benchmarks.protocol import RATES, render, triton_row
 from service.front.open_inference.messages import read_request
 
 
@@ -28,3 +28,16 @@ def test_rates_are_compared_round_by_round() -> None:
     per_s = {"anytime": [1000.0, 2000.0], "png": [500.0, 1000.0], "pixels": [900.0, 1900.0]}
 
     assert render(alone_ms, per_s).endswith("1400 (900–1900) | 0.925 (0.9–0.95) |")
+
+
+def test_a_rate_is_held_where_all_below_it_are_too() -> None:
+    shares = dict.fromkeys(RATES, 1.0) | {RATES[2]: 0.98}
+    points = [
+        {"in_time": share, "correct_in_time": 0.8 * share, "lagging": rate == RATES[-1]}
+        for rate, share in shares.items()
+    ]
+
+    row = triton_row("triton: full", {"answered_ms": {"p50": 1.234, "p99": 2.0}}, points)
+
+    assert row[:4] == ["triton: full", "1.23 / 2.00", str(RATES[1]), "80.0 %"]
+    assert row[-1] == "–"
