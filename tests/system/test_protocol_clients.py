@@ -67,7 +67,9 @@ def test_a_client_is_served(
 def test_the_load_tool_runs_to_its_end(request: pytest.FixtureRequest) -> None:
     program = shutil.which("perf_analyzer", path=f"{FOLDER}/perf_analyzer/bin:{os.environ['PATH']}")
     if program is None:
-        pytest.skip("perf_analyzer not installed: pip install perf-analyzer (glibc 2.38 or later)")
+        pytest.skip(
+            "perf_analyzer not installed: pip install perf-analyzer (glibc 2.38 or later; docs/clients.md says how with an older one)"
+        )
     server: ServerProcess = request.getfixturevalue("server")
     host, port = server.address
     ask = ["-m", "cifar10", "-u", f"{host}:{port}", "-H", "X-Deadline-Ms:5000"]
