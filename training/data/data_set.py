@@ -147,6 +147,10 @@ def load_data(
     if test is None:
         *held_out, learnt = stratified(train.labels, order)
         test, validation = (train.take(own) for own in held_out)
+        if not len(test):
+            raise TrainingError(
+                f"{source}: no class has three images or more, so that none can be held out to validate and to test"
+            )
     else:
         n_validation = 0 if validation else int(len(train) * VALIDATION_FRACTION)
         validation = validation or train.take(order[:n_validation])

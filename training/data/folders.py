@@ -111,6 +111,7 @@ def _images(folder: Path, classes: Iterable[str]) -> tuple[Images, Counter[str]]
     """List the images in class folders and the folders in them; count files of image formats that cannot be read."""
     images: Images = []
     foreign = Counter[str]()
+    empty: list[str] = []
     for label, name in enumerate(classes):
         found: list[Path] = []
         for parent, folders, files in os.walk(folder / name):
@@ -124,10 +125,12 @@ def _images(folder: Path, classes: Iterable[str]) -> tuple[Images, Counter[str]]
                 elif suffix in FOREIGN_SUFFIXES:
                     foreign[suffix] += 1
         if not found:
-            raise TrainingError(
-                f"{folder / name}: holds no images ({', '.join(sorted(IMAGE_SUFFIXES))})"
-            )
+            empty.append(name)
         images += [(path, label) for path in sorted(found)]
+    if empty:
+        raise TrainingError(
+            f"{folder}: these class folders hold no images ({', '.join(sorted(IMAGE_SUFFIXES))}): {named(empty)}; fill or remove them"
+        )
     return images, foreign
 
 

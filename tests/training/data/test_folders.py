@@ -68,9 +68,15 @@ def keep_few_images(root: Path) -> None:
         (flatten_val, "neither test nor val holds class folders; sort the images of one into"),
         (lose_a_class, "test: its class folders differ from those of train: dark"),
         (add_a_class, "test: its class folders differ from those of train: grey"),
-        (empty_the_test, "dark: holds no images"),
-        (partial(empty_a_class, "train"), "train/light: holds no images"),
-        (partial(empty_a_class, "test"), "test/light: holds no images"),
+        (empty_the_test, "hold no images (.jpeg, .jpg, .png, .webp): dark, light"),
+        (
+            partial(empty_a_class, "train"),
+            "train: these class folders hold no images (.jpeg, .jpg, .png, .webp): light",
+        ),
+        (
+            partial(empty_a_class, "test"),
+            "test: these class folders hold no images (.jpeg, .jpg, .png, .webp): light",
+        ),
         (corrupt_an_image, "000.jpg: not a readable image"),
         (truncate_an_image, "001.png: not a readable image"),
         (keep_one_class, "1 class folders in {root}/train; expected a folder of class folders, or"),
@@ -193,3 +199,23 @@ def test_a_class_with_too_few_images_to_hold_some_out_is_told_of(photos: Path) -
         for does in ("validates", "tests")
     )
     assert (data.train.labels == data.classes.index("lonely")).sum() == 1
+
+
+def test_class_folders_without_images_are_named_at_once(photos: Path) -> None:
+    for name in ("empty", "later"):
+        (photos / name).mkdir()
+
+    with pytest.raises(TrainingError, match=r"hold no images \(.*\): empty, later; fill or remove"):
+        load_data(str(photos), seed=0)
+
+
+def test_classes_of_which_no_image_can_be_held_out_are_refused(photos: Path) -> None:
+    for path in [*photos.glob("*/*[02-9].*"), *photos.glob("*/01*")]:
+        path.unlink(missing_ok=True)
+    for k in range(5):
+        (photos / f"class-{k}").mkdir()
+        for i in range(2):
+            Image.new("RGB", (8, 8)).save(photos / f"class-{k}" / f"{i}.png")
+
+    with pytest.raises(TrainingError, match="no class has three images or more"):
+        load_data(str(photos), seed=0)
