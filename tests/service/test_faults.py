@@ -6,6 +6,7 @@ One server of two fronts and two devices serves all tests, in their order: after
 import os
 import signal
 import socket
+import subprocess
 import sys
 import threading
 from collections import Counter
@@ -198,7 +199,7 @@ def test_an_engine_that_hangs_is_told_of_at_once_and_started_again(
     assert pair.requests_by_outcome()["refused"] == ledger[503]
 
 
-def test_an_engine_that_goes_on_after_a_pause_answers_again(
+def test_an_engine_that_goes_on_after_each_of_several_pauses_answers_again(
     pair: ServerProcess, jpeg: bytes
 ) -> None:
     wait_until_ready(pair)
@@ -206,17 +207,52 @@ def test_an_engine_that_goes_on_after_a_pause_answers_again(
     before = pair.requests_by_outcome()
 
     with load(pair, jpeg) as ledger:
-        os.kill(paused, signal.SIGSTOP)
-        for _ in range(2):
-            pair.wait_for("engine_stalled")
-        os.kill(paused, signal.SIGCONT)
-        wait_until_ready(pair)
+        for _ in range(3):
+            os.kill(paused, signal.SIGSTOP)
+            for _ in range(2):
+                pair.wait_for("engine_stalled")
+            os.kill(paused, signal.SIGCONT)
+            wait_until_ready(pair)
 
     assert pair.parts("engine") == [paused]
     assert set(ledger) == {200, 503}
     after = pair.requests_by_outcome()
     assert after["refused"] - before["refused"] == ledger[503]
     assert sum(after.values()) - sum(before.values()) == ledger.total()
+
+
+@pytest.mark.parametrize("part", ["engine", "front"])
+def test_a_process_that_gets_a_small_share_of_a_core_goes_on_and_answers(
+    pair: ServerProcess, jpeg: bytes, part: str
+) -> None:
+    """At the lowest priority, on one core with processes that never rest: it gets some hundredth of it."""
+    wait_until_ready(pair)
+    pair.close_clients()
+    processes, cores = pair.parts(part), os.sched_getaffinity(0)
+    threads = [int(each) for pid in processes for each in os.listdir(f"/proc/{pid}/task")]
+    before, core = pair.requests_by_outcome(), min(cores)
+    taking = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(2)]
+
+    try:
+        for each in taking:
+            os.sched_setaffinity(each.pid, {core})
+        for each in threads:
+            os.setpriority(os.PRIO_PROCESS, each, 19)
+            os.sched_setaffinity(each, {core})
+        with load(pair, jpeg) as ledger:
+            pass
+    finally:
+        for process in taking:
+            process.kill()
+            process.wait()
+        for each in threads:
+            os.sched_setaffinity(each, cores)
+
+    assert pair.parts(part) == processes
+    assert set(ledger) == {200}
+    after = pair.requests_by_outcome()
+    answered = sum(after[each] - before.get(each, 0) for each in ("in_time", "late"))
+    assert ledger[200] - 20 <= answered <= ledger[200]  # a front tells at least every 20 ms
 
 
 def test_the_processes_end_by_themselves_when_the_supervisor_is_killed(pair: ServerProcess) -> None:

@@ -1,9 +1,11 @@
 """Another bundle without a restart: the real server under requests that never pause."""
 
+import os
 import re
 import shutil
 import signal
 import socket
+import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -175,6 +177,44 @@ def test_a_bad_bundle_leaves_the_old_one_serving_and_says_why(
     assert {each.status_code for each in responses} == {200}
     assert {each.json()["bundle"]["digest"] for each in responses} == {bundle.digest}
     assert reloadable.metrics()['anytime_reloads_total{model="cifar10",outcome="failed"}'] == 1
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[tuple[Path, Path]]:
+    """A file system of its own, and the file that is its disk: what is cut off it can be read no more."""
+    image, folder = tmp_path / "image", tmp_path / "disk"
+    with image.open("wb") as file:
+        file.truncate(64 << 20)
+    folder.mkdir()
+    mount = ["mount", "-o", "loop", image, folder]
+    for command in (["mkfs.ext4", "-q", image], mount):
+        if shutil.which(command[0]) is None or subprocess.run(command).returncode:
+            pytest.skip("needs root and a loop device")
+    yield folder, image
+    subprocess.run(["umount", folder], check=True)
+
+
+def test_a_disk_that_fails_leaves_the_bundle_serving_and_says_why(
+    disk: tuple[Path, Path], start_server: StartServer, bundle: Bundle, jpeg: bytes
+) -> None:
+    folder, image = disk
+    shutil.copytree(bundle.folder, folder / "bundle")
+    server = start_server(bundle_dir=folder / "bundle", admin_key=KEY, fronts=1)
+    server.wait_for("ready")
+    os.sync()
+    for path in (folder / "bundle").iterdir():
+        with path.open("rb") as file:  # what is kept of it in memory is forgotten
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+    os.truncate(image, 1 << 20)
+
+    problem = reload(server)
+
+    assert problem.status_code == 422
+    assert "Input/output error" in problem.json()["detail"]
+    assert server.wait_for("reload")["outcome"] == "failed"
+    assert server.classify(jpeg, deadline_ms=60_000).json()["bundle"] == name_of(bundle)
+    assert server.client.get("/health/ready").status_code == 200
+    assert server.metrics()['anytime_reloads_total{model="cifar10",outcome="failed"}'] == 1
 
 
 def test_the_same_bundle_is_not_loaded_again(reloadable: ServerProcess, bundle: Bundle) -> None:
