@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 REPOSITORY = "https://github.com/anytime-inference/anytime"
-RUNBOOK = f"{REPOSITORY}/blob/main/docs/operations.md"
+RUNBOOK = f"{REPOSITORY}/blob/main/docs/runbook.md"
 COLUMNS = 24
 VARIABLES = ("namespace", "release")  # whatever has no such label is all of it
 CHOSEN = 'job="anytime",namespace=~"$namespace",release=~"$release"'
@@ -123,7 +123,7 @@ def dashboard(uid: str, title: str, description: str, rows: Sequence[Row]) -> di
                 "includeVars": True,
                 "keepTime": True,
             },
-            {"type": "link", "title": "Runbook", "url": f"{RUNBOOK}#alerts-and-runbook"},
+            {"type": "link", "title": "Runbook", "url": RUNBOOK},
         ],
         "templating": {"list": _variables()},
         "annotations": {"list": _annotations()},

@@ -40,7 +40,9 @@ def ask_server(url: str, work: Work[T]) -> T:
     with importing("cpu"):
         from service.client import AnytimeError, AsyncClient
     try:
-        client = AsyncClient(url, grace_ms=GRACE_MS)
+        key = os.environ.get("ANYTIME_KEY", "").strip()
+        headers = {"Authorization": f"Bearer {key}"} if key else None
+        client = AsyncClient(url, grace_ms=GRACE_MS, headers=headers)
     except ValueError as error:
         fail(str(error), MISUSED)
 

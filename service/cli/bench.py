@@ -31,6 +31,9 @@ Examples:
                                                                      of test/<class>/*: accuracy too
 
 \b
+A server with keys is asked with that in ANYTIME_KEY, one with a certificate of your own with its authority's file in SSL_CERT_FILE.
+
+\b
 In time, accuracy and right in time are shares of all that was offered, whatever became of it.
 """
 MOST_PER_S, LONGEST_S = 2000.0, 60.0

@@ -46,7 +46,7 @@ def test_dashboard_asks_the_chosen_source_for_the_chosen_releases(path: Path) ->
 
 @pytest.mark.parametrize("path", DASHBOARDS, ids=lambda path: path.name)
 def test_panel_says_what_it_means_in_which_unit_and_leads_to_the_runbook(path: Path) -> None:
-    runbook = (ROOT / "docs/operations.md").read_text().lower()
+    runbook = (ROOT / "docs/runbook.md").read_text().lower()
 
     for panel in panels_of(path):
         assert panel["description"], panel["title"]

@@ -94,8 +94,8 @@ def test_every_alert_says_what_is_amiss_and_leads_to_its_runbook_and_dashboard(
     annotations = rule["annotations"]
 
     assert set(annotations) == {"summary", "description", "runbook_url", "dashboard"}
-    assert annotations["runbook_url"] == f"{REPOSITORY}/blob/main/docs/operations.md#{name.lower()}"
-    assert f"#### {name}\n" in (ROOT / "docs/operations.md").read_text()
+    assert annotations["runbook_url"] == f"{REPOSITORY}/blob/main/docs/runbook.md#{name.lower()}"
+    assert f"#### {name}\n" in (ROOT / "docs/runbook.md").read_text()
     uid = re.fullmatch(r"http://localhost:3000/d/([\w-]+)\?var-.*", annotations["dashboard"])
     assert uid
     assert f'"uid": "{uid[1]}"' in DASHBOARDS

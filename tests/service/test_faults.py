@@ -234,8 +234,8 @@ def test_a_process_that_gets_a_small_share_of_a_core_goes_on_and_answers(
     taking = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(2)]
 
     try:
-        for each in taking:
-            os.sched_setaffinity(each.pid, {core})
+        for process in taking:
+            os.sched_setaffinity(process.pid, {core})
         for each in threads:
             os.setpriority(os.PRIO_PROCESS, each, 19)
             os.sched_setaffinity(each, {core})

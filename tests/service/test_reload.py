@@ -186,8 +186,8 @@ def disk(tmp_path: Path) -> Iterator[tuple[Path, Path]]:
     with image.open("wb") as file:
         file.truncate(64 << 20)
     folder.mkdir()
-    mount = ["mount", "-o", "loop", image, folder]
-    for command in (["mkfs.ext4", "-q", image], mount):
+    mount = ["mount", "-o", "loop", str(image), str(folder)]
+    for command in (["mkfs.ext4", "-q", str(image)], mount):
         if shutil.which(command[0]) is None or subprocess.run(command).returncode:
             pytest.skip("needs root and a loop device")
     yield folder, image

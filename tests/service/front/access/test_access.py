@@ -12,8 +12,10 @@ import pytest
 import structlog
 import structlog.testing
 from starlette.routing import Route
+from typer.testing import CliRunner
 
 from service.board import Board
+from service.cli.app import app
 from service.front.access.access import OPEN, Access
 from service.front.access.keys import KeyEntry, write_entry
 from service.front.handling import let_in
@@ -113,6 +115,18 @@ def guarded(keys_file: Path) -> Any:
         yield server
     finally:
         server.close()
+
+
+@pytest.mark.parametrize(("key", "told"), [("key-of-web", "column-1"), ("wrong", "")])
+def test_commands_bear_the_key_of_their_environment(
+    guarded: ServerProcess, key: str, told: str
+) -> None:
+    url = str(guarded.client.base_url)
+
+    asked = CliRunner().invoke(app, ["info", url], env={"ANYTIME_KEY": key})
+
+    assert told in asked.output
+    assert (asked.exit_code == 0) == (key != "wrong")
 
 
 PATHS = ["/", "/classify", "/classify/stream", "/feedback", "/metrics", "/subnetworks", "/admin/reload"]  # fmt: skip
