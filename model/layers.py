@@ -72,8 +72,8 @@ class ConvLayer(nn.Module):
 
     A column alone and a column beside others see differently distributed inputs; one set of statistics for both
     spoils both, so scale, shift and statistics are kept apart. Filters are shared. Where ``is_pooled``, 2×2 pooling
-    follows the convolution: batch norm then has a quarter to do, and measures what it passes on. A trained layer pools last
-    unless a scale is negative: its values are the same, and a graph of it has its batch norm merged into the convolution.
+    follows the convolution: batch norm then has a quarter to do, and measures what it passes on. Behind fixed statistics it
+    pools last unless a scale is negative: the values are the same, and a graph of it has its batch norm merged into the convolution.
     """
 
     def __init__(
@@ -97,7 +97,7 @@ class ConvLayer(nn.Module):
         norm = self.norms[mode]
         scales = norm.weight
         assert isinstance(scales, Tensor)
-        if isinstance(self.conv, Pooled) and not self.training and not (scales < 0).any():
+        if isinstance(self.conv, Pooled) and not norm.training and not (scales < 0).any():
             conv, pool = self.conv
             pooled: Tensor = pool(torch.relu(norm(conv(x))))
             return pooled

@@ -41,3 +41,16 @@ def test_a_negative_scale_keeps_the_order_of_training(layer: ConvLayer) -> None:
         norm_of(layer).weight[3] = -1.0
 
     assert torch.equal(layer(x, "alone"), values_pooled_first(layer, x))
+
+
+def test_statistics_are_always_taken_behind_the_pooling(layer: ConvLayer) -> None:
+    x = torch.randn(4, 3, 9, 9)
+    norm = norm_of(layer)
+    norm.reset_running_stats()
+    norm.momentum = None
+
+    norm.train()  # as batch norm is estimated anew: the rest of the layer is not in training
+    layer(x, "alone")
+
+    pooled = layer.conv(x)
+    assert torch.allclose(norm.running_mean, pooled.mean((0, 2, 3)), atol=1e-6)
