@@ -53,4 +53,5 @@ def test_statistics_are_always_taken_behind_the_pooling(layer: ConvLayer) -> Non
     layer(x, "alone")
 
     pooled = layer.conv(x)
+    assert norm.running_mean is not None
     assert torch.allclose(norm.running_mean, pooled.mean((0, 2, 3)), atol=1e-6)
