@@ -118,7 +118,7 @@ def read_labels(path: Path) -> tuple[str, ...]:
     seen: dict[str, int] = {}
     for number, line in enumerate(lines, start=1):
         if not line:
-            raise TrainingError(f"{path}: line {number} is empty; each names a class")
+            raise TrainingError(f"{path}: line {number} is empty; each names a class, so delete it")
         if line in seen:
             raise TrainingError(
                 f"{path}: lines {seen[line]} and {number} are both {line!r}; answers name their class, so that each needs "

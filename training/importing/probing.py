@@ -100,7 +100,8 @@ def _answers(
         )
     if given.shape[1] != classes:
         raise TrainingError(
-            f"{network.source.file}: gives {given.shape[1]} numbers an image; there are {classes} labels"
+            f"{network.source.file}: gives {given.shape[1]} numbers an image; there are {classes} labels; give "
+            "a file with the names of its classes, in order, by --labels"
         )
     rows = given.reshape(n, classes)
     if not np.isfinite(rows).all():
