@@ -3,6 +3,7 @@
 import re
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -97,3 +98,30 @@ def test_every_relative_link_of_a_document_leads_somewhere(document: Path) -> No
     broken = [link for link in links if not (document.parent / link).exists()]
 
     assert not broken
+
+
+def test_every_command_of_a_document_runs_a_module_that_exists() -> None:
+    modules = [*ROOT.glob("benchmarks/**/*.py"), *ROOT.glob("training/**/*.py")]
+    commands = re.compile(
+        r"python -m ((?:benchmarks|training|service|tests)\b[\w.]*\w)(?!\.?[\w<])"  # nor any of several: peers.<name>
+        r"(?![^`\n]*` at commit)"  # a measurement of a commit that had it
+    )
+    named = {
+        name
+        for path in [*DOCUMENTS, ROOT / "Makefile", *modules]
+        for name in commands.findall(path.read_text())
+    }
+
+    assert len(named) > 10
+    assert not {name for name in named if not _can_be_run(name)}
+
+
+def _can_be_run(name: str) -> bool:
+    """Tell whether ``python -m name`` finds something to run."""
+    try:
+        spec = find_spec(name)
+    except ModuleNotFoundError:  # its package is not there
+        return False
+    if spec and spec.submodule_search_locations:  # a package
+        return find_spec(f"{name}.__main__") is not None
+    return spec is not None
