@@ -25,6 +25,7 @@ from model.signature import SignatureRefused, parse_key
 from service.scheduling.requests import OnMiss
 
 ENV_PREFIX = "ANYTIME_"
+KEY_VARIABLE = f"{ENV_PREFIX}KEY"  # what commands that ask a server bear; no setting of the server
 
 SHORTEST_MS, LONGEST_MS = 0.001, 86_400_000  # deadlines that can be asked for: up to a day
 
@@ -316,7 +317,7 @@ def plain(settings: Settings) -> dict[str, Any]:
 
 def unknown_settings() -> list[str]:
     """Return the variables that look like settings and are none: a misspelt one would be ignored."""
-    known = {variable_name(field) for field in Settings.model_fields}
+    known = {variable_name(field) for field in Settings.model_fields} | {KEY_VARIABLE}
     return sorted(name for name in os.environ if name.startswith(ENV_PREFIX) and name not in known)
 
 

@@ -39,8 +39,9 @@ def ask_server(url: str, work: Work[T]) -> T:
     """Run a command's work with a client of a server; end the command where it cannot be asked."""
     with importing("cpu"):
         from service.client import AnytimeError, AsyncClient
+        from service.settings import KEY_VARIABLE
     try:
-        key = os.environ.get("ANYTIME_KEY", "").strip()
+        key = os.environ.get(KEY_VARIABLE, "").strip()
         headers = {"Authorization": f"Bearer {key}"} if key else None
         client = AsyncClient(url, grace_ms=GRACE_MS, headers=headers)
     except ValueError as error:

@@ -52,10 +52,14 @@ def test_a_bad_setting_is_named_in_one_line(
     assert re.fullmatch(f"anytime: {message}.*\n", stderr)
 
 
-def test_a_misspelt_setting_is_reported(start_server: StartServer) -> None:
-    event = start_server(portt=1).wait_for("unknown_setting")
+def test_a_misspelt_setting_is_reported_and_the_key_of_commands_is_not(
+    start_server: StartServer,
+) -> None:
+    server = start_server(portt=1, key="that of anytime bench")
 
-    assert event["variable"] == "ANYTIME_PORTT"
+    event = server.wait_for("unknown_setting")
+
+    assert event["variable"] == "ANYTIME_PORTT"  # names are sorted: ANYTIME_KEY would come first
 
 
 def test_a_policy_that_does_not_exist_stops_start_up(start_server: StartServer) -> None:
