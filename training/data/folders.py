@@ -112,8 +112,10 @@ def _images(folder: Path, classes: Iterable[str]) -> tuple[Images, Counter[str]]
     images: Images = []
     foreign = Counter[str]()
     empty: list[str] = []
+    unread = Counter[str]()  # the foreign ones of classes that hold no others
     for label, name in enumerate(classes):
         found: list[Path] = []
+        others = Counter[str]()
         for parent, folders, files in os.walk(folder / name):
             folders[:] = [each for each in folders if not _is_left_out(each)]
             for file in files:
@@ -123,13 +125,17 @@ def _images(folder: Path, classes: Iterable[str]) -> tuple[Images, Counter[str]]
                 if suffix in IMAGE_SUFFIXES:
                     found.append(Path(parent, file))
                 elif suffix in FOREIGN_SUFFIXES:
-                    foreign[suffix] += 1
+                    others[suffix] += 1
+        foreign += others
         if not found:
             empty.append(name)
+            unread += others
         images += [(path, label) for path in sorted(found)]
     if empty:
+        read = ", ".join(sorted(IMAGE_SUFFIXES))
+        held = f"but files of formats that are not read ({_counted(unread)}); convert those, "
         raise TrainingError(
-            f"{folder}: these class folders hold no images ({', '.join(sorted(IMAGE_SUFFIXES))}): {named(empty)}; fill or remove them"
+            f"{folder}: these class folders hold no images ({read}): {named(empty)}; {held if unread else ''}fill or remove them"
         )
     return images, foreign
 
@@ -138,7 +144,10 @@ def _left_out(foreign: Counter[str]) -> tuple[str, ...]:
     """Say which images are left out, if any are."""
     if not foreign:
         return ()
-    counts = ", ".join(f"{n} {suffix}" for suffix, n in sorted(foreign.items()))
     return (
-        f"left out, of formats that are not read: {counts}; convert them to one of {', '.join(sorted(IMAGE_SUFFIXES))}",
+        f"left out, of formats that are not read: {_counted(foreign)}; convert them to one of {', '.join(sorted(IMAGE_SUFFIXES))}",
     )
+
+
+def _counted(suffixes: Counter[str]) -> str:
+    return ", ".join(f"{n} {suffix}" for suffix, n in sorted(suffixes.items()))

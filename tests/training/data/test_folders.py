@@ -209,6 +209,20 @@ def test_class_folders_without_images_are_named_at_once(photos: Path) -> None:
         load_data(str(photos), seed=0)
 
 
+def test_a_class_folder_with_images_of_other_formats_alone_is_told_of_them(photos: Path) -> None:
+    (photos / "phone").mkdir()
+    for name in ("1.HEIC", "2.heic", "3.avif"):
+        (photos / "phone" / name).touch()
+    next((photos / "phone").parent.glob("[!p]*/*")).with_suffix(".gif").touch()  # not why
+
+    with pytest.raises(TrainingError) as refusal:
+        load_data(str(photos), seed=0)
+
+    assert str(refusal.value).endswith(
+        "phone; but files of formats that are not read (1 .avif, 2 .heic); convert those, fill or remove them"
+    )
+
+
 def test_classes_of_which_no_image_can_be_held_out_are_refused(photos: Path) -> None:
     for path in [*photos.glob("*/*[02-9].*"), *photos.glob("*/01*")]:
         path.unlink(missing_ok=True)
