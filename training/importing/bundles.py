@@ -98,6 +98,7 @@ def import_bundle(
     normalisation: Normalisation,
     besides: Sequence[Beside],
     keep: Collection[str] | None,
+    leave_out: Collection[str],
     precision: ImportPrecision,
     report: Report,
 ) -> Manifest:
@@ -114,6 +115,7 @@ def import_bundle(
         normalisation: what the images are shifted and scaled by.
         besides: bundles whose subnetworks are compared with them, and kept, too.
         keep: names of subnetworks that are kept whatever beats them; None keeps all.
+        leave_out: names of those that are not looked at.
         precision: with int8, the networks are written in 8-bit integers too.
         report: is told what was found, a line at a time.
 
@@ -130,7 +132,8 @@ def import_bundle(
     with TemporaryDirectory() as folder:
         candidates = _wrapped(networks, data, Path(folder), normalisation, report)
         candidates += [each for beside in besides for each in beside.candidates()]
-        keep = _known(candidates, keep)
+        keep = _known(candidates, keep, leave_out)
+        candidates = [each for each in candidates if each.name not in leave_out]
         kept = front(measure(candidates, data.validation), report, keep=keep)
         for each in kept:
             doubt(each, len(data.labels), report)
@@ -192,17 +195,22 @@ def _wrapped(
     return candidates
 
 
-def _known(candidates: Sequence[Candidate], keep: Collection[str] | None) -> Collection[str]:
-    """Return the names of those to keep, and see to it that each is that of one."""
+def _known(
+    candidates: Sequence[Candidate], keep: Collection[str] | None, leave_out: Collection[str]
+) -> Collection[str]:
+    """Return the names of those to keep, and see to it that each, and each to leave out, is that of one."""
     names = Counter(each.name for each in candidates)
     twice = [name for name, times in names.items() if times > 1]
     if twice:
         raise TrainingError(
             f"{twice[0]!r} would be there twice; rename the file, or give the bundle's a name to begin with: --with NAME=BUNDLE"
         )
-    for name in keep or ():
-        if name not in names:
-            raise TrainingError(f"--keep {name}: is none of {', '.join(sorted(names))}")
+    for option, asked in (("--keep", keep or ()), ("--leave-out", leave_out)):
+        for name in asked:
+            if name not in names:
+                raise TrainingError(f"{option} {name}: is none of {', '.join(sorted(names))}")
+    if not names.keys() - set(leave_out):
+        raise TrainingError("--leave-out: leaves none to make a bundle of")
     return names if keep is None else keep
 
 

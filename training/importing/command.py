@@ -100,6 +100,12 @@ def add_import(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         help="subnetworks to keep whatever beats them; 'all' for all",
     )
     command.add_argument(
+        "--leave-out",
+        metavar="NAME[,NAME]",
+        default="",
+        help="subnetworks to leave out whatever they beat, for a smaller bundle",
+    )
+    command.add_argument(
         "--size",
         type=within(IMAGE_SIZES),
         help="height and width in pixels, where the files do not say them",
@@ -168,7 +174,8 @@ def _import(options: argparse.Namespace) -> None:
         name=name,
         normalisation=normalisation,
         besides=besides,
-        keep=None if options.keep == "all" else tuple(filter(None, options.keep.split(","))),
+        keep=None if options.keep == "all" else _names(options.keep),
+        leave_out=_names(options.leave_out),
         precision=options.precision,
         report=partial(print, flush=True),
     )
@@ -177,6 +184,11 @@ def _import(options: argparse.Namespace) -> None:
         f"({data.validation.preprocessing.description})"
     )
     print(listing(manifest))
+
+
+def _names(text: str) -> tuple[str, ...]:
+    """Return the names in a list with commas."""
+    return tuple(filter(None, text.split(",")))
 
 
 def _beside(text: str) -> Beside:

@@ -112,6 +112,18 @@ def test_the_front_is_that_of_all_networks_and_the_rest_can_be_asked_for(
     assert left_out[0] in named(read_bundle(tmp_path / "both"))
 
 
+def test_what_is_to_be_left_out_is_and_beats_no_other(
+    bundle_in: Callable[[Precision], Path], tmp_path: Path, run: Run
+) -> None:
+    words = ["--with", f"a={bundle_in('float32')}", "--data", "digits", "--keep", "all"]
+
+    code, out, err = run(*words, "--leave-out", "a-column-1,a-full")
+
+    assert (code, err) == (0, "")
+    assert not {"a-column-1", "a-full"} & named(read_bundle(tmp_path / "both")).keys()
+    assert "beaten by a-full" not in out
+
+
 def test_a_bundle_of_several_networks_is_measured_joined_again_and_not_taken_for_one(
     bundle_folder: Path, tmp_path: Path, run: Run
 ) -> None:
@@ -137,6 +149,7 @@ def test_a_bundle_of_several_networks_is_measured_joined_again_and_not_taken_for
         (["--with", "={0}"], "has no name before the '='; say NAME=BUNDLE"),
         (["--with", "a b={0}"], "'a b' cannot be a bundle's name"),
         (["--with", "a={0}", "--keep", "column-9"], "--keep column-9: is none of a-column-1, "),
+        (["--with", "a={0}", "--leave-out", "full"], "--leave-out full: is none of a-column-1, "),
         (["--with", "a={0}", "--with", "b={1}"], "truck) are not those of "),
     ],
 )
