@@ -65,14 +65,12 @@ def measure_runs(bundle: Bundle, device: DeviceChoice, *, runs: int, warn: Warn)
     bare_device = "cpu" if device == "cpu" else "cuda"
     rates = matrix_rate(bare_device, dtype), copy_rate(bare_device)
     opened = _open(bundle, device, warn)
-    architecture, _ = bundle.trained
-    network = FractalNet(architecture).eval().to(bare_device)
     cells: list[dict[str, Any]] = []
     session_mib: dict[str, float] = {}
     for subnetwork in manifest.subnetworks:
         print(f"  {subnetwork.name}", flush=True)
         own, session_mib[subnetwork.name] = _measure_subnetwork(
-            bundle, subnetwork, network, opened, dtype=dtype, rates=rates, runs=runs
+            bundle, subnetwork, opened, on=bare_device, dtype=dtype, rates=rates, runs=runs
         )
         cells += own
     opened.close()
@@ -155,24 +153,24 @@ def memory_in_use() -> int:
 def _measure_subnetwork(
     bundle: Bundle,
     subnetwork: Subnetwork,
-    network: FractalNet,
     opened: Device,
     *,
+    on: str,
     dtype: torch.dtype,
     rates: tuple[float, float],
     runs: int,
 ) -> tuple[list[dict[str, Any]], float]:
     """Return a cell for each batch size, and the MiB that a session of the subnetwork takes by itself."""
     matrix_per_s, bytes_per_s = rates
-    architecture, _ = bundle.trained
+    architecture = bundle.architecture_of(subnetwork)
     columns = set(subnetwork.columns)
     before = memory_in_use()
-    on_gpu = network.classifier.weight.is_cuda
+    on_gpu = on == "cuda"
     plain = _plain_session(bundle.graph_path(subnetwork), CUDA_OPTIONS if on_gpu else {})
     plain.run(None, {"images": np.stack(noise(bundle, SIZES[-1]))})
     session_mib = (memory_in_use() - before) / 2**20
     nhwc = _plain_session(bundle.graph_path(subnetwork), CUDA_OPTIONS | NHWC if on_gpu else {})
-    bare = _bare_network(network, columns, dtype)
+    bare = _bare_network(FractalNet(architecture).eval().to(on), columns, dtype)
     weights = dtype.itemsize * cost.parameters(architecture, columns)
     cells = []
     for size in SIZES:

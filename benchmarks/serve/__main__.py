@@ -33,11 +33,11 @@ ALONE, SATURATING, IN_TURN = 300, 1500, 1000  # requests of a closed loop
 
 
 def measure_floor(session: Session) -> None:
-    """Compare ``/classify`` on column 1 with a bare handler, both asked by turns."""
-    folder, policy = session.bundle.folder, "static:column-1"
+    """Compare ``/classify`` on the shallowest subnetwork with a bare handler, both asked by turns."""
+    name = session.shallowest
     systems = (
-        anytime(folder, policy),
-        bare(session.graph("column-1")),
+        anytime(session.bundle.folder, f"static:{name}"),
+        bare(session.graph(name)),
     )
     alone: dict[str, list[float]] = {}
     saturated: dict[str, list[float]] = {}
@@ -67,8 +67,8 @@ def measure_deadlines(session: Session) -> None:
 
 
 def measure_capacity(session: Session) -> None:
-    """Find the highest rate that column 1 alone holds, to 5 %; then ask ours for 85 % of it."""
-    with session.serving(anytime(session.bundle.folder, "static:column-1")) as server:
+    """Find the highest rate that the shallowest subnetwork alone holds, to 5 %; then ask ours for 85 % of it."""
+    with session.serving(anytime(session.bundle.folder, f"static:{session.shallowest}")) as server:
 
         def holds(rate: float) -> bool:
             # Twice, since one stall of the machine fails a rate that the server holds.
@@ -179,7 +179,7 @@ def main() -> int:
         "deadline_ms": options.deadline_ms,
         "started": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
     }
-    graphs = [session.graph(name) for name in ("column-1", "full")]
+    graphs = [session.graph(name) for name in (session.shallowest, session.deepest)]
     # Their environments are made before anything is measured.
     names = options.peers if "peers" in chosen else ()
     peers = [peer(name, graph, session.environments) for name in names for graph in graphs]

@@ -112,7 +112,7 @@ def _floor(floor: Mapping[str, Mapping[str, Sequence[float]]]) -> str:
         rows.append(
             [what, spread(ours, text), spread(bare, text), spread(ratios), str(len(ratios))]
         )
-    return "### Against a bare handler, column 1\n\n" + table(
+    return "### Against a bare handler, the shallowest subnetwork\n\n" + table(
         ["", "`/classify`", "bare handler", "ratio", "rounds"], rows
     )
 
@@ -139,7 +139,7 @@ def _capacity(found: Mapping[str, Any]) -> str:
     capacity, points = found["capacity_per_s"], found.get("at_85", [])
     text = (
         "### Near capacity\n\n"
-        f"`static:column-1` holds 99 % in time up to {capacity:.0f}/s (searched to 5 %)."
+        f"The shallowest subnetwork alone holds 99 % in time up to {capacity:.0f}/s (searched to 5 %)."
     )
     if points:
         in_time = [point["in_time"] for point in points]

@@ -51,6 +51,16 @@ class Session:
         names = [each.name for each in self.bundle.manifest.subnetworks]
         return ["anytime", *(f"static:{name}" for name in names)]
 
+    @property
+    def shallowest(self) -> str:
+        """The subnetwork that costs least."""
+        return self.bundle.manifest.subnetworks[0].name
+
+    @property
+    def deepest(self) -> str:
+        """The subnetwork that costs most."""
+        return self.bundle.manifest.subnetworks[-1].name
+
     def graph(self, name: str) -> Path:
         """Return the file of a subnetwork; of its precisions the one that ours keeps on a processor."""
         small = self.bundle.folder / f"{name}.int8.onnx"
