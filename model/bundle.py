@@ -12,7 +12,7 @@ import shutil
 import stat
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import mkdtemp
 from typing import TYPE_CHECKING
@@ -81,6 +81,43 @@ class Bundle:
         if architecture is None or provenance is None:
             raise BundleError(f"{self.folder}: its networks were imported, not trained here")
         return architecture, provenance
+
+    def part(self, architecture: str) -> "Bundle":
+        """Return of several networks the one of this architecture, as a bundle with its subnetworks alone.
+
+        Raises:
+            BundleError: none has it, or its full network was left out.
+        """
+        networks = {each.architecture.name: each for each in self.manifest.networks}
+        if architecture not in networks:
+            known = ", ".join(sorted(networks))
+            raise BundleError(
+                f"{self.folder}: has no network {architecture}; its networks are {known}"
+            )
+        network = networks[architecture]
+        own = tuple(each for each in self.manifest.subnetworks if each.network == network.name)
+        if set(own[-1].columns) != network.architecture.all_columns:
+            raise BundleError(
+                f"{self.folder}: of {architecture} it has only some columns, not the full network"
+            )
+        update = {
+            "architecture": network.architecture,
+            "provenance": network.provenance,
+            "networks": (),
+            "subnetworks": own,
+        }
+        return replace(self, manifest=self.manifest.model_copy(update=update))
+
+    def architecture_of(self, subnetwork: Subnetwork) -> Architecture:
+        """Return the network that a subnetwork is columns of.
+
+        Raises:
+            BundleError: it was imported.
+        """
+        for network in self.manifest.networks:
+            if network.name == subnetwork.network:
+                return network.architecture
+        return self.trained[0]
 
     def graph_path(self, subnetwork: Subnetwork | Quantised) -> Path:
         """Return the path of a subnetwork's ONNX file."""

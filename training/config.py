@@ -247,6 +247,29 @@ RECIPES = {
             drop_path="local",
             label_smoothing=0.2,
         ),
+        # A second cycle, of the full network alone: --begin-with the first
+        replace(
+            _MUON,
+            name="wide-entry-c2-again",
+            architecture=PRESETS["wide-entry-c2"],
+            epochs=8,
+            batch_size=250,
+            learning_rate=0.05,
+            muon_rate=0.03,
+            drop_path="none",
+            label_smoothing=0.2,
+        ),
+        # The last epochs of it: smoothed labels leave answers unsure that one temperature does not make right again
+        replace(
+            _MUON,
+            name="wide-entry-c2-last",
+            architecture=PRESETS["wide-entry-c2"],
+            epochs=2,
+            batch_size=250,
+            learning_rate=0.01,
+            muon_rate=0.006,
+            drop_path="none",
+        ),
         # For one GPU. The classifier sees four times the features: at 0.2, and Muon at 0.05, its loss explodes.
         replace(
             _MUON,

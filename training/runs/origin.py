@@ -52,7 +52,7 @@ def begin_from(folder: Path, checkpoint: Checkpoint, data: DataSet) -> str:
     is_begun = bool(checkpoint.epoch or checkpoint.origin)
     if is_begun and not _is_origin(folder):
         return ""
-    source = read_origin(folder)
+    source = read_origin(folder, checkpoint.recipe.architecture.name)
     if is_begun and source.description != checkpoint.origin:
         raise TrainingError(
             f"{folder}: the checkpoint to resume began with {checkpoint.origin or 'drawn weights'}, not with "
@@ -79,8 +79,8 @@ def _is_origin(folder: Path) -> bool:
     return is_bundle(folder) or (folder / CHECKPOINT_FILE).exists()
 
 
-def read_origin(folder: Path) -> Origin:
-    """Read the weights of a run or of a bundle.
+def read_origin(folder: Path, architecture: str) -> Origin:
+    """Read the weights of a run or of a bundle; where a bundle has several networks, of the one of this architecture.
 
     Raises:
         TrainingError: there are none, or they are damaged.
@@ -89,7 +89,8 @@ def read_origin(folder: Path) -> Origin:
         raise TrainingError(f"{folder}: neither a run nor a bundle is there to begin with")
     if is_bundle(folder):
         try:
-            return _of_bundle(read_bundle(folder))
+            bundle = read_bundle(folder)
+            return _of_bundle(bundle.part(architecture) if bundle.manifest.networks else bundle)
         except BundleError as error:
             raise TrainingError(str(error)) from error
     checkpoint = load_trained(folder)

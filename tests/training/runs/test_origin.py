@@ -17,6 +17,7 @@ from training import TrainingError
 from training.config import Recipe
 from training.data.data_set import DataSet
 from training.graphs.graph import weights_of
+from training.importing.command import main as import_models
 from training.runs.checkpoint import CHECKPOINT_FILE, Checkpoint, load_trained, load_weights
 from training.runs.origin import completed, read_origin
 
@@ -34,7 +35,7 @@ def test_the_graphs_of_a_bundle_hold_the_weights_of_its_run(
     bundle_in: Callable[[Precision], Path],
     trained: TrainedRun,
 ) -> None:
-    origin = read_origin(bundle_in(precision))
+    origin = read_origin(bundle_in(precision), "small")
 
     assert origin.description == trained.checkpoint.description
     network = FractalNet(trained.checkpoint.recipe.architecture_for(trained.data))
@@ -44,21 +45,21 @@ def test_the_graphs_of_a_bundle_hold_the_weights_of_its_run(
 
 
 def test_the_shipped_bundle_can_be_gone_on_with() -> None:
-    bundle = read_bundle(PRETRAINED_DIR / "cifar10")
+    bundle = read_bundle(PRETRAINED_DIR / "cifar10").part("wide-entry-c2")
     network = FractalNet(bundle.trained[0])
 
-    origin = read_origin(bundle.folder)
+    origin = read_origin(bundle.folder, "wide-entry-c2")
 
     load_weights(network, completed(origin.weights, network))
 
 
 def test_columns_with_filters_of_their_own_leave_the_network_as_it_was() -> None:
-    bundle = read_bundle(PRETRAINED_DIR / "cifar10")
+    bundle = read_bundle(PRETRAINED_DIR / "cifar10").part("wide-entry-c2")
     column, *_, full = bundle.manifest.subnetworks
     network = FractalNet(bundle.trained[0])
     filters, norm = "blocks.0.conv.conv.weight", "blocks.0.conv.norms.{}.weight"
 
-    weights = completed(read_origin(bundle.folder).weights, network)
+    weights = completed(read_origin(bundle.folder, "wide-entry-c2").weights, network)
 
     of_full, own = (weights_of(bundle.graph_path(each)) for each in (full, column))
     assert not torch.equal(own[filters], of_full[filters])
@@ -66,11 +67,32 @@ def test_columns_with_filters_of_their_own_leave_the_network_as_it_was() -> None
     assert torch.equal(weights[norm.format("alone")], of_full[norm.format("joint")])
 
 
+def test_of_several_networks_the_one_of_the_recipe_is_gone_on_with(
+    bundle_folder: Path, tmp_path: Path, train_small: TrainSmall
+) -> None:
+    both = tmp_path / "both"
+    words = [f"--with={name}={bundle_folder}" for name in ("a", "b")]
+    import_models(["import", *words, "--data", "digits", "--keep", "all", "--out", str(both)])
+
+    barely = train_small(begin_with=both, **BARELY)
+
+    weights = read_origin(bundle_folder, "small").weights
+    assert barely.origin == "small, 3 epochs, seed 0"
+    assert_close(barely.model["classifier.weight"], weights["classifier.weight"])
+    with pytest.raises(TrainingError, match="has no network tiny; its networks are small"):
+        read_origin(both, "tiny")
+
+
+def test_a_network_without_its_full_one_is_not_gone_on_with() -> None:
+    with pytest.raises(TrainingError, match="of narrow-c4 it has only some columns"):
+        read_origin(PRETRAINED_DIR / "cifar10", "narrow-c4")
+
+
 def test_a_run_begins_with_a_bundle_and_goes_on_without_it(
     bundle_folder: Path, tmp_path: Path, train_small: TrainSmall
 ) -> None:
     bundle = shutil.copytree(bundle_folder, tmp_path / "bundle")
-    weights = read_origin(bundle).weights
+    weights = read_origin(bundle, "small").weights
 
     barely = train_small(begin_with=bundle, **BARELY)
 
@@ -100,7 +122,7 @@ def odd(few_digits: DataSet) -> DataSet:
 def test_other_classes_get_a_classifier_of_their_own(
     bundle_folder: Path, odd: DataSet, train_small: TrainSmall
 ) -> None:
-    weights = read_origin(bundle_folder).weights
+    weights = read_origin(bundle_folder, "small").weights
     lines: list[str] = []
 
     barely = train_small(data=odd, begin_with=bundle_folder, report=lines.append, **BARELY)
