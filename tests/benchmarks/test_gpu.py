@@ -74,7 +74,7 @@ def test_an_untrained_network_is_a_bundle_in_half_precision(tmp_path: Path) -> N
 
     assert bundle.manifest.precision == "float16"
     gaps = compare_answers(bundle, "cpu", warn=pytest.fail)
-    assert {"column-1", "full"} <= gaps.keys()
+    assert {"narrow-column-1", "wide-full"} <= gaps.keys()
 
 
 def test_every_subnetwork_is_run_beside_the_full_one() -> None:
@@ -223,7 +223,7 @@ def test_a_failing_part_costs_no_other_its_figures(
     assert found["failed"] == [
         f"{part}: OutOfMemoryError: 3 GiB" for part in ("runs", "wide runs", "pairs", "training")
     ]
-    assert found["answers"]["full"] <= SAME_ANSWER
+    assert found["answers"]["wide-full"] <= SAME_ANSWER
     assert len(found["left_out"]) == len(bundle.manifest.subnetworks) + 1
     assert json.loads((tmp_path / "gpu.json").read_text()) == found
     assert "Failed: runs: OutOfMemoryError: 3 GiB;" in (tmp_path / "gpu.md").read_text()

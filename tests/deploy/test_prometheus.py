@@ -77,7 +77,7 @@ def test_amtool_finds_no_fault(receivers: str, tmp_path: Path) -> None:
 def test_prometheus_sees_the_running_server_and_raises_what_is_planted(tmp_path: Path) -> None:
     script = ROOT / "deploy/try_watching.py"
     bundle = shutil.copytree(read_settings().bundle_dir, tmp_path / "bundle")
-    keep_subnetworks(bundle, "column-1", "full")
+    keep_subnetworks(bundle, "narrow-column-1", "wide-full")
 
     result = subprocess.run(
         [sys.executable, script, "--bundle", bundle], capture_output=True, text=True

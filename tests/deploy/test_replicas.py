@@ -23,7 +23,7 @@ pytestmark = [
 def test_no_request_is_lost_or_answered_twice(tmp_path: Path) -> None:
     script = ROOT / "deploy" / "try_replicas.py"
     bundle = shutil.copytree(read_settings().bundle_dir, tmp_path / "bundle")
-    keep_subnetworks(bundle, "column-1", "column-2")
+    keep_subnetworks(bundle, "narrow-column-1", "narrow-column-2")
 
     result = subprocess.run(
         [sys.executable, script, "--bundle", bundle, "--rate", "50", "--seconds", "0.2"],
