@@ -5,6 +5,7 @@ from typing import Literal, Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from model.presets import Convolution, Stem, wide_filters
 from model.small_maps import SmallMapConv2d
@@ -95,14 +96,19 @@ class ConvLayer(nn.Module):
     def forward(self, x: Tensor, mode: NormMode) -> Tensor:
         """Map (N, in_channels, H, W) to (N, out_channels, H, W), or half as high and wide."""
         norm = self.norms[mode]
-        scales = norm.weight
-        assert isinstance(scales, Tensor)
-        if isinstance(self.conv, Pooled) and not norm.training and not (scales < 0).any():
+        if isinstance(self.conv, Pooled) and may_precede_pooling(norm):
             conv, pool = self.conv
             pooled: Tensor = pool(torch.relu(norm(conv(x))))
             return pooled
         normed: Tensor = norm(self.dropout(self.conv(x)))
         return torch.relu(normed)
+
+
+def may_precede_pooling(norm: nn.Module) -> bool:
+    """Say whether a batch norm means the same before pooling: its statistics are fixed, and it turns no order around."""
+    if not isinstance(norm, _BatchNorm) or norm.training:
+        return False
+    return not bool((norm.weight < 0).any())
 
 
 def build_stem(stem: Stem | None, in_channels: int) -> nn.Sequential:

@@ -23,7 +23,7 @@ from model.bundle import Bundle
 from model.cores import cores
 from model.fractal import FractalNet
 from model.images import Pixels
-from model.layers import ConvLayer
+from model.layers import ConvLayer, Pooled, may_precede_pooling
 from model.manifest import Subnetwork
 from model.sessions import open_session
 from service.engine.devices.cpu import MAX_THREADS
@@ -211,10 +211,17 @@ def _bare_network(network: FractalNet, columns: set[int], dtype: torch.dtype) ->
     """Return a subnetwork with nothing left to spare: batch norm folded, filters in the order that convolutions take."""
     subnetwork = network.extract(columns)
     for layer in subnetwork.modules():
-        if isinstance(layer, ConvLayer) and isinstance(layer.conv, nn.Conv2d):
-            ((mode, norm),) = layer.norms.items()
-            assert isinstance(norm, nn.BatchNorm2d)
+        if not isinstance(layer, ConvLayer):
+            continue
+        ((mode, norm),) = layer.norms.items()
+        assert isinstance(norm, nn.BatchNorm2d)
+        if isinstance(layer.conv, nn.Conv2d):
             layer.conv = fuse_conv_bn_eval(layer.conv, norm)
+            layer.norms[mode] = nn.Identity()
+        elif isinstance(layer.conv, Pooled) and may_precede_pooling(norm):
+            conv, pool = layer.conv
+            assert isinstance(conv, nn.Conv2d)
+            layer.conv = Pooled(fuse_conv_bn_eval(conv, norm), pool)
             layer.norms[mode] = nn.Identity()
     subnetwork.to(dtype)
     convert_conv2d_weight_memory_format(subnetwork, torch.channels_last)

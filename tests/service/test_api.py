@@ -77,17 +77,17 @@ def test_lossless_formats_get_the_same_answer(server: ServerProcess, picture: Im
     def ask(format: str, **options: object) -> object:
         file = BytesIO()
         picture.save(file, format, **options)
-        return server.classify(file.getvalue(), subnetwork="full").json()["top"]
+        return server.classify(file.getvalue(), subnetwork="wide-full").json()["top"]
 
     assert ask("PNG") == ask("WEBP", lossless=True)
 
 
 def test_a_form_with_one_file_gets_the_same_answer(server: ServerProcess, jpeg: bytes) -> None:
     response = server.client.post(
-        "/classify", files={"file": ("cat.jpg", jpeg)}, params={"subnetwork": "full"}
+        "/classify", files={"file": ("cat.jpg", jpeg)}, params={"subnetwork": "wide-full"}
     )
 
-    assert response.json()["top"] == server.classify(jpeg, subnetwork="full").json()["top"]
+    assert response.json()["top"] == server.classify(jpeg, subnetwork="wide-full").json()["top"]
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ def test_clients_that_leave_are_taken_out_of_the_queue(
     server = start_server(max_batch=1)
     server.wait_for("ready")
     request = (
-        b"POST /classify?subnetwork=full&deadline_ms=60000 HTTP/1.1\r\nHost: here\r\n"
+        b"POST /classify?subnetwork=wide-full&deadline_ms=60000 HTTP/1.1\r\nHost: here\r\n"
         b"Content-Length: %d\r\n\r\n%b" % (len(jpeg), jpeg)
     )
 
@@ -34,7 +34,9 @@ def test_clients_that_leave_are_taken_out_of_the_queue(
     assert {outcome for outcome, count in counts.items() if count} <= {"abandoned", "in_time"}
     assert counts["abandoned"] > 0
     metrics = server.metrics()
-    assert metrics['anytime_run_latency_seconds_count{model="cifar10",subnetwork="full"}'] < 200
+    assert (
+        metrics['anytime_run_latency_seconds_count{model="cifar10",subnetwork="wide-full"}'] < 200
+    )
     assert metrics['anytime_queue_depth{model="cifar10"}'] == 0
     assert server.classify(jpeg, deadline_ms=60_000).json()["in_time"]
 

@@ -133,7 +133,7 @@ def test_a_network_with_other_subnetworks_can_follow(
     reload(reloadable)
 
     assert reloadable.classify(jpeg).json()["subnetwork"] == only.name
-    refused = reloadable.classify(jpeg, subnetwork="full")
+    refused = reloadable.classify(jpeg, subnetwork="wide-full")
     assert refused.json()["allowed"] == f"one of {only.name}"
 
 
@@ -247,7 +247,7 @@ def test_without_a_key_there_is_no_reload(
 def test_labels_of_answers_from_before_are_not_counted_with_the_new_bundles(
     reloadable: ServerProcess, link: Path, next_bundle: Bundle, jpeg: bytes
 ) -> None:
-    answer = reloadable.classify(jpeg, subnetwork="column-1").json()
+    answer = reloadable.classify(jpeg, subnetwork="narrow-column-1").json()
     point(link, next_bundle)
     assert reload(reloadable).status_code == 200
 
@@ -259,7 +259,8 @@ def test_labels_of_answers_from_before_are_not_counted_with_the_new_bundles(
     metrics = reloadable.metrics()
     assert metrics['anytime_feedback_total{outcome="replaced"}'] == 1
     assert (
-        metrics['anytime_labelled_total{model="next",subnetwork="column-1",verdict="right"}'] == 0
+        metrics['anytime_labelled_total{model="next",subnetwork="narrow-column-1",verdict="right"}']
+        == 0
     )
 
 

@@ -25,7 +25,7 @@ def images() -> list[bytes]:
 def test_several_files_are_answered_in_their_order(
     server: ServerProcess, images: list[bytes]
 ) -> None:
-    query: dict[str, object] = {"deadline_ms": 60_000, "subnetwork": "full", "top_k": 2}
+    query: dict[str, object] = {"deadline_ms": 60_000, "subnetwork": "wide-full", "top_k": 2}
     alone = [server.classify(each, **query).json() for each in images]
 
     reply = post(server, images, **query)

@@ -20,7 +20,7 @@ from tests.service.front.test_stream import stream
 from tests.service.test_reload import constant_requests
 
 KEY = "a key of the tests"
-FAST, BEST = "column-1", "full"
+FAST, BEST = "narrow-column-1", "wide-full"
 
 
 @pytest.fixture(scope="module")

@@ -94,10 +94,10 @@ def test_a_visitor_sees_an_answer_sharpen_and_what_gave_it(visit: Open) -> None:
     page = visit()
 
     expect(page.locator("h1")).to_have_text("The most accurate answer that fits in your deadline.")
-    expect(page.locator("#many")).to_have_text("five")
+    expect(page.locator("#many")).to_have_text("four")
     assert page.locator("#steps tr").count() >= 1
     assert page.locator("#bars li").count() == 5
-    assert page.locator("#front circle.point, #front circle.out").count() == 5
+    assert page.locator("#front circle.point, #front circle.out").count() == 4
     expect(page.locator("#front circle.ring")).to_have_count(1)
     expect(page.locator("#strip rect")).to_have_count(1)
 
@@ -123,7 +123,7 @@ def test_the_deadline_reaches_both_ends_by_keyboard(visit: Open) -> None:
     move_deadline(page, "End")
     expect(page.locator("#limit")).to_have_text("200 ms")
     expect(page.locator("#verdict")).to_contain_text("in time")
-    expect(page.locator("#how")).to_contain_text("by full")
+    expect(page.locator("#how")).to_contain_text("by wide-full")
     expect(page.locator("#label")).to_have_text("cat")
     assert page.locator("#steps tr").count() > 1
     expect(page.locator("#deadline")).to_have_attribute("aria-valuetext", "200 milliseconds")

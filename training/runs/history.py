@@ -116,7 +116,10 @@ class Followed:
             self._open_board and not self._board
         ):  # points after the epoch that a run goes on from are hidden
             self._board = self._open_board(
-                str(self._folder / BOARD_FOLDER), purge_step=epoch, flush_secs=FLUSH_S
+                str(self._folder / BOARD_FOLDER),
+                purge_step=epoch,
+                flush_secs=FLUSH_S,
+                filename_suffix=f".from-epoch-{epoch}",  # files of one second would be one
             )
         if self._board:
             for name, value in record.items():

@@ -48,14 +48,14 @@ def test_a_folder_is_answered_image_by_image_without_a_server(photos: Path) -> N
         "cat/text.jpg",
         "dog/one.png",
     ]
-    assert re.search(r"one.png +\w+ +\d+\.\d% +full +\d+\.\d\d ms  in time$", rows[0])
+    assert re.search(r"one.png +\w+ +\d+\.\d% +wide-full +\d+\.\d\d ms  in time$", rows[0])
     assert re.search(r"text.jpg +not-an-image: ", rows[1])
 
 
 def test_a_bundle_in_the_process_answers_as_a_server_does(
     server: ServerProcess, photos: Path
 ) -> None:
-    question = ["classify", "-", "--json", "--subnetwork", "column-2", "--top-k", 2]
+    question = ["classify", "-", "--json", "--subnetwork", "narrow-column-2", "--top-k", 2]
     image = (photos / "cat" / "one.png").read_bytes()
 
     _, (here,) = anytime(*question, stdin=image)

@@ -126,7 +126,7 @@ def test_an_image_is_answered_whatever_it_is_given_as(
     ]
 
     answers = [
-        ask(url_of(server), "classify", image, deadline_ms=60_000, subnetwork="full")
+        ask(url_of(server), "classify", image, deadline_ms=60_000, subnetwork="wide-full")
         for image in images
     ]
 
@@ -168,7 +168,7 @@ def test_a_stream_ends_with_its_final_answer(ask: Ask, server: ServerProcess, jp
 
     assert len(answers) > 1
     assert [each.final for each in answers] == [False] * (len(answers) - 1) + [True]
-    assert answers[-1].subnetwork == "full"
+    assert answers[-1].subnetwork == "wide-full"
 
 
 def test_a_stream_may_be_left(server: ServerProcess, jpeg: bytes) -> None:

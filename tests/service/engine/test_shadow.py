@@ -145,6 +145,6 @@ def test_the_server_counts_agreement_by_subnetwork(
         series = f'anytime_agreement_total{{model="cifar10",subnetwork="{subnetwork}",verdict='
         return sum(value for name, value in server.metrics().items() if name.startswith(series))
 
-    while not compared("column-1"):  # in its own time
-        server.classify(jpeg, subnetwork="column-1")
-    assert not compared("full")
+    while not compared("narrow-column-1"):  # in its own time
+        server.classify(jpeg, subnetwork="narrow-column-1")
+    assert not compared("wide-full")

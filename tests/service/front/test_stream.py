@@ -111,7 +111,7 @@ def test_a_deadline_that_no_machine_meets_still_gets_one_answer(
     events = stream(server, jpeg, deadline_ms=0.001)
 
     assert events[-1]["final"]
-    assert events[0]["subnetwork"] == events[-1]["subnetwork"] == "column-1"
+    assert events[0]["subnetwork"] == events[-1]["subnetwork"] == "narrow-column-1"
 
 
 def test_what_cannot_be_met_is_refused_before_anything_is_sent(
@@ -155,8 +155,10 @@ def test_an_answer_that_is_sure_enough_is_the_only_one(server: ServerProcess, jp
     events = stream(server, jpeg, deadline_ms=60_000, stop_at_confidence=0.01)
     answer = server.classify(jpeg, deadline_ms=60_000, stop_at_confidence=0.01).json()
 
-    assert [(event["subnetwork"], event["final"]) for event in events] == [("column-1", True)]
-    assert answer["subnetwork"] == "column-1"
+    assert [(event["subnetwork"], event["final"]) for event in events] == [
+        ("narrow-column-1", True)
+    ]
+    assert answer["subnetwork"] == "narrow-column-1"
 
 
 def test_an_answer_that_is_never_sure_enough_ends_with_the_full_network(
@@ -164,14 +166,16 @@ def test_an_answer_that_is_never_sure_enough_ends_with_the_full_network(
 ) -> None:
     answer = server.classify(jpeg, deadline_ms=60_000, stop_at_confidence=1).json()
 
-    assert answer["subnetwork"] == "full"
+    assert answer["subnetwork"] == "wide-full"
     assert answer["in_time"]
 
 
 def test_a_named_subnetwork_is_the_only_one(server: ServerProcess, jpeg: bytes) -> None:
-    events = stream(server, jpeg, deadline_ms=60_000, subnetwork="column-2")
+    events = stream(server, jpeg, deadline_ms=60_000, subnetwork="narrow-column-2")
 
-    assert [(event["subnetwork"], event["final"]) for event in events] == [("column-2", True)]
+    assert [(event["subnetwork"], event["final"]) for event in events] == [
+        ("narrow-column-2", True)
+    ]
 
 
 def test_feedback_scores_the_last_answer(

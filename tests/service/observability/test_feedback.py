@@ -66,8 +66,8 @@ def send(server: ServerProcess, request_id: str, label: str) -> tuple[int, dict[
 
 
 def test_a_label_scores_the_subnetwork_that_answered(server: ServerProcess, jpeg: bytes) -> None:
-    right = server.classify(jpeg, subnetwork="column-1").json()
-    wrong = server.classify(jpeg, subnetwork="column-1").json()
+    right = server.classify(jpeg, subnetwork="narrow-column-1").json()
+    wrong = server.classify(jpeg, subnetwork="narrow-column-1").json()
     other = right["top"][1]["label"]
     before = server.metrics()
 
@@ -77,7 +77,7 @@ def test_a_label_scores_the_subnetwork_that_answered(server: ServerProcess, jpeg
             "request_id": right["request_id"],
             "label": right["label"],
             "answer": right["label"],
-            "subnetwork": "column-1",
+            "subnetwork": "narrow-column-1",
             "is_right": True,
         },
     )
@@ -85,9 +85,7 @@ def test_a_label_scores_the_subnetwork_that_answered(server: ServerProcess, jpeg
 
     after = server.metrics()
     for verdict in ("right", "wrong"):
-        series = (
-            f'anytime_labelled_total{{model="cifar10",subnetwork="column-1",verdict="{verdict}"}}'
-        )
+        series = f'anytime_labelled_total{{model="cifar10",subnetwork="narrow-column-1",verdict="{verdict}"}}'
         assert after[series] == before[series] + 1
 
 

@@ -53,7 +53,8 @@ def test_the_report_shows_what_more_time_gets_right(
     )
 
     report = (tmp_path / "report.html").read_text()
-    assert f"{len(labels) - 100} images that {first} gets wrong, {last} gets right; 0" in report
+    gained = len(labels) - 100
+    assert f"Of the images that {first} gets wrong, {last} gets {gained} right; 0" in report
     assert report.count('<img src="data:image/png;base64,') == 8
     assert "It makes no mistake on these images." in report
 

@@ -163,10 +163,10 @@ def test_devices_of_one_thread_run_the_same_sessions(bundle: Bundle) -> None:
 
     for name in first.names:
         assert_allclose(first.run(name, batch), second.run(name, batch))
-    first.keep({"full": "full"})
+    first.keep({"wide-full": "wide-full"})
     first.close()
 
-    assert second.run("column-1", batch).shape[0] == 2
+    assert second.run("narrow-column-1", batch).shape[0] == 2
 
 
 @pytest.mark.parametrize(

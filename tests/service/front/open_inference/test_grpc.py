@@ -91,7 +91,7 @@ def test_an_image_is_answered_as_over_http(stub: Stub, server: ServerProcess) ->
     path = "/v2/models/cifar10/infer"
     tensor = {"name": "images", "datatype": "UINT8", "shape": PIXELS.shape}
     inputs = [{**tensor, "data": PIXELS.ravel().tolist()}]
-    sure = {"subnetwork": "full", "deadline_ms": 60_000}
+    sure = {"subnetwork": "wide-full", "deadline_ms": 60_000}
     over_http = server.client.post(path, json={"inputs": inputs, "parameters": sure}).json()
 
     reply = stub.ModelInfer(request(**sure))
@@ -105,7 +105,7 @@ def test_an_image_is_answered_as_over_http(stub: Stub, server: ServerProcess) ->
 
 
 def test_contents_may_be_in_fields_of_their_type(stub: Stub) -> None:
-    sent = request(subnetwork="full", deadline_ms=60_000)
+    sent = request(subnetwork="wide-full", deadline_ms=60_000)
     raw = stub.ModelInfer(sent)
     del sent.raw_input_contents[:]
     sent.inputs[0].contents.uint_contents.extend(PIXELS.ravel().tolist())
@@ -164,7 +164,7 @@ def test_an_error_in_a_stream_leaves_the_others_their_answers(stub: Stub) -> Non
     wrong = request(subnetwork="none such")
     wrong.id = "wrong"
 
-    replies = list(stub.ModelStreamInfer(iter([wrong, request(subnetwork="column-1")])))
+    replies = list(stub.ModelStreamInfer(iter([wrong, request(subnetwork="narrow-column-1")])))
 
     errors = {each.infer_response.id: each.error_message for each in replies if each.error_message}
     assert list(errors) == ["wrong"]
@@ -281,7 +281,7 @@ def test_a_key_is_for_what_its_scopes_say_over_grpc_too(guarded: Stub) -> None:
 
 def test_the_rate_of_a_key_holds_over_grpc_for_each_request_of_a_stream(guarded: Stub) -> None:
     metadata = (("x-api-key", "counted"),)
-    sent = request(subnetwork="column-1", deadline_ms=60_000)
+    sent = request(subnetwork="narrow-column-1", deadline_ms=60_000)
 
     _, call = guarded.ModelInfer.with_call(sent, metadata=metadata)
     left = dict(call.trailing_metadata())

@@ -16,7 +16,7 @@ from service.client.images import to_bytes
 from tests.server import ServerProcess
 from tests.service.front.open_inference.test_messages import binary, framed, message, tensor
 
-SURE = {"deadline_ms": 60_000, "subnetwork": "full"}
+SURE = {"deadline_ms": 60_000, "subnetwork": "wide-full"}
 
 
 @pytest.fixture
@@ -87,7 +87,7 @@ def test_pixels_are_answered_as_a_file_of_them(
     parameters = document["parameters"]
     assert parameters.pop("latency_ms") > 0
     assert parameters == {
-        "subnetwork": "full",
+        "subnetwork": "wide-full",
         "expected_accuracy": alone[0]["expected_accuracy"],
         "deadline_ms": 60_000.0,
         "in_time": True,
