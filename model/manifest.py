@@ -205,10 +205,8 @@ class Manifest(Record):
     @model_validator(mode="after")
     def _pixels_fit_the_network(self) -> Self:
         size = self.preprocessing.size
-        architectures = [each.architecture for each in self.networks]
-        if self.architecture:
-            architectures.append(self.architecture)
-        for sees in (each.image_size for each in architectures):
+        for architecture in (self.architecture, *(each.architecture for each in self.networks)):
+            sees = architecture.image_size if architecture else size
             if size != sees:
                 raise ValueError(
                     f"preprocessing brings images to {size}×{size}, the network sees {sees}×{sees}"

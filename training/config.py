@@ -166,6 +166,19 @@ _SHORT = _paper(
 )
 # The same with Muon for the filters (docs/decisions/0005).
 _MUON = replace(_SHORT, name="cpu-narrow-c4-muon", muon_rate=0.05)
+# Twice as wide as entry-c3 and less deep: few filters, many of them at once, are what integers are fastest at. Joint samples
+# only; its columns get filters of their own afterwards (docs/decisions/0007).
+_WIDE_ENTRY = replace(
+    _MUON,
+    name="wide-entry-c2",
+    architecture=PRESETS["wide-entry-c2"],
+    epochs=16,
+    batch_size=250,
+    learning_rate=0.1,
+    muon_rate=0.06,
+    drop_path="local",
+    label_smoothing=0.2,
+)
 
 RECIPES = {
     recipe.name: recipe
@@ -234,41 +247,25 @@ RECIPES = {
             drop_path="sandwich",
             distillation=0.5,
         ),
-        # Twice as wide and less deep: few filters, many of them at once, are what integers are fastest at. Joint samples
-        # only; its columns get filters of their own afterwards (docs/decisions/0007).
-        replace(
-            _MUON,
-            name="wide-entry-c2",
-            architecture=PRESETS["wide-entry-c2"],
-            epochs=16,
-            batch_size=250,
-            learning_rate=0.1,
-            muon_rate=0.06,
-            drop_path="local",
-            label_smoothing=0.2,
-        ),
+        _WIDE_ENTRY,
         # A second cycle, of the full network alone: --begin-with the first
         replace(
-            _MUON,
+            _WIDE_ENTRY,
             name="wide-entry-c2-again",
-            architecture=PRESETS["wide-entry-c2"],
             epochs=8,
-            batch_size=250,
             learning_rate=0.05,
             muon_rate=0.03,
             drop_path="none",
-            label_smoothing=0.2,
         ),
         # The last epochs of it: smoothed labels leave answers unsure that one temperature does not make right again
         replace(
-            _MUON,
+            _WIDE_ENTRY,
             name="wide-entry-c2-last",
-            architecture=PRESETS["wide-entry-c2"],
             epochs=2,
-            batch_size=250,
             learning_rate=0.01,
             muon_rate=0.006,
             drop_path="none",
+            label_smoothing=0.0,
         ),
         # For one GPU. The classifier sees four times the features: at 0.2, and Muon at 0.05, its loss explodes.
         replace(
