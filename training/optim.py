@@ -5,10 +5,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim import SGD, Muon
+from torch.optim import SGD
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from training.config import Recipe, Schedule
+from training.muon import Muon
 
 MOMENTUM = 0.9  # §4.1
 MUON_WEIGHT_DECAY = 0.02  # keeps the filters near their length
@@ -22,9 +23,8 @@ DROPS: dict[Schedule, tuple[float, ...]] = {
 class Optimizer:
     """SGD with momentum for the whole network, or Muon for its filters and SGD for the rest.
 
-    Muon (Jordan et al., 2024) moves a filter bank, as the matrix of its filters, by the nearest orthogonal matrix to
-    its momentum: every direction alike, however small its gradient. Without residuals that is what the deep columns
-    lack. Weight decay is on filters and classifier weights, none on scales, shifts and biases. Frozen filters stay, and a
+    Muon moves a filter bank as the matrix of its filters, every direction alike, however small its gradient. Without
+    residuals that is what the deep columns lack. Weight decay is on filters and classifier weights, none on scales, shifts and biases. Frozen filters stay, and a
     parameter that the path of a step does not reach has no gradient there and is left as it is.
 
     Args:
@@ -79,7 +79,7 @@ class Optimizer:
         if self._muon:
             for matrix, own in zip(self._matrices, self._filters, strict=True):
                 matrix.grad = None if own.grad is None else as_matrix(own.grad)
-            self._muon.step()  # type: ignore[no-untyped-call]  # torch leaves it so
+            self._muon.step()
 
     def state_dict(self) -> dict[str, Any]:
         """Return the momenta: SGD's own state, and beside it Muon's."""
