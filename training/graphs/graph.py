@@ -99,18 +99,14 @@ def _name_values(graph: onnx.GraphProto) -> None:
 
 @contextmanager
 def quiet_exporter() -> Iterator[None]:
-    """Keep to itself what torch's exporters say about torch: no torchvision, their own deprecated names."""
+    """Keep to itself what torch's exporters say: of torch, or of what a comparison with torch shows anyway."""
     loggers = [logging.getLogger(f"torch.{name}") for name in ("onnx", "export")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
         logger.setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)
-            warnings.simplefilter("ignore", DeprecationWarning)
-            warnings.simplefilter(
-                "ignore", torch.jit._trace.TracerWarning
-            )  # of numbers that a graph has fixed
+            warnings.simplefilter("ignore")
             yield
     finally:
         for logger, level in zip(loggers, levels, strict=True):

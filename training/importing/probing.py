@@ -6,6 +6,7 @@ import numpy as np
 import onnx
 import onnxruntime
 from numpy.typing import NDArray
+from onnxruntime.capi.onnxruntime_pybind11_state import NotImplemented as NoOperator
 
 from model.bundle import WEIGHTS_FILE
 from model.cores import cores
@@ -83,7 +84,7 @@ def _run(path: Path, images: NDArray[np.uint8], network: Network) -> NDArray[np.
         given: NDArray[np.float32] = session.run(["logits"], {"images": images}, options)[0]
     except Exception as error:  # ONNX Runtime has no common base of its errors
         reason = f"ONNX Runtime cannot run it on {len(images)} images: {first_line(error)}"
-        if network.batch:
+        if network.batch and not isinstance(error, NoOperator):
             reason = f"its batch is fixed at {network.batch} and cannot be opened; {OPEN_BATCH}"
         raise TrainingError(f"{network.source.file}: {reason}") from error
     return given

@@ -283,6 +283,46 @@ def test_a_program_of_pytorch_is_imported(tmp_path: Path, run: Run) -> None:
     assert (subnetwork.macs, subnetwork.parameters) == (1920, 1930)
 
 
+class Patches(torch.nn.Module):
+    """A small transformer, which repeats its class token for as many images as come, and shapes what it has by them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = torch.nn.Conv2d(3, 8, 4, 4)
+        self.token = torch.nn.Parameter(torch.randn(1, 1, 8))
+        self.attend = torch.nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+        self.classify = torch.nn.Linear(8, 10)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        patches = self.embed(images).view(images.shape[0], 8, -1).transpose(1, 2)
+        token = self.token.expand(images.shape[0], -1, -1)
+        answers: torch.Tensor = self.classify(self.attend(torch.cat([token, patches], 1))[:, 0])
+        return answers
+
+
+def test_an_open_program_that_takes_its_images_by_keyword_answers_as_in_pytorch(
+    tmp_path: Path,
+) -> None:
+    torch.manual_seed(0)
+    module, path = Patches().eval(), tmp_path / "program.pt2"
+    example, open_batch = (
+        {"images": torch.zeros(2, 3, 8, 8)},
+        {"images": {0: torch.export.Dim("n")}},
+    )
+    program = torch.export.export(module, (), example, dynamic_shapes=open_batch)
+    torch.export.save(program, path)
+    images = digits()[0][:7]
+
+    read = read_network(path, None)
+    wrapped, _ = write_wrapped(read, tmp_path / "wrapped", images, DIGITS, 10)
+
+    (logits,) = open_session(wrapped, threads=1).run(["logits"], {"images": images})
+    with torch.no_grad():
+        expected = module(torch.from_numpy(normalised(images))).numpy()
+    assert read.batch is None
+    np.testing.assert_allclose(logits, expected, atol=1e-4)
+
+
 @pytest.mark.parametrize(
     ("folders", "labels", "numbers"),
     [

@@ -4,10 +4,11 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import onnx
 import pytest
 import torch
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 
 from model.bundle import PRETRAINED_DIR
 from tests.networks import network
@@ -46,6 +47,17 @@ def mixing_images(model: onnx.ModelProto) -> onnx.ModelProto:
     return model
 
 
+def in_double(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Compute in double precision, in which ONNX Runtime has no convolution."""
+    for tensor in model.graph.initializer:
+        values = numpy_helper.to_array(tensor)
+        if values.dtype == np.float32:
+            tensor.CopyFrom(numpy_helper.from_array(values.astype(np.float64), tensor.name))
+    for value in (*model.graph.input, *model.graph.output):
+        value.type.tensor_type.elem_type = TensorProto.DOUBLE
+    return model
+
+
 def taking(*shape: int | str) -> onnx.ModelProto:
     """Return a network that says to take images of this shape."""
     model = network()
@@ -72,6 +84,9 @@ REFUSED: dict[str, Callable[[], onnx.ModelProto]] = {
     ),
     "has the operator 'NonZero', which no graph of a bundle may have": lambda: with_operator(
         "NonZero"
+    ),
+    "NOT_IMPLEMENTED : Could not find an implementation for Conv": lambda: in_double(
+        network(4, input_shape=(1, 3, 8, 8))
     ),
     "answers images otherwise together than alone; export it": lambda: mixing_images(network()),
 }
@@ -131,6 +146,21 @@ def test_what_is_no_program_of_pytorch_is_one_line(tmp_path: Path, run: Run) -> 
     (line,) = err.splitlines()
     assert code == 1
     assert line.startswith(f"error: {path}: torch cannot make ONNX of it: ")
+
+
+def test_a_program_of_pytorch_in_training_mode_is_one_line(tmp_path: Path, run: Run) -> None:
+    layers = torch.nn.Sequential(
+        torch.nn.Flatten(), torch.nn.Linear(192, 10), torch.nn.BatchNorm1d(10)
+    )
+    path = tmp_path / "program.pt2"
+    torch.export.save(torch.export.export(layers, (torch.zeros(2, 3, 8, 8),)), path)
+
+    code, _, err = run(path)
+
+    (line,) = err.splitlines()
+    assert code == 1
+    assert "answers images otherwise together than alone; export it" in line
+    assert "in evaluation mode" in line
 
 
 @pytest.mark.parametrize(
