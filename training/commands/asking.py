@@ -88,7 +88,8 @@ def asked_for(options: argparse.Namespace, device: torch.device) -> tuple[Recipe
     elif options.resume and (options.out / CHECKPOINT_FILE).exists():
         recipe = load_checkpoint(options.out).recipe
     else:
-        recipe, why = recipe_for(options.data, device)
+        told = {"image_size": options.image_size, "fit": options.fit}
+        recipe, why = recipe_for(options.data, device, **told)
     changed = ("epochs", "batch_size", "drop_path", "fit", "augmentation", "mixing")
     own = {name: getattr(options, name) for name in changed}
     recipe = replace(recipe, **{name: value for name, value in own.items() if value})

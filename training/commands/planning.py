@@ -25,7 +25,7 @@ from model.fractal import FractalNet
 from model.image_files import FORMATS
 from model.presets import Architecture
 from training import TrainingError
-from training.config import RECIPES, Recipe
+from training.config import RECIPES, Fit, Recipe
 from training.data.data_set import DataSet
 from training.data.digits import PACKAGED
 from training.data.folders import find_images
@@ -131,35 +131,40 @@ def _shorter_side(path: Stored) -> int:
         return 0
 
 
-def recipe_for(source: str, device: torch.device) -> tuple[Recipe, str]:
-    """Choose a recipe for data, and say which and why."""
+def recipe_for(
+    source: str, device: torch.device, *, image_size: int | None = None, fit: Fit | None = None
+) -> tuple[Recipe, str]:
+    """Choose a recipe for data, but for what is told, and say which and why."""
     is_gpu = device.type == "cuda"
     if source in PACKAGED:
         return RECIPES["tiny"], f"recipe tiny: {source} are small, and learnt in seconds"
     try:
-        return photographs(survey(Path(source)), is_gpu=is_gpu)
+        return photographs(survey(Path(source)), is_gpu=is_gpu, image_size=image_size, fit=fit)
     except TrainingError:  # an archive, of 32×32 images; or nothing, which is told when it is read
         recipe = RECIPES["gpu-wide-c3" if is_gpu else "cpu-narrow-c4-muon"]
         return recipe, f"recipe {recipe.name}: 32×32 images on {'a GPU' if is_gpu else 'a CPU'}"
 
 
-def photographs(seen: Survey, *, is_gpu: bool) -> tuple[Recipe, str]:
-    """Choose a recipe for a folder of images, and say which and why."""
+def photographs(
+    seen: Survey, *, is_gpu: bool, image_size: int | None = None, fit: Fit | None = None
+) -> tuple[Recipe, str]:
+    """Choose a recipe for a folder of images, but for what is told, and say which and why."""
     name = "gpu-wide-c3" if is_gpu else "cpu-narrow-c4-muon"
     sizes = SIZES_ON_GPU if is_gpu else SIZES
-    size = next(size for side, size in sizes if seen.shorter_side >= side)
+    suited = next(size for side, size in sizes if seen.shorter_side >= side)
+    size = image_size or suited
     low, high = BATCHES
     wanted = max(low, min(high, seen.n_train // STEPS_AN_EPOCH))
     least, most = EPOCHS
-    is_photo = size > 32
+    is_photo = suited > 32
     recipe = replace(
         RECIPES[name].at_size(size),
         batch_size=_power_of_two(wanted),
         epochs=max(least, min(most, IMAGES_TO_LEARN // max(1, seen.n_train))),
-        fit="crop" if is_photo else "stretch",
+        fit=fit or ("crop" if is_photo else "stretch"),
         augmentation="crop" if is_photo else "++",
     )
-    how = "evenly scaled and cropped" if is_photo else "stretched"
+    how = "evenly scaled and cropped" if recipe.fit == "crop" else "stretched"
     return recipe, (
         f"recipe {name} on {'a GPU' if is_gpu else 'a CPU'}; {size}×{size} pixels, {how}: the shorter side of the middle "
         f"image has {seen.shorter_side}"

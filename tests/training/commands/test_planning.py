@@ -39,6 +39,14 @@ def test_larger_photographs_are_seen_larger_and_cropped(
     recipe.check()
 
 
+def test_what_is_told_is_not_chosen_and_the_line_says_it() -> None:
+    recipe, why = photographs(Survey(168, 480), is_gpu=False, image_size=32, fit="stretch")
+
+    assert (recipe.preprocessing.size, recipe.fit) == (32, "stretch")
+    assert recipe.augmentation == "crop"  # they are photographs all the same
+    assert "32×32 pixels, stretched" in why
+
+
 def test_fewer_images_are_seen_more_often_in_smaller_mini_batches() -> None:
     few, many = (photographs(Survey(n, 480), is_gpu=False)[0] for n in (100, 10_000))
 
@@ -95,7 +103,7 @@ def test_a_folder_is_trained_on_without_a_recipe_and_goes_on_without_one(
     assert main([*arguments, "--epochs", "1"]) == 0
 
     said = capsys.readouterr().out
-    assert said.startswith("recipe cpu-narrow-c4-muon on a CPU; 32×32 pixels, stretched: ")
+    assert said.startswith("recipe cpu-narrow-c4-muon on a CPU; 8×8 pixels, stretched: ")
     assert "will take about " in said
     assert load_checkpoint(run).recipe.batch_size == 16
     assert main([*arguments, "--resume"]) == 0
