@@ -5,6 +5,8 @@ a network of its kind learns a few random images, of which the time, and the byt
 """
 
 import os
+import resource
+import sys
 import time
 from dataclasses import dataclass, replace
 from datetime import timedelta
@@ -32,6 +34,7 @@ from training.data.folders import find_images
 from training.data.held_out import HELD_OUT_FRACTION
 from training.data.imagenet import Stored
 from training.precision import mixed_precision
+from training.runs.history import rate
 
 HEADERS_READ = 200  # images whose size is looked at, spread over the folder
 # From what shorter side on, in the middle of the images, which size is worth its cost; a GPU affords twice the side.
@@ -49,8 +52,7 @@ TRIAL_PIXELS = (
 TRIAL_STEPS = 2  # after one that allocates
 DRAWN_PATHS = 200  # whose mean cost is that of a step
 SPARE = 0.7  # of the free memory, which a run may take
-OVERHEAD = 1.5  # of what is kept for the backward pass, that a step takes in all
-PROCESS_BYTES = 400e6  # of torch and the libraries
+OVERHEAD = 1.8  # of what is kept for the backward pass, that a step takes in all
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +78,7 @@ class Outlook:
         epochs: of the recipe.
         bytes_of_image: for each of a mini-batch.
         bytes_of_network: whatever the mini-batch.
+        bytes_held: by the process before it begins, its images with them.
         batch_size: of the recipe.
     """
 
@@ -84,12 +87,13 @@ class Outlook:
     epochs: int
     bytes_of_image: float
     bytes_of_network: float
+    bytes_held: float
     batch_size: int
 
     @property
     def memory_bytes(self) -> float:
-        """At its peak, images in memory aside."""
-        return PROCESS_BYTES + self.bytes_of_network + self.bytes_of_image * self.batch_size
+        """At its peak."""
+        return self.bytes_held + self.bytes_of_network + self.bytes_of_image * self.batch_size
 
     @property
     def description(self) -> str:
@@ -97,12 +101,12 @@ class Outlook:
         took = timedelta(seconds=max(1, round(self.image_s * self.n_images * self.epochs)))
         return (
             f"{self.epochs} epochs in mini-batches of {self.batch_size} will take about {took} "
-            f"({1 / self.image_s:.2g} images/s) and {self.memory_bytes / 1e9:.1f} GB of memory"
+            f"({rate(1 / self.image_s)} images/s) and {self.memory_bytes / 1e9:.1f} GB of memory"
         )
 
     def fitting(self, free_bytes: float) -> "Outlook":
-        """Return the same with a mini-batch that fits into memory, no larger than this one."""
-        left = SPARE * free_bytes - PROCESS_BYTES - self.bytes_of_network
+        """Return the same with a mini-batch that fits into what is free beside the process, no larger than this one."""
+        left = SPARE * free_bytes - self.bytes_of_network
         largest = max(1, int(left / self.bytes_of_image))
         return (
             self if self.batch_size <= largest else replace(self, batch_size=_power_of_two(largest))
@@ -195,6 +199,7 @@ def outlook(recipe: Recipe, data: DataSet, device: torch.device) -> Outlook:
     Raises:
         TrainingError: the images are too small for the recipe.
     """
+    held = held_bytes(device)
     architecture = recipe.architecture_for(data)
     size, n = architecture.image_size, max(2, TRIAL_PIXELS // architecture.image_size**2)
     n = min(n, recipe.batch_size)
@@ -230,6 +235,7 @@ def outlook(recipe: Recipe, data: DataSet, device: torch.device) -> Outlook:
         epochs=recipe.epochs,
         bytes_of_image=OVERHEAD * sum(kept.values()) / n,
         bytes_of_network=4 * weights,  # they, their gradients, momenta and average
+        bytes_held=held,
         batch_size=recipe.batch_size,
     )
 
@@ -240,6 +246,14 @@ def _share_of_full(kind: DropPath, architecture: Architecture) -> float:
     drawn = (draw_passes(kind, rng, architecture) for _ in range(DRAWN_PATHS))
     steps = [sum(cost.path_macs(architecture, each.path) for each in passes) for passes in drawn]
     return mean(steps) / cost.macs(architecture, architecture.all_columns)
+
+
+def held_bytes(device: torch.device) -> float:
+    """Return the memory that this process has taken so far, at its peak."""
+    if device.type == "cuda":
+        return float(torch.cuda.max_memory_reserved(device))
+    unit = 1 if sys.platform == "darwin" else 1024
+    return float(unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 
 
 def free_bytes(device: torch.device) -> float:

@@ -50,9 +50,14 @@ class Waited(Generic[Batch]):
         """Return at how many images/s ``n`` images were loaded, as far as that was waited for, and were learnt from."""
         busy_s = time.perf_counter() - self._begun_at - self._waited_s
         return {
-            what: f"{n / max(took_s, 1e-9):,.0f}/s"
+            what: f"{rate(n / max(took_s, 1e-9))}/s"
             for what, took_s in (("loading", self._waited_s), ("training", busy_s))
         }
+
+
+def rate(images_per_s: float) -> str:
+    """Return a rate for people: whole, with a decimal where it is below 10."""
+    return f"{images_per_s:,.{0 if images_per_s >= 10 else 1}f}"
 
 
 def epoch_line(record: dict[str, float], epochs: int, took_s: float) -> str:
@@ -66,7 +71,7 @@ def epoch_line(record: dict[str, float], epochs: int, took_s: float) -> str:
     left = f", {timedelta(seconds=left_s)} left" if left_s else ""
     return (
         f"epoch {record['epoch']:.0f}/{epochs}  loss {record['train_loss']:.3f}  {accuracies}  "
-        f"({record['images_per_s']:.0f} images/s{left})"
+        f"({rate(record['images_per_s'])} images/s{left})"
     )
 
 

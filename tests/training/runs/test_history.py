@@ -25,9 +25,9 @@ def test_an_epochs_line_says_how_long_the_others_will_take() -> None:
     record = {"epoch": 2.0, "train_loss": 1.0, "full/accuracy": 0.5, "images_per_s": 8.0}
 
     assert epoch_line(record, 5, took_s=1230.0) == (
-        "epoch 2/5  loss 1.000  full 50.0%  (8 images/s, 1:01:30 left)"
+        "epoch 2/5  loss 1.000  full 50.0%  (8.0 images/s, 1:01:30 left)"
     )
-    assert epoch_line(record, 2, took_s=1230.0).endswith("(8 images/s)")
+    assert epoch_line(record, 2, took_s=1230.0).endswith("(8.0 images/s)")
 
 
 def test_curves_can_be_drawn_of_losses_that_are_not_finite(tmp_path: Path) -> None:
