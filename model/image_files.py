@@ -115,11 +115,13 @@ def _read_jpeg(content: bytes) -> ImageFile:
     kind, precision, height, width, components = struct.unpack_from(">BBHHB", frame)
     if precision != 8:
         raise UnknownImage(f"are a JPEG of {precision} bits a sample; 8 can be read")
-    # Neither marker can be among coded pixels. A preview that follows the image counts as scans, too: few.
-    scans = content.count(START_OF_SCAN, at)
+    # Neither marker can be among coded pixels. A preview that follows the image counts as scans, too: few. What is in one
+    # scan is not searched for others: its decoder refuses them.
+    is_one_scan = kind in SEQUENTIAL and content[at + 4] == components
+    scans = 1 if is_one_scan else content.count(START_OF_SCAN, at)
     if scans > MAX_SCANS:
         raise BrokenImage(f"the file has {scans} scans, more than any encoder writes ({MAX_SCANS})")
-    if content.find(END_OF_IMAGE, at) < 0:
+    if not content.endswith(END_OF_IMAGE) and content.find(END_OF_IMAGE, at) < 0:
         if kind in PROGRESSIVE and not _is_complete(content, at, components):
             raise BrokenImage("the file ends before its last scan")
         content += END_OF_IMAGE  # if pixels are missing too, the decoder finds out

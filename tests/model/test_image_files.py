@@ -8,6 +8,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from model.image_files import MAX_STEPS, BrokenImage, UnknownImage, read_image_file
+from model.images import to_pixels
+from model.preprocessing import Preprocessing
 
 PICTURE = Image.linear_gradient("L").convert("RGB")  # 256 × 256
 
@@ -161,3 +163,15 @@ def test_what_pixels_do_not_need_is_left_out_of_a_png() -> None:
     text = struct.pack(">I", len(chunk) - 4) + chunk + b"\0\0\0\0"
 
     assert read_image_file(WHOLE["PNG"][:33] + text + WHOLE["PNG"][33:]).content == WHOLE["PNG"]
+
+
+def test_a_second_scan_of_a_jpeg_that_is_whole_with_one_is_left_to_the_decoder() -> None:
+    whole = WHOLE["JPEG"]
+    scan = whole[whole.find(b"\xff\xda") : -2]
+    content = whole[:-2] + 200 * scan + b"\xff\xd9"
+
+    file = read_image_file(content)
+
+    assert file.scans == 1
+    with pytest.raises(BrokenImage, match="more than one scan"):
+        to_pixels(file, Preprocessing(size=32))
