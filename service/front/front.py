@@ -265,7 +265,7 @@ class Front:
         self._handled += 1
         if self._handled % SHOWN_TOGETHER == 0:  # to read this clock takes a microsecond
             self._board.set(self._index, places.HANDLED, self._handled)
-            self._board.set(self._index, places.CPU_S, time.thread_time())
+            self._board.set(self._index, places.CPU_S, time.process_time())
 
     def _show_sheds(self) -> None:
         if self._last is not None:
