@@ -153,8 +153,10 @@ def let_in(access: Access, exchange: Exchange) -> Problem | None:
 def why_shed(
     front: Front, head: RequestParser, arrived_at: float, *, is_lost: bool
 ) -> Problem | None:
-    """Say why a request to classify is shed, if it is."""
+    """Say why a request to classify is shed, if it is; a stranger's is not: he learns nothing of the load."""
     if head.raw_path.decode("latin-1") not in CLASSIFYING or head.method != b"POST":
+        return None
+    if front.access.is_stranger(head.headers):
         return None
     return front.check_head(arrived_at, head.query_string, is_lost=is_lost)
 

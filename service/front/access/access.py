@@ -121,6 +121,10 @@ class Access:
             and not _key_in(headers)
         )
 
+    def is_stranger(self, headers: Headers) -> bool:
+        """Whether a request bears no key of this server, where one is demanded."""
+        return self.demands_keys and self._keyring.find(_key_in(headers)) is None
+
     def enter(self, path: str, headers: Headers, peer: str, port: int) -> Entered | Problem:
         """Let a request in, or say why not; see ``find``."""
         key = self.find(path, headers, peer, port)

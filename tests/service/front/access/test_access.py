@@ -1,6 +1,7 @@
 """Who may ask for what: a stranger gets nothing but /health, and a key what it is for, as often as it may."""
 
 import re
+import signal
 import socket
 from collections.abc import Callable
 from hashlib import sha256
@@ -24,7 +25,7 @@ from service.front.open_inference.routes import router as open_inference
 from service.front.routes import router
 from service.problems import Problem, TooManyRequests
 from service.settings import read_settings
-from tests.server import MODULE, ROOT, ServerProcess
+from tests.server import MODULE, ROOT, ServerProcess, read_reply
 from tests.service.conftest import free_port
 from tests.service.front.test_connection import read_to_end
 
@@ -168,6 +169,30 @@ def test_a_stranger_gets_nothing_of_anything_that_is_served(guarded: ServerProce
                 reply = read_to_end(connection)
             assert reply.startswith((b"HTTP/1.1 401 ", b"HTTP/1.1 400 ")), (method, path)
             assert reply.startswith(b"HTTP/1.1 401 ") or path == "*", (method, path)
+
+
+def test_a_stranger_in_a_flood_is_told_nothing_of_it_and_counts_as_no_request(
+    guarded: ServerProcess, jpeg: bytes
+) -> None:
+    alike = "/classify?deadline_ms=20&on_miss=refuse"
+    head = f"POST {alike} HTTP/1.1\r\nHost: here\r\nContent-Length: {len(jpeg)}\r\n\r\n"
+    assert guarded.client.post(alike, content=jpeg, headers=bearing("web")).status_code != 401
+    before = guarded.client.get("/metrics", headers=bearing("watcher")).text
+    strangers = [socket.create_connection(guarded.address, timeout=60) for _ in range(200)]
+
+    guarded.signal("front", signal.SIGSTOP)
+    for stranger in strangers:
+        stranger.sendall(head.encode() + jpeg)
+    guarded.signal("front", signal.SIGCONT)
+    statuses = []
+    for stranger in strangers:
+        with stranger:
+            statuses.append(read_reply(stranger)[0][9:12])
+    after = guarded.client.get("/metrics", headers=bearing("watcher")).text
+
+    assert set(statuses) == {b"401"}
+    counts = re.compile(r"anytime_requests_total.*")
+    assert counts.findall(after) == counts.findall(before)
 
 
 def test_a_key_may_come_in_a_header_of_its_own(guarded: ServerProcess) -> None:
