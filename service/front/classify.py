@@ -192,15 +192,21 @@ async def _decode(
         raise problem
     if not isinstance(image, bytes):
         return Decoded(image, read_at, front.clock() - read_at)
-    give_up_at = late_until(
+    deadline_s, load = query.deadline_ms / 1e3, served.load()
+    useful_until = late_until(
         received.arrived_at,
-        query.deadline_ms / 1e3,
+        deadline_s,
         query.on_miss,
         idle_s=0.0,
         max_lateness=front.settings.max_lateness,
     )
+    run_s = load.run_s[served.place_of(query.subnetwork)] if load is not None else 0.0
     with front.bodies.kept(image):
-        pixels = await served.decoder.decode(image, give_up_at=give_up_at)
+        pixels = await served.decoder.decode(
+            image,
+            in_time_by=received.arrived_at + deadline_s - run_s,
+            of_use_by=useful_until - run_s,
+        )
     return Decoded(pixels, read_at, front.clock() - read_at)
 
 

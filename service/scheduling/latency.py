@@ -74,7 +74,7 @@ class Devices:
 
     def observe_reply(self, cost_s: float) -> None:
         """Learn what the first reply to a run took, from the end of the run; admission counts those behind it by their cost."""
-        self._take_reply(_track(self.reply_s, cost_s, REPLY_STEP, least=LEAST_REPLY_S))
+        self._take_reply(track(self.reply_s, cost_s, REPLY_STEP, least=LEAST_REPLY_S))
 
     def doubt(self) -> None:
         """Go halfway back to what is true of idle devices: what was learnt is old, and forbids to learn more."""
@@ -161,7 +161,7 @@ class LatencyModel:
         surprise = max(run_latency_s / self.typical_s(subnetwork, batch_size, device), 1e-3)
         spreads, cell = self._spread[subnetwork], self._cell(subnetwork, batch_size)
         is_noise = 1 / spreads[cell] <= surprise <= spreads[cell]
-        spreads[cell] = min(max(_track(spreads[cell], surprise, RUN_STEP), 1.0), LARGEST_SPREAD)
+        spreads[cell] = min(max(track(spreads[cell], surprise, RUN_STEP), 1.0), LARGEST_SPREAD)
         jump = min(max(log(surprise), -LARGEST_JUMP), LARGEST_JUMP)
         self._slowdown[device] *= exp((NOISE_GAIN if is_noise else SURPRISE_GAIN) * jump)
 
@@ -191,7 +191,7 @@ def _curve(cells: Mapping[int, float], largest: int) -> list[float]:
     return curve
 
 
-def _track(quantile: float, value: float, gain: float, *, least: float = 0.0) -> float:
+def track(quantile: float, value: float, gain: float, *, least: float = 0.0) -> float:
     """Move a running high quantile by one observation (Robbins-Monro, in steps relative to its size, or to a least size)."""
     size = max(quantile, least)
     step = gain * max(size, min(value, 2 * size))

@@ -9,12 +9,13 @@ import asyncio
 import json
 import signal
 import sys
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict
+from functools import partial
 from io import BytesIO
-from math import inf, isqrt
+from math import ceil, inf, isqrt
 from typing import Any
 
 import numpy as np
@@ -25,8 +26,10 @@ from model.images import Pixels, to_pixels
 from model.preprocessing import Preprocessing
 from service.front.images import decode_process
 from service.problems import DamagedImage, Expired, NotAnImage, Overloaded, TooManyPixels
+from service.scheduling.decoding import DecodeQueue, Turn
 
 DECODE_THREADS = 2  # medium images share two cores at most, the rest is for runs and small images
+DECODE_PROCESSES = 1  # for large ones, whose memory is bounded so
 INLINE_BYTES = 64 * 1024  # what decodes in under a millisecond is not worth a thread's 0.1 ms
 INLINE_WORK = 128 * 128  # pixels times scans, as all that follow
 LARGE_WORK = 4_000_000  # up to 0.1 s, as long as a medium image may wait for another
@@ -66,9 +69,9 @@ class ImageDecoder:
         self._decode_memory_bytes = decode_memory_bytes
         self._clock = clock
         self._on_wake = on_wake
-        self._waiting = 0
-        self._medium = ThreadPoolExecutor(DECODE_THREADS, "decode")
-        self._large = asyncio.Lock()  # held while a process decodes one
+        self._threads = ThreadPoolExecutor(DECODE_THREADS, "decode")
+        self._medium, self._large = DecodeQueue(DECODE_THREADS), DecodeQueue(DECODE_PROCESSES)
+        self._turns: dict[Turn, asyncio.Future[None]] = {}  # that wait
         self._callers: set[asyncio.Task[Any]] = set()  # who wait for a process
         # Pillow's own limit is one for the process and only warns; ours is checked for each image.
         Image.MAX_IMAGE_PIXELS = None
@@ -81,17 +84,20 @@ class ImageDecoder:
             Image.new("RGB", (side, side)).save(file, image_format)
             await self.decode(file.getvalue())
 
-    async def decode(self, content: bytes, *, give_up_at: float = inf) -> Pixels:
+    async def decode(
+        self, content: bytes, *, in_time_by: float = inf, of_use_by: float = inf
+    ) -> Pixels:
         """Return an image as uint8 (H, W, 3) at the network's size.
 
         Args:
             content: of the image's file.
-            give_up_at: when nobody wants the image any more.
+            in_time_by: when it must be decoded for an answer in time.
+            of_use_by: and for one that is of use.
 
         Raises:
             NotAnImage, DamagedImage, TooManyPixels: it cannot be.
-            Overloaded: too many large images wait.
-            Expired: its turn came too late.
+            Overloaded: with the images ahead of it, it could not be decoded by then, or too many wait.
+            Expired: it was not.
         """
         try:
             file = read_image_file(content)
@@ -100,8 +106,12 @@ class ImageDecoder:
                 return to_pixels(file, self._preprocessing)
             # A JPEG of one scan is decoded at a part of its size.
             is_medium = work <= LARGE_WORK or (file.format == "JPEG" and file.scans == 1)
-            decoding = self._in_thread(file) if is_medium else self._in_process(content)
-            return await self._in_turn(decoding, give_up_at)
+            queue = self._medium if is_medium else self._large
+            turn = self._admit(queue, file, work, in_time_by=in_time_by, of_use_by=of_use_by)
+            decode = (
+                partial(self._in_thread, file) if is_medium else partial(self._in_process, content)
+            )
+            return await self._in_turn(queue, turn, decode, of_use_by)
         except UnknownImage as error:
             raise NotAnImage(f"the {len(content)} bytes sent {error}") from error
         except BrokenImage as error:
@@ -109,7 +119,9 @@ class ImageDecoder:
 
     def close(self) -> None:
         """End the threads, after what they decode for clients that left, and all that is large."""
-        self._medium.shutdown(wait=False, cancel_futures=True)
+        self._threads.shutdown(wait=False, cancel_futures=True)
+        for begun in self._turns.values():
+            begun.cancel()
         for caller in self._callers:
             caller.cancel()
 
@@ -135,38 +147,75 @@ class ImageDecoder:
             )
         return work
 
-    async def _in_turn(self, decoding: Coroutine[Any, Any, Pixels], give_up_at: float) -> Pixels:
-        """Await a decoding as one of those that may wait, up to an instant."""
-        if self._waiting >= self._max_waiting:
-            decoding.close()
+    def _admit(
+        self, queue: DecodeQueue, file: ImageFile, work: int, *, in_time_by: float, of_use_by: float
+    ) -> Turn:
+        """Let an image into a queue.
+
+        Raises:
+            Overloaded: it could not be decoded in time, or too many wait.
+        """
+        now = self._clock()
+        waiting = len(self._medium) + len(self._large)
+        if waiting >= self._max_waiting:
             raise Overloaded(
-                f"{self._waiting} large images wait to be decoded already, the most that may",
+                f"{waiting} large images wait to be decoded already, the most that may",
                 headers={"Retry-After": "1"},
                 limit=self._max_waiting,
             )
-        time_left_s = None if give_up_at == inf else give_up_at - self._clock()
-        self._waiting += 1
+        turn = queue.admit(file.format, work, now, in_time_by=in_time_by, of_use_by=of_use_by)
+        if turn is None:
+            raise Overloaded(
+                "with the images ahead of it, it could not be decoded in time",
+                headers={"Retry-After": str(max(ceil(queue.drain_s(now)), 1))},
+            )
+        return turn
+
+    async def _in_turn(
+        self,
+        queue: DecodeQueue,
+        turn: Turn,
+        decode: Callable[[], Awaitable[Pixels]],
+        of_use_by: float,
+    ) -> Pixels:
+        """Decode an image when its turn has come, up to an instant."""
+        time_left_s = None if of_use_by == inf else of_use_by - self._clock()
+        begun = self._turns[turn] = asyncio.get_running_loop().create_future()
+        self._begin(queue)
+        is_decoded = False
         try:
             async with asyncio.timeout(time_left_s):  # takes it from the queue, too
-                return await decoding
+                await begun
+                pixels = await decode()
+                is_decoded = True
+                return pixels
         except TimeoutError as error:
             raise Expired("the deadline passed before the image was decoded") from error
         finally:
-            self._waiting -= 1
-            self._on_wake(self._clock())
+            now = self._clock()
+            queue.end(turn, now, is_decoded=is_decoded)
+            self._turns.pop(turn, None)
+            self._begin(queue)
+            self._on_wake(now)
+
+    def _begin(self, queue: DecodeQueue) -> None:
+        """Begin those whose turn has come."""
+        while (turn := queue.begin(self._clock())) is not None:
+            begun = self._turns.pop(turn)
+            if not begun.done():  # its client may have gone
+                begun.set_result(None)
 
     async def _in_thread(self, file: ImageFile) -> Pixels:
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._medium, to_pixels, file, self._preprocessing)
+        return await loop.run_in_executor(self._threads, to_pixels, file, self._preprocessing)
 
     async def _in_process(self, content: bytes) -> Pixels:
-        """Decode an image when those before it are; cancelled, it is killed."""
+        """Decode an image; cancelled, it is killed."""
         caller = asyncio.current_task()
         assert caller is not None
         self._callers.add(caller)
         try:
-            async with self._large:
-                return await self._decode_apart(content)
+            return await self._decode_apart(content)
         finally:
             self._callers.discard(caller)
 

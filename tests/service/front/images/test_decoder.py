@@ -229,7 +229,7 @@ async def test_a_large_image_that_nobody_wants_any_more_is_not_decoded(
     content = encode(picture.resize((500, 500)), "PNG")
 
     with pytest.raises(Expired):
-        await decoder_with(max_waiting=1).decode(content, give_up_at=time.monotonic())
+        await decoder_with(max_waiting=1).decode(content, of_use_by=time.monotonic())
 
 
 async def test_a_png_may_hold_a_long_text_beside_its_pixels(decoder: ImageDecoder) -> None:
@@ -279,7 +279,7 @@ async def test_a_neighbours_deadline_holds_while_large_images_are_decoded(
     neighbours = [asyncio.ensure_future(decoder.decode(large)) for _ in range(3)]
     await decoder.decode(encode(picture.resize((300, 300)), "PNG"))
     with pytest.raises(Expired):
-        await decoder.decode(large, give_up_at=time.monotonic() + 0.001)
+        await decoder.decode(large, of_use_by=time.monotonic() + 0.001)
 
     assert not any(neighbour.done() for neighbour in neighbours[1:])
     await asyncio.gather(*neighbours)
@@ -325,6 +325,24 @@ async def test_the_process_of_a_large_image_ends_with_its_deadline(picture: Imag
     before = children()
 
     with pytest.raises(Expired):
-        await decoder.decode(content, give_up_at=time.monotonic() + 0.02)
+        await decoder.decode(content, of_use_by=time.monotonic() + 0.02)
 
     assert children() == before
+
+
+async def test_of_a_flood_of_images_those_are_refused_that_could_not_be_decoded_in_time(
+    picture: Image.Image,
+) -> None:
+    decoder, due_at = decoder_with(max_waiting=1000), time.monotonic() + 0.1
+    content = encode(picture.resize((1500, 1500)), "JPEG")
+
+    outcomes = await asyncio.gather(
+        *(decoder.decode(content, in_time_by=due_at, of_use_by=due_at) for _ in range(100)),
+        decoder.decode(content),  # which has time
+        return_exceptions=True,
+    )
+
+    assert isinstance(outcomes[99], Overloaded)
+    assert "could not be decoded in time" in outcomes[99].detail
+    assert isinstance(outcomes[100], np.ndarray)
+    assert {type(each) for each in outcomes} <= {Overloaded, Expired, np.ndarray}

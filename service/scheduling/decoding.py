@@ -1,0 +1,145 @@
+"""PURE: which image is decoded next, and which is refused because it could not be in time.
+
+A large image may take longer to decode than to run. So it is admitted to a queue of its own, by the rules of ``admission.py``:
+
+1. An image is *timely* if, behind those due before it, it is decoded early enough for its run and reply to be in time.
+2. One that is not is *late*: let in if it is decoded, behind all others and in the time that arrivals leave, while its
+   answer is of use. It is decoded when no timely one waits.
+3. Any other is refused. A decoder with nothing to do takes any: only decoding tells how long it takes.
+
+What an image takes is predicted from the latest of its format and size; when it is done, from what is ahead of it, times
+a high quantile of how far such predictions were exceeded.
+"""
+
+from bisect import bisect_right, insort
+from collections.abc import Iterable
+from dataclasses import dataclass
+from math import exp, inf
+from operator import attrgetter
+
+from service.scheduling.latency import track
+
+GAIN = 0.2  # of the way to what an image took: five cover two thirds of a change
+SPREAD_STEP = 0.05  # an image: some ten that are far later double the spread
+LEAST_SPREAD, LARGEST_SPREAD = 1.5, 3.0  # a flood slows decoding within a few images
+INITIAL_PACE_S = 5e-9  # a pixel of a JPEG takes 3 to 5 ns
+LASTING_S = 0.25  # time constant of the load
+LEAST_IDLE = 0.03  # as in ``forecast.py``
+
+
+@dataclass(slots=True, eq=False)
+class Turn:
+    """An image that was let in.
+
+    Args:
+        kind: its format, and its work to a factor of two.
+        work: its pixels, times the passes over them.
+        takes_s: what its decoding should take.
+        admitted_at: when it was let in.
+        wait_s: from then, what it should typically take until it is decoded.
+        urgency: what turns are ordered by: whether its answer will be late, and when it should be decoded.
+        begun_at: when its decoding began.
+    """
+
+    kind: tuple[str, int]
+    work: int
+    takes_s: float
+    admitted_at: float
+    wait_s: float
+    urgency: tuple[bool, float]
+    begun_at: float = inf
+
+
+class DecodeQueue:
+    """The images that wait to be decoded, and those that are.
+
+    Args:
+        at_a_time: how many are.
+    """
+
+    def __init__(self, at_a_time: int) -> None:
+        self._at_a_time = at_a_time
+        self._waiting: list[Turn] = []  # by urgency
+        self._begun: list[Turn] = []
+        self._pace_s: dict[tuple[str, int], float] = {}  # for each of its work, by kind
+        self._spread = LEAST_SPREAD
+        self._load = 0.0  # seconds of decoding that arrive a second
+        self._load_at = -inf
+
+    def __len__(self) -> int:
+        """Return how many images wait, or are decoded."""
+        return len(self._waiting) + len(self._begun)
+
+    def admit(
+        self, image_format: str, work: int, now: float, *, in_time_by: float, of_use_by: float
+    ) -> Turn | None:
+        """Let an image in, or refuse it.
+
+        Args:
+            image_format: its format.
+            work: its pixels, times the passes over them.
+            now: seconds.
+            in_time_by: when it must be decoded for an answer in time.
+            of_use_by: and for one that is of use: later, if it may be late.
+        """
+        kind = image_format, work.bit_length()
+        takes_s = work * self._pace_s.get(kind, INITIAL_PACE_S)
+        idle = max(1 - self._count(takes_s, now) / self._at_a_time, LEAST_IDLE)
+        urgency = (False, in_time_by)
+        place = bisect_right(self._waiting, urgency, key=attrgetter("urgency"))
+        wait_s = self._ahead_s(self._waiting[:place], now) + takes_s
+        if now + wait_s * self._spread > in_time_by:
+            urgency = (True, of_use_by)
+            wait_s = self.drain_s(now) + takes_s
+            if now + wait_s * self._spread / idle > of_use_by and len(self):
+                return None
+        turn = Turn(kind, work, takes_s, now, wait_s, urgency)
+        insort(self._waiting, turn, key=attrgetter("urgency"))
+        return turn
+
+    def drain_s(self, now: float) -> float:
+        """Return the seconds until all images should be decoded."""
+        return self._ahead_s(self._waiting, now)
+
+    def begin(self, now: float) -> Turn | None:
+        """Return the turn that begins now, if one waits and may."""
+        if not self._waiting or len(self._begun) == self._at_a_time:
+            return None
+        turn = self._waiting.pop(0)
+        turn.begun_at = now
+        self._begun.append(turn)
+        return turn
+
+    def end(self, turn: Turn, now: float, *, is_decoded: bool) -> None:
+        """Forget a turn, and learn from it if its image was decoded, or took longer than it should."""
+        if turn not in self._begun:
+            self._waiting.remove(turn)
+            return
+        self._begun.remove(turn)
+        took_s = now - turn.begun_at
+        if not is_decoded and took_s < turn.takes_s:
+            return
+        pace_s = took_s / turn.work
+        before_s = self._pace_s.setdefault(turn.kind, pace_s)
+        self._pace_s[turn.kind] = before_s + GAIN * (pace_s - before_s)
+        is_late, _ = turn.urgency
+        if not is_late:
+            exceeded = (now - turn.admitted_at) / turn.wait_s
+            spread = track(self._spread, exceeded, SPREAD_STEP)
+            self._spread = min(max(spread, LEAST_SPREAD), LARGEST_SPREAD)
+
+    def _ahead_s(self, before: Iterable[Turn], now: float) -> float:
+        """Return the seconds until an image behind some that wait should begin to be decoded."""
+        ahead_s = 0.0
+        for each in self._begun:
+            ahead_s += max(each.begun_at + each.takes_s - now, 0.0)
+        for each in before:
+            ahead_s += each.takes_s
+        return ahead_s / self._at_a_time
+
+    def _count(self, takes_s: float, now: float) -> float:
+        """Count an arrival, and return the load with it."""
+        self._load *= exp((self._load_at - now) / LASTING_S)
+        self._load += takes_s / LASTING_S
+        self._load_at = now
+        return self._load

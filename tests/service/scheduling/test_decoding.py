@@ -1,0 +1,136 @@
+from math import inf
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from service.scheduling.decoding import DecodeQueue, Turn
+
+PIXELS = 1_000_000
+TAKES_S = 0.01
+
+
+def experienced(at_a_time: int = 1) -> DecodeQueue:
+    """Return a queue that has seen its images take 10 ms each."""
+    queue = DecodeQueue(at_a_time)
+    for _ in range(100):
+        turn = admitted(queue, 0.0)
+        queue.begin(0.0)
+        queue.end(turn, TAKES_S, is_decoded=True)
+    return queue
+
+
+def admitted(queue: DecodeQueue, now: float, in_time_by: float = inf) -> Turn:
+    turn = queue.admit("JPEG", PIXELS, now, in_time_by=in_time_by, of_use_by=in_time_by)
+    assert turn is not None
+    return turn
+
+
+def test_what_could_not_be_decoded_in_time_behind_the_others_is_refused() -> None:
+    queue = experienced()
+
+    outcomes = [queue.admit("JPEG", PIXELS, 1.0, in_time_by=1.1, of_use_by=1.1) for _ in range(20)]
+
+    taken = [each for each in outcomes if each is not None]
+    assert outcomes[: len(taken)] == taken
+    assert (
+        1 < len(taken) <= 0.1 / TAKES_S
+    )  # and those are met, though all should take somewhat longer
+    assert all(1.0 + place * TAKES_S * 1.5 <= 1.1 for place, _ in enumerate(taken, 1))
+
+
+def test_a_decoder_with_nothing_to_do_takes_any_image() -> None:
+    queue = experienced()
+
+    assert queue.admit("JPEG", PIXELS, 1.0, in_time_by=1.001, of_use_by=1.001) is not None
+    assert queue.admit("JPEG", PIXELS, 1.0, in_time_by=1.001, of_use_by=1.001) is None
+
+
+def test_two_at_a_time_are_done_in_half_of_the_time() -> None:
+    def most(at_a_time: int) -> int:
+        queue = experienced(at_a_time)
+        while queue.admit("JPEG", PIXELS, 1.0, in_time_by=1.3, of_use_by=1.3) is not None:
+            pass
+        return len(queue)
+
+    assert most(2) == pytest.approx(2 * most(1), abs=2)
+
+
+def test_the_most_urgent_is_decoded_first_and_one_that_will_be_late_last() -> None:
+    queue = experienced()
+    later, sooner = admitted(queue, 1.0, 9.0), admitted(queue, 1.0, 5.0)
+    late = queue.admit("JPEG", PIXELS, 1.0, in_time_by=1.0, of_use_by=4.0)
+
+    order = []
+    while (turn := queue.begin(1.0)) is not None:
+        queue.end(turn, 1.0, is_decoded=True)
+        order.append(turn)
+
+    assert order == [sooner, later, late]
+
+
+def test_late_images_are_let_in_only_in_the_time_that_arrivals_leave() -> None:
+    queue = experienced()
+    admitted(queue, 0.99)  # work ahead, but little load
+
+    before = queue.admit("JPEG", PIXELS, 1.0, in_time_by=1.0, of_use_by=1.3)
+    for _ in range(40):
+        queue.admit("JPEG", PIXELS, 1.0, in_time_by=1.0, of_use_by=1.0)  # a flood: all are refused
+    after = queue.admit("JPEG", PIXELS, 1.0, in_time_by=1.0, of_use_by=1.3)
+
+    assert before is not None
+    assert after is None
+
+
+def test_images_of_a_size_or_format_of_their_own_are_predicted_by_their_own() -> None:
+    queue = experienced()
+    turn = queue.admit("PNG", PIXELS, 1.0, in_time_by=9.0, of_use_by=9.0)
+    assert turn is not None
+    queue.begin(1.0)
+    queue.end(turn, 3.0, is_decoded=True)  # two seconds
+
+    admitted(queue, 3.0)
+
+    assert queue.admit("PNG", PIXELS, 3.0, in_time_by=4.0, of_use_by=4.0) is None
+    assert queue.admit("JPEG", PIXELS, 3.0, in_time_by=4.0, of_use_by=4.0) is not None
+
+
+def test_it_learns_of_an_image_that_was_given_up_only_that_it_took_longer() -> None:
+    queue = experienced()
+    for _ in range(20):
+        turn = admitted(queue, 1.0)
+        queue.begin(1.0)
+        queue.end(turn, 1.0, is_decoded=False)  # damaged: it took no time
+    assert queue.admit("JPEG", PIXELS, 1.0, in_time_by=1.0, of_use_by=1.0) is not None
+    assert queue.admit("JPEG", PIXELS, 1.0, in_time_by=1.01, of_use_by=1.01) is None
+    queue = experienced()
+    for _ in range(20):
+        turn = admitted(queue, 1.0)
+        queue.begin(1.0)
+        queue.end(turn, 2.0, is_decoded=False)  # its client did not wait any longer
+    admitted(queue, 2.0)
+
+    assert queue.admit("JPEG", PIXELS, 2.0, in_time_by=2.1, of_use_by=2.1) is None
+
+
+@given(st.lists(st.tuples(st.sampled_from("abegx"), st.integers(0, 50)), max_size=80))
+def test_whatever_comes_and_goes_each_image_is_begun_once_at_most_and_none_is_left(
+    steps: list[tuple[str, int]],
+) -> None:
+    queue, waiting, begun, now = DecodeQueue(2), list[Turn](), list[Turn](), 0.0
+    for step, ms in steps:
+        now += ms / 1e3
+        if step in "ab":
+            by = now + (ms / 1e3 if step == "a" else inf)
+            turn = queue.admit("PNG", PIXELS, now, in_time_by=by, of_use_by=by + 0.1)
+            waiting += [] if turn is None else [turn]
+        elif step == "g" and waiting:
+            queue.end(waiting.pop(), now, is_decoded=False)
+        elif step in "ex" and begun:
+            queue.end(begun.pop(0), now, is_decoded=step == "e")
+        while (next_turn := queue.begin(now)) is not None:
+            waiting.remove(next_turn)
+            begun.append(next_turn)
+        assert len(begun) <= 2
+        assert len(queue) == len(waiting) + len(begun)
+        assert not waiting or len(begun) == 2
