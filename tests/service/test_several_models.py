@@ -200,7 +200,9 @@ def set_share(server: ServerProcess, share: object, **query: str) -> httpx.Respo
 
 
 def digest_of(server: ServerProcess, jpeg: bytes, request_id: str) -> str:
-    reply = server.client.post("/classify", content=jpeg, headers={"X-Request-ID": request_id})
+    reply = server.client.post(
+        "/classify?deadline_ms=10000", content=jpeg, headers={"X-Request-ID": request_id}
+    )
     answer = reply.json()
     assert (reply.status_code, answer["bundle"]["name"]) == (200, "photos")
     digest: str = answer["bundle"]["digest"]
@@ -258,6 +260,8 @@ def test_both_bundles_can_be_asked_and_told_apart(
         assert tried.client.get(f"/v2/models/photos/versions/{of.digest}").status_code == 200
     versions = tried.client.post("/v2/repository/index").json()
     assert [each["version"] for each in versions] == [bundle.digest, letters.digest]
+    metadata = tried.client.get("/v2/models/photos").json()
+    assert metadata["versions"] == [bundle.digest, letters.digest]
     assert tried.client.get("/subnetworks").json()["models"] == ["photos"]
     metrics = tried.metrics()
     assert metrics['anytime_canary_share_ratio{model="photos@canary"}'] == 0.05

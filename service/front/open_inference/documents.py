@@ -29,12 +29,12 @@ def server_metadata(version: str) -> Document:
     return {"name": "anytime", "version": version, "extensions": EXTENSIONS}
 
 
-def model_metadata(name: str, manifest: Manifest, version: str) -> Document:
-    """Return the inputs and outputs of a bundle; -1 is the number of images."""
+def model_metadata(name: str, manifest: Manifest, versions: Iterable[str]) -> Document:
+    """Return the inputs and outputs of a bundle, one of a model's versions; -1 is the number of images."""
     side, classes = manifest.preprocessing.size, len(manifest.labels)
     return {
         "name": name,
-        "versions": [version],
+        "versions": [*versions],
         "platform": PLATFORM,
         "inputs": [
             {"name": PIXELS, "datatype": "UINT8", "shape": [-1, side, side, 3]},

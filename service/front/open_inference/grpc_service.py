@@ -31,6 +31,7 @@ from service.front.open_inference.inference import (
     inferred,
     model_statistics,
     served_model,
+    versions,
 )
 from service.front.open_inference.tensors import InvalidInference
 from service.front.received import Received, accounted
@@ -215,9 +216,8 @@ class GrpcService:
 
     async def _model_metadata(self, request: Message, context: Context) -> Document:
         served = self._served(request.name, request.version)
-        return documents.model_metadata(
-            served.bundle_name["name"], served.manifest, served.bundle_name["digest"]
-        )
+        there = versions(self._front.serving, request.name)
+        return documents.model_metadata(request.name, served.manifest, there)
 
     async def _model_config(self, request: Message, context: Context) -> Document:
         served = self._served(request.name, request.version)

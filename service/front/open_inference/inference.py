@@ -51,14 +51,17 @@ def served_model(serving: Serving, model: str, version: str, request_id: str = "
         raise NotFound(f"there is no model {model!r:.80}; there is {there}")
     if not version:
         return serving.of(model, request_id)
-    digests = {}
-    for served in serving.bundles:
-        if served.bundle_name["name"] == model:
-            digests[served.bundle_name["digest"]] = served
+    digests = versions(serving, model)
     if version not in digests:
         there = ", ".join(map(repr, digests))
         raise NotFound(f"there is no version {version!r:.80} of {model!r}; there is {there}")
     return digests[version]
+
+
+def versions(serving: Serving, model: str) -> dict[str, Served]:
+    """Return the bundles of a model by their digests: its own, and its canary."""
+    bundles = [each for each in serving.bundles if each.bundle_name["name"] == model]
+    return {each.bundle_name["digest"]: each for each in bundles}
 
 
 async def infer(

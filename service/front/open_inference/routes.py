@@ -9,7 +9,7 @@ from service.front.front import Front
 from service.front.open_inference import documents
 from service.front.open_inference.documents import Document
 from service.front.open_inference.inference import infer as infer_images
-from service.front.open_inference.inference import model_statistics, served_model
+from service.front.open_inference.inference import model_statistics, served_model, versions
 from service.front.open_inference.messages import model_of, read_request, write_reply
 from service.front.received import Received, accounted, receive
 from service.front.routes import check_ready, front_of
@@ -48,10 +48,9 @@ async def stats_of_all(request: Request) -> Document:
 @router.get("/models/{model}/versions/{version}")
 async def metadata(request: Request, model: str, version: str = "") -> Document:
     """List the inputs and outputs of the bundle."""
-    served = served_model(front_of(request).serving, model, version)
-    return documents.model_metadata(
-        served.bundle_name["name"], served.manifest, served.bundle_name["digest"]
-    )
+    serving = front_of(request).serving
+    served = served_model(serving, model, version)
+    return documents.model_metadata(model, served.manifest, versions(serving, model))
 
 
 @router.get("/models/{model}/ready")
