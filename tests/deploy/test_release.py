@@ -89,6 +89,21 @@ def test_workflows_may_do_little_end_and_run_what_is_known(path: Path) -> None:
             assert "${{" not in step.get("run", ""), "a value could be a command: pass it in env"
 
 
+def test_an_image_has_no_tag_until_it_was_scanned_and_signed() -> None:
+    workflow = yaml.safe_load((ROOT / ".github/workflows/release.yml").read_text())
+
+    steps = workflow["jobs"]["image"]["steps"]
+    done = [each["uses"].split("@")[0] if "uses" in each else each["run"] for each in steps]
+    built, scanned = done.index("docker/build-push-action"), done.index("anchore/scan-action")
+    signed = done.index('cosign sign --yes "$IMAGE@$DIGEST"')
+    (tagged,) = (place for place, each in enumerate(done) if "--tag" in each)
+
+    assert built < scanned < signed < tagged
+    assert "push-by-digest=true" in steps[built]["with"]["outputs"]
+    assert "tags" not in steps[built]["with"]
+    assert steps[scanned]["with"]["image"].endswith("@${{ steps.push.outputs.digest }}")
+
+
 @pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="needs systemd")
 def test_unit_is_right_and_locked_down(tmp_path: Path) -> None:
     text = (ROOT / "deploy/systemd/anytime.service").read_text()
