@@ -268,7 +268,7 @@ def serve(settings: Settings) -> int:
     try:
         log = open_log(writer.write, settings.log_level)
         take_in_libraries(log)
-        told = settings.model_dump(mode="json", exclude_defaults=True)
+        told = settings.model_dump(mode="json", exclude_defaults=True, exclude_unset=True)
         log.info("start", version=__version__, settings=told)
         try:
             _check_traces(settings)

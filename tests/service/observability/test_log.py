@@ -189,6 +189,7 @@ def test_start_drain_and_stop_are_events(start_server: StartServer) -> None:
     assert server.wait_for("stopped")["after_s"] >= 0
     assert server.end()[0] == 0
     assert started["settings"]["drain_s"] == 7
+    assert "engine_dir" not in started["settings"]  # it is the default
     assert "secret" not in str(started)
 
 
