@@ -246,7 +246,8 @@ def _check(options: argparse.Namespace) -> None:
 
 def _train(options: argparse.Namespace) -> None:
     """Train, or go on training."""
-    recipe, why = asked_for(options, own_device())
+    choice = asked_for(options, own_device())
+    recipe = choice.recipe
 
     def load() -> DataSet:
         data = load_data(
@@ -267,8 +268,8 @@ def _train(options: argparse.Namespace) -> None:
             for note in data.notes:
                 print(f"note: {note}", file=sys.stderr)
             expected, fitting = foresee(recipe, data, device)
-            print("; ".join(filter(None, (why, expected))), flush=True)
-            if why and not options.batch_size and group.size == 1:
+            print("; ".join(filter(None, (choice.why, expected))), flush=True)
+            if choice.why and not options.batch_size and group.size == 1:
                 recipe = replace(recipe, batch_size=fitting)
         with Followed(options.out, on_board=options.tensorboard) as followed:
             train(
@@ -279,7 +280,7 @@ def _train(options: argparse.Namespace) -> None:
                 device=device,
                 resume=options.resume,
                 group=group,
-                begin_with=options.begin_with,
+                begin_with=choice.begin_with,
                 report=partial(print, flush=True),
                 follow=followed,
             )

@@ -9,8 +9,8 @@ import torch
 
 from model.drop_path import DropPath
 from training.commands.arguments import DATA_HELP, IMAGE_SIZES, add_seed, positive, within
-from training.commands.planning import recipe_for
-from training.config import RECIPES, Augmentation, Fit, Mixing, Recipe
+from training.commands.planning import Choice, choose
+from training.config import RECIPES, Augmentation, Fit, Mixing
 from training.runs.checkpoint import CHECKPOINT_FILE, load_checkpoint
 
 
@@ -76,26 +76,25 @@ def add_train_arguments(command: argparse.ArgumentParser) -> None:
     )
 
 
-def asked_for(options: argparse.Namespace, device: torch.device) -> tuple[Recipe, str]:
-    """Return the recipe of a run with what the options change in it, and why it was chosen, if it was.
+def asked_for(options: argparse.Namespace, device: torch.device) -> Choice:
+    """Return what a run is asked to train; what is not said is chosen, unless a checkpoint to resume has it.
 
     Raises:
         TrainingError: its parts do not fit together, or the checkpoint to resume cannot be read.
     """
-    why = ""
     if options.recipe:
-        recipe = RECIPES[options.recipe]
+        choice = Choice(recipe=RECIPES[options.recipe])
     elif options.resume and (options.out / CHECKPOINT_FILE).exists():
-        recipe = load_checkpoint(options.out).recipe
+        choice = Choice(recipe=load_checkpoint(options.out).recipe)
     else:
         told = {"image_size": options.image_size, "fit": options.fit}
-        recipe, why = recipe_for(options.data, device, **told)
+        choice = choose(options.data, device, **told)
     changed = ("epochs", "batch_size", "drop_path", "fit", "augmentation", "mixing")
     own = {name: getattr(options, name) for name in changed}
-    recipe = replace(recipe, **{name: value for name, value in own.items() if value})
+    recipe = replace(choice.recipe, **{name: value for name, value in own.items() if value})
     if options.learning_rate:
         recipe = recipe.at_rate(options.learning_rate)
     if options.image_size:
         recipe = recipe.at_size(options.image_size)
     recipe.check()
-    return recipe, why
+    return replace(choice, recipe=recipe, begin_with=options.begin_with or choice.begin_with)

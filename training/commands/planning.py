@@ -22,6 +22,7 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.nn.utils import convert_conv2d_weight_memory_format
 
 from model import cost
+from model.bundle import PRETRAINED_DIR
 from model.drop_path import DropPath, draw_passes
 from model.fractal import FractalNet
 from model.image_files import FORMATS
@@ -46,6 +47,8 @@ STEPS_AN_EPOCH = (
     10  # at least, as far as mini-batches of 16 allow: batch norm and Muon need many steps
 )
 BATCHES = (16, 96)
+BEGUN_RECIPE = "wide-entry-c2-again"  # for the largest network of the shipped bundle
+SHIPPED = PRETRAINED_DIR / "cifar10"
 TRIAL_PIXELS = (
     32 * 32 * 32
 )  # of so many images; as many as a step takes were more exact, and too many
@@ -66,6 +69,21 @@ class Survey:
 
     n_train: int
     shorter_side: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Choice:
+    """What is trained.
+
+    Attributes:
+        recipe: by which recipe.
+        begin_with: folder of the run or bundle whose weights it begins with; none where they are drawn.
+        why: which was chosen and why, for people; empty where nothing was.
+    """
+
+    recipe: Recipe
+    begin_with: Path | None = None
+    why: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,28 +153,36 @@ def _shorter_side(path: Stored) -> int:
         return 0
 
 
-def recipe_for(
+def choose(
     source: str, device: torch.device, *, image_size: int | None = None, fit: Fit | None = None
-) -> tuple[Recipe, str]:
-    """Choose a recipe for data, but for what is told, and say which and why."""
+) -> Choice:
+    """Choose for data what is not told, and say what and why."""
     is_gpu = device.type == "cuda"
     if source in PACKAGED:
-        return RECIPES["tiny"], f"recipe tiny: {source} are small, and learnt in seconds"
+        why = f"recipe tiny: {source} are small, and learnt in seconds"
+        return Choice(recipe=RECIPES["tiny"], why=why)
     try:
-        return photographs(survey(Path(source)), is_gpu=is_gpu, image_size=image_size, fit=fit)
+        return for_folder(survey(Path(source)), is_gpu=is_gpu, image_size=image_size, fit=fit)
     except TrainingError:  # an archive, of 32×32 images; or nothing, which is told when it is read
         recipe = RECIPES["gpu-wide-c3" if is_gpu else "cpu-narrow-c4-muon"]
-        return recipe, f"recipe {recipe.name}: 32×32 images on {'a GPU' if is_gpu else 'a CPU'}"
+        why = f"recipe {recipe.name}: 32×32 images on {_name_of(is_gpu)}"
+        return Choice(recipe=recipe, why=why)
 
 
-def photographs(
+def for_folder(
     seen: Survey, *, is_gpu: bool, image_size: int | None = None, fit: Fit | None = None
-) -> tuple[Recipe, str]:
-    """Choose a recipe for a folder of images, but for what is told, and say which and why."""
-    name = "gpu-wide-c3" if is_gpu else "cpu-narrow-c4-muon"
+) -> Choice:
+    """Choose for a folder of images what is not told, and say what and why.
+
+    Few images teach a network that has seen others before far more than one of drawn weights (docs/results.md).
+    """
     sizes = SIZES_ON_GPU if is_gpu else SIZES
     suited = next(size for side, size in sizes if seen.shorter_side >= side)
     size = image_size or suited
+    shipped = RECIPES[BEGUN_RECIPE].architecture
+    is_large_enough = shipped.for_data(classes=2, image_size=size).blocks == shipped.blocks
+    is_begun = seen.n_train < IMAGES_TO_LEARN and is_large_enough
+    name = BEGUN_RECIPE if is_begun else "gpu-wide-c3" if is_gpu else "cpu-narrow-c4-muon"
     low, high = BATCHES
     wanted = max(low, min(high, seen.n_train // STEPS_AN_EPOCH))
     least, most = EPOCHS
@@ -169,10 +195,18 @@ def photographs(
         augmentation="crop" if is_photo else "++",
     )
     how = "evenly scaled and cropped" if recipe.fit == "crop" else "stretched"
-    return recipe, (
-        f"recipe {name} on {'a GPU' if is_gpu else 'a CPU'}; {size}×{size} pixels, {how}: the shorter side of the middle "
+    why = (
+        f"recipe {name} on {_name_of(is_gpu)}; {size}×{size} pixels, {how}: the shorter side of the middle "
         f"image has {seen.shorter_side}"
     )
+    if is_begun:
+        recipe = replace(recipe, drop_path="local")
+        why += f"; begun with the shipped network, as there are only {seen.n_train:,} images to learn from"
+    return Choice(recipe=recipe, begin_with=SHIPPED if is_begun else None, why=why)
+
+
+def _name_of(is_gpu: bool) -> str:
+    return "a GPU" if is_gpu else "a CPU"
 
 
 def _power_of_two(most: int) -> int:

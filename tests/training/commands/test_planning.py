@@ -6,12 +6,14 @@ from pathlib import Path
 import pytest
 import torch
 
+from model.bundle import PRETRAINED_DIR
 from tests.training.conftest import CPU
 from training.__main__ import main
-from training.commands.planning import Survey, foresee, outlook, photographs, recipe_for, survey
+from training.commands.planning import Survey, choose, for_folder, foresee, outlook, survey
 from training.config import Recipe
 from training.data.data_set import DataSet
 from training.runs.checkpoint import load_checkpoint
+from training.runs.origin import read_origin
 
 
 def test_a_folder_is_surveyed_without_reading_its_images(class_folders: Path) -> None:
@@ -31,33 +33,48 @@ def test_a_folder_is_surveyed_without_reading_its_images(class_folders: Path) ->
 def test_larger_photographs_are_seen_larger_and_cropped(
     seen: Survey, is_gpu: bool, size: int, fit: str
 ) -> None:
-    recipe, why = photographs(seen, is_gpu=is_gpu)
+    choice = for_folder(seen, is_gpu=is_gpu)
 
-    assert (recipe.preprocessing.size, recipe.fit) == (size, fit)
-    assert f"{size}×{size} pixels" in why
-    assert f"has {seen.shorter_side}" in why
-    recipe.check()
+    assert (choice.recipe.preprocessing.size, choice.recipe.fit) == (size, fit)
+    assert f"{size}×{size} pixels" in choice.why
+    assert f"has {seen.shorter_side}" in choice.why
+    choice.recipe.check()
+
+
+@pytest.mark.parametrize("is_gpu", [False, True])
+def test_few_images_go_on_with_the_shipped_network_and_many_draw_their_weights(
+    *, is_gpu: bool
+) -> None:
+    few, many = (for_folder(Survey(n, 480), is_gpu=is_gpu) for n in (168, 50_000))
+
+    assert few.begin_with == PRETRAINED_DIR / "cifar10"
+    assert "begun with the shipped network" in few.why
+    assert "168 images" in few.why
+    read_origin(few.begin_with, few.recipe.architecture.name)
+    assert many.begin_with is None
+    # Too small for all of its blocks
+    assert for_folder(Survey(168, 480), is_gpu=is_gpu, image_size=8).begin_with is None
 
 
 def test_what_is_told_is_not_chosen_and_the_line_says_it() -> None:
-    recipe, why = photographs(Survey(168, 480), is_gpu=False, image_size=32, fit="stretch")
+    choice = for_folder(Survey(168, 480), is_gpu=False, image_size=32, fit="stretch")
 
-    assert (recipe.preprocessing.size, recipe.fit) == (32, "stretch")
-    assert recipe.augmentation == "crop"  # they are photographs all the same
-    assert "32×32 pixels, stretched" in why
+    assert (choice.recipe.preprocessing.size, choice.recipe.fit) == (32, "stretch")
+    assert choice.recipe.augmentation == "crop"  # they are photographs all the same
+    assert "32×32 pixels, stretched" in choice.why
 
 
 def test_fewer_images_are_seen_more_often_in_smaller_mini_batches() -> None:
-    few, many = (photographs(Survey(n, 480), is_gpu=False)[0] for n in (100, 10_000))
+    few, many = (for_folder(Survey(n, 480), is_gpu=False).recipe for n in (100, 10_000))
 
     assert few.epochs > many.epochs
     assert few.batch_size < many.batch_size
 
 
 def test_archives_and_named_sets_have_recipes_too() -> None:
-    assert recipe_for("digits", CPU)[0].name == "tiny"
-    assert recipe_for("cifar10", CPU)[0].name == "cpu-narrow-c4-muon"
-    assert recipe_for("cifar10", torch.device("cuda"))[0].name == "gpu-wide-c3"
+    assert choose("digits", CPU).recipe.name == "tiny"
+    assert choose("cifar10", CPU).recipe.name == "cpu-narrow-c4-muon"
+    assert choose("cifar10", torch.device("cuda")).recipe.name == "gpu-wide-c3"
 
 
 def test_more_epochs_and_larger_mini_batches_take_more(
