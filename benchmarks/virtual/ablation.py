@@ -25,8 +25,9 @@ SPECIAL = (
     *(Case(name, "callers", mix) for name in TABLES for mix in ("25 ms", "5-100 ms")),
     *(Case(name, "poisson", mix, stalls=True) for name in TABLES for mix in ("25 ms", "5-100 ms")),
     *(Case(name, "gamma", "5-100 ms", streams=0.3) for name in TABLES),
+    *(Case(name, "poisson", mix, is_slow=True) for name in TABLES for mix in ("25 ms", "5-100 ms")),
 )
-GROUPS = ("CPU core", "GPU", "callers", "stalls", "outside", "streams")
+GROUPS = ("CPU core", "GPU", "callers", "stalls", "outside", "streams", "slow")
 
 Points = Mapping[tuple[Case, float], float]
 
@@ -73,6 +74,8 @@ def group_of(case: Case) -> str:
         return "stalls"
     if case.streams:
         return "streams"
+    if case.is_slow:
+        return "slow"
     return "outside" if case.overhead_s else case.table
 
 

@@ -86,6 +86,7 @@ class Case:
         devices: work side by side.
         overhead_s: what a request costs outside its run on the same core.
         slows_down: whether the machine is half as fast for a fifth of the time.
+        is_slow: whether it is half as fast as its profile says, all of the time.
         stalls: whether it stands still for 5 to 50 ms, every 100 ms on average.
         streams: the share of requests that want every better answer (``refine="steps"``).
     """
@@ -96,6 +97,7 @@ class Case:
     devices: int = 1
     overhead_s: float = 0.0
     slows_down: bool = False
+    is_slow: bool = False
     stalls: bool = False
     streams: float = 0.0
 
@@ -104,6 +106,7 @@ class Case:
         extras = [f"{self.devices} devices"] * (self.devices > 1)
         extras += [f"{self.overhead_s * 1000:g} ms outside each run"] * (self.overhead_s > 0)
         extras += ["half as fast for a fifth of the time"] * self.slows_down
+        extras += ["half as fast as profiled"] * self.is_slow
         extras += ["stalls"] * self.stalls
         extras += [f"{self.streams:.0%} streams"] * (self.streams > 0)
         return ", ".join([self.table, self.arrivals, self.mix, *extras])
@@ -155,6 +158,8 @@ class Play:
         slow, slowdown = list[tuple[float, float]](), 1.0
         if self.case.slows_down:
             slow, slowdown = [(0.4 * span_s, 0.6 * span_s)], 2.0
+        if self.case.is_slow:
+            slow, slowdown = [(0.0, inf)], 2.0
         if self.case.stalls:
             at, slowdown = rng.expovariate(1 / STALL_GAP_S), inf
             while at < span_s:

@@ -32,6 +32,8 @@ class Forecast:
     """
 
     def __init__(self) -> None:
+        # So many arrivals prove the rate of as many, less one standard deviation.
+        self._proofs = [(count, count - count**0.5) for count in PROOFS]
         self._arrivals: deque[float] = deque(maxlen=PROOFS[-1])
         self._lasting = 0.0  # arrivals a second at the last one, over a longer time
         self._lasting_at = 0.0
@@ -68,10 +70,10 @@ class Forecast:
     def rate(self, now: float) -> float:
         """Return the arrivals to expect, per second."""
         arrivals, rate = self._arrivals, 0.0
-        for count in PROOFS:
-            if len(arrivals) >= count:
-                span_s = max(now - arrivals[-count], SHORTEST_PROOF_S)
-                rate = max(rate, (count - count**0.5) / span_s)
+        for count, proven in self._proofs:
+            if len(arrivals) < count:
+                break
+            rate = max(rate, proven / max(now - arrivals[-count], SHORTEST_PROOF_S))
         return rate
 
     def lasting_rate(self, now: float) -> float:
@@ -164,7 +166,7 @@ class Capacity:
 
     def left_s(self, slacks_s: Sequence[float], now: float) -> list[float]:
         """Return the seconds of all devices in each span from now, less what arrivals and the runs under way take."""
-        busy_s = sum(max(end_at - now, 0.0) for end_at in self._in_flight.values())
+        busy_s = sum([max(end_at - now, 0.0) for end_at in self._in_flight.values()])
         free = len(self._serving) - self._forecast.rate(now) * self._forecast.deciding_s
         return [slack_s * free - busy_s for slack_s in slacks_s]
 

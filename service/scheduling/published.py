@@ -119,42 +119,17 @@ class Published(NamedTuple):
 
     def to_floats(self) -> tuple[float, ...]:
         """Return all of it in one row; of one length for as long as the bundle is the same."""
-        return (
-            *self.due_at,
-            *self.start_at,
-            self.pace_s,
-            self.late_start_at,
-            self.drained_at,
-            self.places,
-            self.max_queue,
-            self.last_due_at,
-            self.max_lateness,
-            *self.run_s,
-            *self.idle_s,
-        )
+        due_at, start_at, *scalars, run_s, idle_s = self
+        return (*due_at, *start_at, *scalars, *run_s, *idle_s)
 
     @classmethod
     def from_floats(cls, floats: Sequence[float]) -> "Published":
         """Return what such a row says."""
-        row = tuple(floats)
-        scalars_at, tables_at = 2 * STEPS + 1, 2 * STEPS + 8
-        idle_at = tables_at + (len(row) - tables_at) // 2
-        pace_s, late_start_at, drained_at, places, max_queue, last_due_at, max_lateness = row[
-            scalars_at:tables_at
-        ]
-        return cls(
-            due_at=row[:STEPS],
-            start_at=row[STEPS:scalars_at],
-            pace_s=pace_s,
-            late_start_at=late_start_at,
-            drained_at=drained_at,
-            places=places,
-            max_queue=max_queue,
-            last_due_at=last_due_at,
-            max_lateness=max_lateness,
-            run_s=row[tables_at:idle_at],
-            idle_s=row[idle_at:],
-        )
+        row, scalars_at = tuple(floats), 2 * STEPS + 1
+        tables_at = scalars_at + len(cls._fields) - 4  # all but the tuples
+        idle_at = (tables_at + len(row)) // 2
+        tuples = row[tables_at:idle_at], row[idle_at:]
+        return cls._make((row[:STEPS], row[STEPS:scalars_at], *row[scalars_at:tables_at], *tuples))
 
     def in_time_since(
         self, arrived_at: float, deadline_s: float, *, now: float, subnetwork: int, ahead: int

@@ -61,6 +61,8 @@ class Refinements:
 
     def due(self, now: float) -> tuple[Request, ...]:
         """Take out those whose answers must be delivered now."""
+        if not self._answered:
+            return ()
         taken = self._answered.take(
             self._answered.place_of(now + self._devices.reserve_s + TIMER_MARGIN_S)
         )

@@ -123,14 +123,14 @@ class Scheduler:
         displaced = self.admission.displaced(now)
         if displaced:
             return displaced
-        due = self._refinements.due(now)
-        if due:
+        if due := self._refinements.due(now):
             return Deliver(due)
         device = self._capacity.free_device()
         expired: tuple[Request, ...] = ()
         for model in self._models:
-            if model.queue.deadlines:
-                missed = self._count_missed(model, model.queue, now, device)
+            if model.queue.deadlines and (
+                missed := self._count_missed(model, model.queue, now, device)
+            ):
                 expired += self._expire_head(model, missed, now)
             if model.late.deadlines:
                 expired += model.late.take(self._count_missed(model, model.late, now, device))
@@ -215,6 +215,8 @@ class Scheduler:
     def _max_run_s(self, model: Model, device: int, now: float) -> float:
         """Return how long a run for a model may be, for the others' sake; one alone in the fastest subnetwork always may."""
         limit_s = inf
+        if len(self._models) == 1:
+            return limit_s
         for each in self._models:
             if each is not model:
                 limit_s = min(limit_s, each.max_blocking_s(now))
@@ -259,11 +261,12 @@ class Scheduler:
             waiting = [*waiting, waiting[-1]]
         overtaking_s = self._forecast.overtaking_s(slacks_s)
         coming = self._forecast.rate(now) * weight
+        left_s = self._capacity.left_s(slacks_s, now)
         return min(
-            machine_s / (count + coming * before_s)
-            for machine_s, count, before_s in zip(
-                self._capacity.left_s(slacks_s, now), waiting, overtaking_s, strict=True
-            )
+            [
+                machine_s / (count + coming * before_s)
+                for machine_s, count, before_s in zip(left_s, waiting, overtaking_s, strict=True)
+            ]
         )
 
     def _due(
@@ -339,7 +342,7 @@ class Scheduler:
     def _expire_head(self, model: Model, count: int, now: float) -> tuple[Request, ...]:
         """Take out a model's most urgent timely requests; those that there is time to answer late become late, the others return."""
         expired: list[Request] = []
-        for request in model.queue.take(count) if count else ():
+        for request in model.queue.take(count):
             chance = self.admission.chance(request, now)
             if (
                 request.on_miss == "answer"
@@ -375,11 +378,11 @@ def _latest_start_at(model: Model, queue: DeadlineQueue) -> float:
 
 
 def _places(most: int) -> Sequence[int]:
-    """Return the places in a queue whose deadlines a decision looks at: the first 16, then each 8 % further.
+    """Return the places in a queue whose deadlines a decision looks at: the first 8, then each 15 % further.
 
-    The share so found is at most 8 % too large, and the next decision looks again.
+    The share so found is at most 15 % too large, and the next decision looks again.
     """
-    places = list(range(min(16, most)))
+    places = list(range(min(8, most)))
     while places[-1] < most - 1:
-        places.append(min(int(places[-1] * 1.08) + 1, most - 1))
+        places.append(min(int(places[-1] * 1.15) + 1, most - 1))
     return places
