@@ -17,7 +17,7 @@ KEYS: Final = 256  # API keys that limits are kept of
 CANARIES: Final = 64  # canaries that have a share
 
 # Places of the engine.
-ENGINE_BEAT_AT, LENGTH, LOADS = range(3)
+ENGINE_BEAT_AT, EDITION, LENGTH, LOADS = range(4)
 
 # Places of a front.
 CONNECTIONS, CPU_S, HANDLED, SHED, SHED_CPU_S, LINES_DROPPED, BEAT_AT = range(7)
@@ -80,6 +80,12 @@ class Board:
                 row.extend((generation, len(load), *load))
         self._values[LENGTH] = len(row)
         self._values[LOADS : LOADS + len(row)] = row
+        self._values[EDITION] += 1  # last: who saw the one before looks again
+
+    @property
+    def edition(self) -> float:
+        """What changes whenever the engine has published its load."""
+        return self._values[EDITION]
 
     def published(self, generation: int) -> list[float] | None:
         """Return the engine's load for a bundle; None if it is not there."""

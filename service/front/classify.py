@@ -258,9 +258,10 @@ def _reply(
     row = np.frombuffer(answer.probabilities, np.float32)  # (classes,)
     labels = served.manifest.labels
     subnetwork = served.subnetworks[answer.subnetwork]
+    best = (-row).argsort(kind="stable")[: query.top_k]
     top = [
-        {"label": labels[k], "class_id": k, "confidence": round(float(row[k]), 6)}
-        for k in np.argsort(-row, kind="stable")[: query.top_k].tolist()
+        {"label": labels[k], "class_id": k, "confidence": round(confidence, 6)}
+        for k, confidence in zip(best.tolist(), row[best].tolist(), strict=True)
     ]
     latency_ms = 1e3 * (front.clock() - received.arrived_at)
     return {

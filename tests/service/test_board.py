@@ -36,6 +36,19 @@ def test_the_load_is_told_for_each_bundle_that_answers_and_for_no_other() -> Non
     assert (board.published(4), board.published(5)) == ([5.0], [6.0, 7.0])
 
 
+def test_who_has_read_the_load_sees_that_it_has_changed() -> None:
+    engine = Board.create(1)
+    front = Board(engine.descriptor)
+
+    engine.publish({3: [1.0]})
+    seen = front.edition
+    engine.beat(1.0)
+    assert front.edition == seen
+
+    engine.publish({3: [1.0]})
+    assert front.edition != seen
+
+
 def test_what_does_not_fit_on_the_board_is_not_told() -> None:
     board = Board.create(1)
 

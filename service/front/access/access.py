@@ -52,6 +52,9 @@ class Entered:
     leave: Callable[[], None] = lambda: None
 
 
+WITHOUT_KEY = Entered()
+
+
 class Access:
     """The way in to one front.
 
@@ -129,7 +132,7 @@ class Access:
         """Let a request in, or say why not; see ``find``."""
         key = self.find(path, headers, peer, port)
         if key is None:
-            return Entered()
+            return WITHOUT_KEY
         return (
             key
             if isinstance(key, Problem)

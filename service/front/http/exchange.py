@@ -141,11 +141,12 @@ class Exchange:
 
     async def send(self, message: Message) -> None:
         """Write the next part of the application's reply."""
+        if message["type"] == "http.response.start":
+            if not self.is_over:
+                self._begin(message["status"], message.get("headers", ()))
+            return
         await self._wire.writable()
         if self.is_over:
-            return
-        if message["type"] == "http.response.start":
-            self._begin(message["status"], message.get("headers", ()))
             return
         body, is_last = message.get("body", b""), not message.get("more_body", False)
         if not self._has_body:

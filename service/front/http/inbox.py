@@ -148,7 +148,6 @@ class Inbox:
             else:
                 self._looked += 1
                 reader.read(data, arrived_at, is_lost=False)
-                self._look_out(time.monotonic(), is_crowded=bool(waiting))
         while len(waiting) > self._most_waiting and self._sheds < SHEDS_A_LOOK:
             reader, (data, arrived_at) = waiting.popitem(last=True)
             self._shed(reader, data, arrived_at)
