@@ -53,7 +53,7 @@ WORKDIR /tmp
 EXPOSE 8000
 # A number, so that Kubernetes can tell that it is not root.
 USER 10001:10001
-HEALTHCHECK --interval=10s --timeout=5s --start-period=180s --retries=3 CMD ["python", "-m", "service.health"]
+HEALTHCHECK --interval=10s --timeout=5s --start-period=180s --retries=3 CMD ["python", "-P", "-m", "service.health"]
 CMD ["anytime", "serve"]
 LABEL org.opencontainers.image.title="anytime-inference" \
       org.opencontainers.image.description="The most accurate answer that fits in the caller's deadline." \

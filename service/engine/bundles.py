@@ -1,7 +1,7 @@
 """The bundles that answer: their start, their reload, and the end of those that were replaced."""
 
 import asyncio
-from collections.abc import Callable, Collection, Iterable, Sequence, Set
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence, Set
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
@@ -113,8 +113,10 @@ class Bundles:
         """Return what fronts are told."""
         return [each.describe() for each in self.current]
 
-    async def start(self, on_open: Callable[[Sequence[Device]], None]) -> None:
-        """Read the bundles, warm them up, and answer from them.
+    async def load(
+        self, on_open: Callable[[Sequence[Device]], None]
+    ) -> dict[str | None, LoadedBundle]:
+        """Read the bundles and warm them up; return what is to ``begin``.
 
         Args:
             on_open: is given the devices of the first one; the next ones get as many.
@@ -130,6 +132,10 @@ class Bundles:
             if len(loaded) == 1:
                 self._opened(loaded[name].devices)
                 on_open(loaded[name].devices)
+        return loaded
+
+    def begin(self, loaded: Mapping[str | None, LoadedBundle]) -> None:
+        """Answer from bundles that are warm."""
         for name, each in loaded.items():
             self._begin(name, each)
         self._tell_bundles()

@@ -133,10 +133,11 @@ class Engine:
             BundleError, RuntimeUnavailable, ValueError: a bundle cannot be served.
         """
         started_at = self._clock()
-        await self._bundles.start(self._opened)
+        loaded = await self._bundles.load(self._opened)
         await self._bundles.return_memory()  # of the graphs that were only tried
-        gc.collect()
+        gc.collect()  # before anybody asks: it takes a tenth of a second, on a busy core as long as fronts wait for a beat
         gc.freeze()  # what start-up made stays: collecting it again would stall a request for tens of ms
+        self._bundles.begin(loaded)
         current = tuple(self._bundles.current)
         await self._bundles.wait_for_fronts()
         self.log.info(

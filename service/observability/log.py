@@ -97,10 +97,11 @@ class LineWriter:
 def standard_output() -> int | None:
     """Return the descriptor of stdout, or none if the process was started without one.
 
-    From then on nothing else, such as a connection, can come to lie where libraries print to.
+    From then on nothing else, such as a connection, can come to lie where libraries print to; nor can it in the processes
+    that this one starts.
     """
     while (held := os.open(os.devnull, os.O_RDWR)) <= 2:
-        pass
+        os.set_inheritable(held, True)
     os.close(held)
     return sys.stdout.fileno() if sys.stdout is not None else None
 

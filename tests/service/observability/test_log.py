@@ -10,8 +10,11 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
+import httpx
+
 from service.observability.log import PENDING_BYTES, LineWriter, open_log
-from tests.server import ROOT, ServerProcess
+from tests.server import ROOT, ServerProcess, started
+from tests.service.conftest import free_port
 
 StartServer = Callable[..., ServerProcess]
 
@@ -177,6 +180,32 @@ def test_a_bad_setting_ends_the_start_though_neither_output_is_there() -> None:
     command = f"ANYTIME_PORT=none exec '{sys.executable}' -m service >&- 2>&-"
 
     assert subprocess.run(["sh", "-c", command], cwd=ROOT).returncode == 2
+
+
+def is_ready(client: httpx.Client) -> bool:
+    try:
+        return client.get("/health/ready").status_code == 200
+    except httpx.ConnectError:
+        return False
+
+
+def test_no_process_of_a_server_without_outputs_has_something_else_in_their_place(
+    jpeg: bytes,
+) -> None:
+    command = ("sh", "-c", f"exec '{sys.executable}' -m service >&- 2>&-")
+    settings = {"port": free_port(), "log_sample": 1, "fronts": 1, "max_batch": 1}
+    with (
+        started(settings, command) as server,
+        httpx.Client(base_url=f"http://127.0.0.1:{settings['port']}", timeout=60) as client,
+    ):
+        while not is_ready(client):
+            assert server.process.poll() is None
+        processes = [server.process.pid, *server.parts("engine"), *server.parts("front")]
+
+        assert client.post("/classify?deadline_ms=60000", content=jpeg).status_code == 200
+        assert len(processes) == 3
+        for pid in processes:
+            assert [os.readlink(f"/proc/{pid}/fd/{each}") for each in (1, 2)] == 2 * [os.devnull]
 
 
 def test_start_drain_and_stop_are_events(start_server: StartServer) -> None:
