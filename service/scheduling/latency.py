@@ -13,8 +13,11 @@ from collections.abc import Mapping
 from math import exp, log
 
 QUANTILE = 0.98  # of runs that end within the prediction
+# Of replies that are written within the reserve. What one in five takes is no reason to refuse: where cores are shared that
+# is as long as a short deadline, and who is refused is not in time for sure.
+REPLY_QUANTILE = 0.8
 RUN_STEP = 0.02  # of the spread, a run: some twenty that are far longer double it
-REPLY_STEP = 0.05  # of the reserve, a reply: after a flood it halves in some 700
+REPLY_STEP = 0.05  # of the reserve, a reply: after a flood it halves in some 70
 NOISE_GAIN = 0.05  # of the way in log space, a run, while runs end as predicted
 SURPRISE_GAIN = 0.35  # where they do not: five runs cover 88 % of a change
 LARGEST_JUMP = log(4.0)  # one stall of 100 ms is no evidence of a machine a thousand times slower
@@ -33,7 +36,7 @@ class Devices:
         network_margin_s: what a caller sees of a request before it is read here, and of a reply after it was written.
 
     Attributes:
-        reply_s: a high quantile of the time from the end of a run until the first reply to it is written.
+        reply_s: within how long after the end of a run the first reply to it is written, four times in five.
         reserve_s: the same until its reply is with the caller.
         serving: the places of those that run requests; of the others nothing is expected any more.
     """
@@ -74,7 +77,10 @@ class Devices:
 
     def observe_reply(self, cost_s: float) -> None:
         """Learn what the first reply to a run took, from the end of the run; admission counts those behind it by their cost."""
-        self._take_reply(track(self.reply_s, cost_s, REPLY_STEP, least=LEAST_REPLY_S))
+        tracked_s = track(
+            self.reply_s, cost_s, REPLY_STEP, quantile=REPLY_QUANTILE, least=LEAST_REPLY_S
+        )
+        self._take_reply(tracked_s)
 
     def doubt(self) -> None:
         """Go halfway back to what is true of idle devices: what was learnt is old, and forbids to learn more."""
@@ -191,8 +197,10 @@ def _curve(cells: Mapping[int, float], largest: int) -> list[float]:
     return curve
 
 
-def track(quantile: float, value: float, gain: float, *, least: float = 0.0) -> float:
-    """Move a running high quantile by one observation (Robbins-Monro, in steps relative to its size, or to a least size)."""
-    size = max(quantile, least)
+def track(
+    estimate: float, value: float, gain: float, *, quantile: float = QUANTILE, least: float = 0.0
+) -> float:
+    """Move a running quantile by one observation (Robbins-Monro, in steps relative to its size, or to a least size)."""
+    size = max(estimate, least)
     step = gain * max(size, min(value, 2 * size))
-    return max(quantile + step * (QUANTILE if value > quantile else QUANTILE - 1), 0.0)
+    return max(estimate + step * (quantile if value > estimate else quantile - 1), 0.0)

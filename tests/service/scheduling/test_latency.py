@@ -54,13 +54,14 @@ def test_one_stall_is_no_evidence_of_a_slow_machine() -> None:
     assert model.devices.slowdown() < 1.7
 
 
-def test_the_reserve_is_a_high_quantile_of_the_reply_cost() -> None:
+def test_the_reserve_is_what_most_replies_take_and_not_what_one_in_ten_does() -> None:
     devices = Devices()
 
     for k in range(3000):
-        devices.observe_reply(0.0001 if k % 2 else 0.0005)
+        devices.observe_reply(0.009 if k % 10 == 0 else 0.0001 if k % 2 else 0.0005)
 
-    assert devices.reserve_s == pytest.approx(0.0005, rel=0.1)
+    # a step is 4 % of the reserve, or 8 % for a reply that took far longer
+    assert devices.reserve_s == pytest.approx(0.0005, rel=0.2)
 
 
 def test_one_stalled_reply_does_not_set_the_reserve() -> None:

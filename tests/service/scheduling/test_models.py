@@ -143,6 +143,18 @@ def test_a_batch_does_not_grow_past_a_request_that_cannot_wait() -> None:
     assert next_run(core).batch == (smalls[0],)
 
 
+def test_replies_of_a_busy_model_that_take_long_now_and_then_shed_no_short_deadline_of_another() -> (
+    None
+):
+    core, small, large = two()
+    core.admit(request(1.0), 0.0, model=large)
+
+    for k in range(3000):  # as fronts do on cores that others want too
+        core.devices.observe_reply(0.009 if k % 10 == 0 else 0.001)
+
+    assert core.admit(request(0.010), 0.0, model=small) is None
+
+
 def test_what_slows_a_run_of_one_model_is_expected_of_the_other() -> None:
     _, small, large = two()
     before_s = large.latency.typical_s("large-1", 1)
