@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from glob import glob, has_magic
 from pathlib import Path
 
-SUFFIXES = {".jpg", ".jpeg", ".png", ".webp"}
+SUFFIXES = {".jpg", ".jpeg", ".jfif", ".png", ".webp"}
 STDIN = "-"
 
 

@@ -66,7 +66,7 @@ def check_folder(root: Path) -> str:
     Raises:
         TrainingError: it holds no images by class.
     """
-    found = find_images(root)
+    found = find_images(root, notes_empty=True)
     images = _look_at_all(found)
     readable = [image for image in images if not image.fault]
     return "\n".join(

@@ -153,8 +153,11 @@ def load_data(
             )
     else:
         n_validation = 0 if validation else int(len(train) * VALIDATION_FRACTION)
-        validation = validation or train.take(order[:n_validation])
-        learnt = order[n_validation:]
+        drawn, learnt = order[:n_validation], order[n_validation:]
+        if n_validation and len(set(train.labels[drawn].tolist())) < len(classes):  # few images
+            fair, rest = stratified(train.labels, order, parts=1, fraction=VALIDATION_FRACTION)
+            drawn, learnt = (fair, rest) if len(fair) else (drawn, learnt)
+        validation = validation or train.take(drawn)
     train = train.take(learnt)
     return DataSet(
         name=Path(source).resolve().name,

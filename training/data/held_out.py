@@ -11,15 +11,24 @@ from training.data.splits import Split
 HELD_OUT_FRACTION = 0.15  # of each class, to validate and again to test
 
 
-def stratified(labels: Tensor, order: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return which images test, validate and train: of every class the same shares, one at least, in a given order."""
-    part = torch.zeros(len(labels), dtype=torch.int64)
+def stratified(
+    labels: Tensor, order: Tensor, *, parts: int = 2, fraction: float = HELD_OUT_FRACTION
+) -> tuple[Tensor, ...]:
+    """Return which images are held out in each part, and which train: of every class the same shares, in a given order.
+
+    Args:
+        labels: of all images, (N,).
+        order: in which they are taken, (N,).
+        parts: that are held out.
+        fraction: of each class in each part, one image at least; none of a class that would have none left to learn from.
+    """
+    part = torch.full((len(labels),), parts)
     for label in set(labels.tolist()):
         own = order[labels[order] == label]
-        n = max(1, round(len(own) * HELD_OUT_FRACTION)) if len(own) > 2 else 0
-        part[own[:n]], part[own[n : 2 * n]] = 2, 1
-    test, validation, train = (order[part[order] == each] for each in (2, 1, 0))
-    return test, validation, train
+        n = max(1, round(len(own) * fraction)) if len(own) > parts else 0
+        for k in range(parts):
+            part[own[k * n : (k + 1) * n]] = k
+    return tuple(order[part[order] == k] for k in range(parts + 1))
 
 
 def doubts(classes: Sequence[str], train: Split, validation: Split, test: Split) -> tuple[str, ...]:

@@ -17,6 +17,8 @@ def test_a_check_tells_all_that_is_wrong_with_a_folder_at_once(
     for name in ("x.jpg", "y.png"):
         (train / "dark" / name).write_bytes(b"no image")
     (train / "light" / "z.gif").write_bytes(b"GIF89a")
+    for part in (train, test):
+        (part / "later").mkdir()
     shutil.copy(train / "dark" / "000.jpg", test / "dark" / "seen.jpg")
     shutil.copy(train / "dark" / "002.jpg", train / "light" / "dark.jpg")
     shutil.copy(train / "dark" / "004.jpg", train / "dark" / "copy.jpg")
@@ -24,7 +26,7 @@ def test_a_check_tells_all_that_is_wrong_with_a_folder_at_once(
     assert main(["data", "check", str(class_folders)]) == 0
 
     report = capsys.readouterr().out
-    assert f"{class_folders}: 53 images in 2 classes" in report
+    assert f"{class_folders}: 53 images in 3 classes" in report
     rows = [line.split() for line in report.splitlines()]
     assert ["class", "train", "test"] in rows
     assert ["dark", "23", "5"] in rows
@@ -37,7 +39,9 @@ def test_a_check_tells_all_that_is_wrong_with_a_folder_at_once(
     assert "as several classes: 1: train/dark/002.jpg = train/light/dark.jpg" in report
     assert "several times: 1: train/dark/004.jpg = train/dark/copy.jpg" in report
     assert "1 .gif" in report
-    assert "suggestion" not in report
+    for part in (train, test):
+        assert f"{part}: these class folders hold no images (" in report
+    assert "hardly enough: later (0)" in report
 
 
 def test_images_that_were_scaled_recompressed_or_relit_are_told_of(

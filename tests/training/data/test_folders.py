@@ -68,14 +68,14 @@ def keep_few_images(root: Path) -> None:
         (flatten_val, "neither test nor val holds class folders; sort the images of one into"),
         (lose_a_class, "test: its class folders differ from those of train: dark"),
         (add_a_class, "test: its class folders differ from those of train: grey"),
-        (empty_the_test, "hold no images (.jpeg, .jpg, .png, .webp): dark, light"),
+        (empty_the_test, "hold no images (.jfif, .jpeg, .jpg, .png, .webp): dark, light"),
         (
             partial(empty_a_class, "train"),
-            "train: these class folders hold no images (.jpeg, .jpg, .png, .webp): light",
+            "train: these class folders hold no images (.jfif, .jpeg, .jpg, .png, .webp): light",
         ),
         (
             partial(empty_a_class, "test"),
-            "test: these class folders hold no images (.jpeg, .jpg, .png, .webp): light",
+            "test: these class folders hold no images (.jfif, .jpeg, .jpg, .png, .webp): light",
         ),
         (corrupt_an_image, "000.jpg: not a readable image"),
         (truncate_an_image, "001.png: not a readable image"),
@@ -146,13 +146,34 @@ def test_images_in_folders_of_a_class_count_and_what_macos_leaves_does_not(photo
     assert sum(len(each) for each in (after.train, after.validation, after.test)) == 40
 
 
-def test_images_of_formats_that_are_not_read_are_told_of(photos: Path) -> None:
+def test_nothing_of_a_folder_is_left_out_without_a_word(photos: Path) -> None:
     for name in ("a.gif", "b.gif", "c.BMP", "d.tiff"):
         Image.new("P", (8, 8)).save(photos / "light" / name)
+    for name in ("film.mp4", "README"):
+        (photos / "light" / name).touch()
+    (photos / "light" / "again").symlink_to(photos / "light")  # a circle
+    Image.new("RGB", (8, 8)).save(photos / "unsorted.jpg")
 
-    (note,) = load_data(str(photos), seed=0).notes
+    foreign, others, links, strays = load_data(str(photos), seed=0).notes
 
-    assert "left out, of formats that are not read: 1 .bmp, 2 .gif, 1 .tiff; convert" in note
+    assert "left out, of formats that are not read: 1 .bmp, 2 .gif, 1 .tiff; convert" in foreign
+    assert others == "left out, no images by their names: 1 .mp4, 1 without a suffix"
+    assert links.startswith(f"left out, links to folders: {photos}/light/again; ")
+    assert strays == "left out, images in no class folder: 1"
+
+
+def test_of_few_images_some_of_every_class_validate(class_folders: Path) -> None:
+    for k in range(8):
+        for part in ("train", "test"):
+            (class_folders / part / f"rare-{k}").mkdir()
+            for i in range(2):
+                Image.new("RGB", (8, 8), (k, i, 0)).save(class_folders / part / f"rare-{k}/{i}.png")
+
+    data = load_data(str(class_folders), seed=0)
+
+    assert data.validation.labels.bincount().tolist() == [2, 2] + [1] * 8
+    assert not set(data.validation.identities()) & set(data.train.identities())
+    assert len(data.validation) + len(data.train) == 56
 
 
 @pytest.mark.parametrize("max_tensor_bytes", [1000, 1 << 20])
