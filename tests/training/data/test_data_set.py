@@ -16,6 +16,7 @@ from model.preprocessing import Preprocessing
 from service.front.images.decoder import ImageDecoder
 from training import TrainingError
 from training.data.data_set import DataSet, load_data
+from training.data.decoding import read_pixels
 from training.data.splits import FileSplit, Split, TensorSplit
 
 SEEN = Preprocessing(size=16)
@@ -117,6 +118,19 @@ def test_a_turned_photo_is_upright(class_folders: Path) -> None:
     assert images_of(data.test)[0, :8].max() == 0
 
 
+def image_decoder(preprocessing: Preprocessing) -> ImageDecoder:
+    """Return what a server decodes with."""
+    return ImageDecoder(
+        decode_s=60,
+        decode_memory_bytes=2**30,
+        preprocessing=preprocessing,
+        max_pixels=12_000_000,
+        max_waiting=1,
+        clock=time.monotonic,
+        on_wake=lambda now: None,
+    )
+
+
 @pytest.mark.parametrize("preprocessing", [SEEN, Preprocessing(size=16, shorter_side=18)])
 @pytest.mark.parametrize(
     "image",
@@ -141,16 +155,47 @@ async def test_training_sees_the_pixels_that_the_server_sees(
 
     data = load_data(str(class_folders), seed=0, preprocessing=preprocessing)
 
-    served = ImageDecoder(
-        decode_s=60,
-        decode_memory_bytes=2**30,
-        preprocessing=data.preprocessing,
-        max_pixels=10**6,
-        max_waiting=1,
-        clock=time.monotonic,
-        on_wake=lambda now: None,
-    )
+    served = image_decoder(data.preprocessing)
     assert np.array_equal(images_of(data.test)[0], await served.decode(file.read_bytes()))
+
+
+@pytest.fixture(scope="module")
+def photograph() -> Image.Image:
+    """Of 12 megapixels, as telephones take them; drawn."""
+    shapes = np.random.default_rng(0).integers(0, 256, (15, 20, 3), np.uint8)
+    return Image.fromarray(shapes).resize((4000, 3000))
+
+
+@pytest.mark.parametrize(
+    ("image_format", "mode", "options"),
+    [
+        ("JPEG", "RGB", {}),
+        ("JPEG", "RGB", {"progressive": True}),
+        ("JPEG", "L", {}),
+        ("JPEG", "CMYK", {}),
+        ("PNG", "RGB", {"compress_level": 1}),
+        ("WEBP", "RGB", {"method": 0}),
+    ],
+)
+@pytest.mark.anyio
+async def test_a_photograph_of_12_megapixels_is_the_same_pixels_to_both(
+    photograph: Image.Image,
+    tmp_path: Path,
+    image_format: str,
+    mode: str,
+    options: dict[str, Any],
+) -> None:
+    file = tmp_path / "photograph"
+    photograph.convert(mode).save(file, image_format, exif=EXIF, **options)
+    served = image_decoder(Preprocessing(size=64, shorter_side=73))
+
+    trained_on = read_pixels(file, Preprocessing(size=64, shorter_side=73))
+
+    assert np.array_equal(trained_on, await served.decode(file.read_bytes()))
+    small = photograph.resize((64, 64), box=(685, 185, 3315, 2815)).rotate(270)  # upright
+    grey = mode == "L"
+    expected = np.asarray(small.convert("L").convert("RGB") if grey else small, np.float64)
+    assert np.abs(trained_on - expected).mean() < 3  # of 255: another way to scale, lossy files
 
 
 @pytest.mark.parametrize("max_tensor_bytes", [0, 1 << 20])
