@@ -6,7 +6,7 @@ from typing import Any, Literal, Self
 from model.drop_path import DropPath
 from model.preprocessing import Preprocessing
 from model.presets import PAPER_DROPOUT, PRESETS, Architecture
-from training import TrainingError
+from training import TrainingError, epochs_in_words
 from training.data.data_set import DataSet
 
 Schedule = Literal["paper", "imagenet", "one-cycle"]
@@ -69,7 +69,7 @@ class Recipe:
     def description(self) -> str:
         """What tells it apart, in a few words."""
         words = [
-            f"{self.epochs} epochs",
+            epochs_in_words(self.epochs),
             f"batch {self.batch_size}",
             f"{self.schedule} schedule at {self.learning_rate:g}",
             f"{'no' if self.drop_path == 'none' else self.drop_path} drop-path",

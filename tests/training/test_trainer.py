@@ -182,7 +182,7 @@ def test_a_resumed_run_began_with_what_it_is_given(tmp_path: Path, train_small: 
     train_small(tmp_path / "first", epochs=1)
     train_small(tmp_path / "second", epochs=1)
 
-    with pytest.raises(TrainingError, match="began with drawn weights, not with small, 1 epochs"):
+    with pytest.raises(TrainingError, match="began with drawn weights, not with small, 1 epoch"):
         train_small(tmp_path / "second", epochs=1, resume=True, begin_with=tmp_path / "first")
 
 

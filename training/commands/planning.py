@@ -27,7 +27,7 @@ from model.drop_path import DropPath, draw_passes
 from model.fractal import FractalNet
 from model.image_files import FORMATS
 from model.presets import Architecture
-from training import TrainingError
+from training import TrainingError, epochs_in_words
 from training.config import RECIPES, Fit, Recipe
 from training.data.data_set import DataSet
 from training.data.digits import PACKAGED
@@ -118,7 +118,7 @@ class Outlook:
         """One line for people."""
         took = timedelta(seconds=max(1, round(self.image_s * self.n_images * self.epochs)))
         return (
-            f"{self.epochs} epochs in mini-batches of {self.batch_size} will take about {took} "
+            f"{epochs_in_words(self.epochs)} in mini-batches of {self.batch_size} will take about {took} "
             f"({rate(1 / self.image_s)} images/s) and {self.memory_bytes / 1e9:.1f} GB of memory"
         )
 

@@ -10,7 +10,7 @@ import torch
 from pydantic import TypeAdapter
 
 from model.fractal import FractalNet
-from training import TrainingError
+from training import TrainingError, epochs_in_words
 from training.config import Recipe
 from training.data.data_set import DataSet
 from training.runs.files import written_whole
@@ -65,7 +65,7 @@ class Checkpoint:
 
 def described(recipe: str, epochs: int, seed: int, origin: str) -> str:
     """Describe a run in a few words, after those of the run that it began with."""
-    own = f"{recipe}, {epochs} epochs, seed {seed}"
+    own = f"{recipe}, {epochs_in_words(epochs)}, seed {seed}"
     return f"{origin}; {own}" if origin else own
 
 

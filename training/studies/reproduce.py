@@ -15,6 +15,7 @@ import torch
 
 from model import cost
 from model.preprocessing import Preprocessing
+from training import epochs_in_words
 from training.config import RECIPES, Recipe, shortened
 from training.data.data_set import DataSet
 from training.data.splits import Split
@@ -231,7 +232,7 @@ def reproduce(
     }
     optimiser = "Muon, one cycle" if is_short else "the paper's SGD"
     conditions = (
-        f"{data.name}: {len(data.train)} training and {len(data.test)} test images, {epochs} epochs, {optimiser}, "
+        f"{data.name}: {len(data.train)} training and {len(data.test)} test images, {epochs_in_words(epochs)}, {optimiser}, "
         f"seed {seed}, {device.type}, torch {version('torch')}"
     )
     table = _markdown(experiment, results, conditions)

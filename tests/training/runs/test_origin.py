@@ -191,7 +191,7 @@ def test_where_no_seed_chose_the_validation_images_any_seed_may_follow(
         tmp_path / "second", data=data, seed=1, begin_with=tmp_path / "first", **BARELY
     )
 
-    assert second.origin == "small, 1 epochs, seed 0"
+    assert second.origin == "small, 1 epoch, seed 0"
 
 
 def test_a_folder_of_neither_a_run_nor_a_bundle_is_one_clear_line(

@@ -46,7 +46,7 @@ def test_table_4_is_written_beside_the_papers_and_says_what_holds(
     assert "| 0.786 | 36.62 |" in rows[0]
     assert table.count("- Claim: ") == 2
     assert (
-        "digits: 1294 training and 360 test images, 1 epochs, the paper's SGD, seed 0, cpu, torch"
+        "digits: 1294 training and 360 test images, 1 epoch, the paper's SGD, seed 0, cpu, torch"
         in table
     )
     assert (tmp_path / "table4.png").read_bytes().startswith(b"\x89PNG")
@@ -79,7 +79,7 @@ def test_a_short_reproduction_says_that_its_optimiser_is_not_the_papers(
 
     assert main([*command, "--out", str(tmp_path)]) == 0
 
-    assert "1 epochs, Muon, one cycle, seed 0" in (tmp_path / "figure3.md").read_text()
+    assert "1 epoch, Muon, one cycle, seed 0" in (tmp_path / "figure3.md").read_text()
 
 
 def test_a_stopped_reproduction_goes_on_where_it_was(
