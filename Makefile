@@ -10,6 +10,9 @@ OTHER_ORT := $(if $(filter gpu,$(RUNTIME)),onnxruntime,onnxruntime-gpu)
 # What is installed is locked, with hashes; see deploy/lock.sh.
 LOCKS := deploy/requirements
 
+# One of the pages that `make audit` asks: mirrors of the index may lack them
+ADVISORIES := https://pypi.org/pypi/pip/25.0/json
+
 # For `make train`, and RECIPE for `make export`: another recipe or data set, e.g. make train RECIPE=cpu-narrow-c4 DATA=cifar10
 RECIPE ?= tiny
 DATA   ?= pairs
@@ -38,7 +41,9 @@ check: $(VENV)/.dev ## formatting, lint, types, import contracts and licences
 	$(BIN)/python -m piplicenses --packages $$(sed -n 's/^\([a-z0-9-]*\)==.*/\1/p' $(LOCKS)/*.txt | sort -u) > /dev/null
 
 audit: $(VENV)/.audit ## ask the internet for known vulnerabilities of what is locked
-	$(foreach lock,$(wildcard $(LOCKS)/*.txt),$(BIN)/pip-audit --strict --disable-pip --require-hashes --requirement $(lock) &&) true
+	@$(BIN)/python -c 'import requests; requests.get("$(ADVISORIES)", timeout=15).raise_for_status()' 2> /dev/null \
+	  || { echo 'error: nothing was audited: $(ADVISORIES), one of the pages with the advisories, is not to be had from here' >&2; exit 1; }
+	$(BIN)/pip-audit --strict --disable-pip --require-hashes $(addprefix --requirement ,$(wildcard $(LOCKS)/*.txt))
 
 sbom: $(VENV)/.audit ## write the bill of materials of each image into dist/
 	mkdir -p dist

@@ -56,6 +56,7 @@ def panels() -> list[dict[str, Any]]:
 
 def draw(api: httpx.Client, started_at: float, folder: Path, ended_at: float | None = None) -> None:
     """Draw each dashboard from the data since an instant, until another or now."""
+    folder.mkdir(parents=True, exist_ok=True)
     drawing = _Drawing(api, started_at, ended_at or time.time())
     for path in sorted(DASHBOARDS.glob("*.json")):
         drawing.draw(json.loads(path.read_text()), folder / f"dashboard-{path.stem}.png")

@@ -38,6 +38,7 @@ HAS_GPU = shutil.which("nvidia-smi") is not None
 DRAWN_S = 40.0  # of healthy load; of the overload, and of what follows it, half as much
 TIMEOUT_S = 120.0  # for the data of an expression, or an alert
 AMPLE_MS = 2000  # deadline of the healthy load
+NO_TIME = (422, 503, 504)  # statuses of requests that are refused, or expire
 OVERLOAD = f"--phase 3000:{TIMEOUT_S} --connections 64 --deadline-ms 5 10 25"  # and on_miss=refuse
 EXPECTED_ALERTS = {
     "AnytimeBudgetBurnsFast",
@@ -203,25 +204,25 @@ class Load:
     def send(self) -> None:
         """Ask the next subnetwork, with time enough, and say what was right; and ask for a stream."""
         image = self._rng.choice(self._images)
-        answer = self._ask(image, subnetwork=next(self._subnetworks), deadline_ms=AMPLE_MS)
-        self._label(answer, image.parent.name if self._labelled else answer["label"])
-        streamed = self._client.post(
-            "/classify/stream", content=image.read_bytes(), params={"deadline_ms": AMPLE_MS}
-        )
-        streamed.raise_for_status()
+        reply = self._ask("/classify", image, subnetwork=next(self._subnetworks))
+        if reply is not None:
+            self._label(reply, image.parent.name if self._labelled else reply.json()["label"])
+        self._ask("/classify/stream", image)
 
     def send_mislabelled(self) -> None:
-        """Ask for an answer, late or not, and say that it was wrong, unless the load leaves no time for one."""
-        try:
-            answer = self._ask(self._rng.choice(self._images), deadline_ms=25, top_k=2)
-        except httpx.HTTPStatusError as error:
-            if error.response.status_code not in (422, 503, 504):
-                raise
-        else:
-            self._label(answer, answer["top"][1]["label"])
+        """Ask for an answer, late or not, and say that it was wrong."""
+        reply = self._ask("/classify", self._rng.choice(self._images), deadline_ms=25, top_k=2)
+        if reply is not None:
+            self._label(reply, reply.json()["top"][1]["label"])
 
-    def _label(self, answer: dict[str, Any], label: str) -> None:
-        body = {"request_id": answer["request_id"], "label": label}
+    def _ask(self, path: str, image: Path, **query: Any) -> httpx.Response | None:
+        """Return the reply; None where other work left no time for an answer."""
+        query = {"deadline_ms": AMPLE_MS} | query
+        reply = self._client.post(path, content=image.read_bytes(), params=query)
+        return None if reply.status_code in NO_TIME else reply.raise_for_status()
+
+    def _label(self, reply: httpx.Response, label: str) -> None:
+        body = {"request_id": reply.json()["request_id"], "label": label}
         self._client.post("/feedback", json=body).raise_for_status()
 
     def _answers(self, path: str) -> bool:
@@ -229,11 +230,6 @@ class Load:
             return self._client.get(path).status_code == 200
         except httpx.TransportError:
             return False
-
-    def _ask(self, image: Path, **query: Any) -> dict[str, Any]:
-        response = self._client.post("/classify", content=image.read_bytes(), params=query)
-        answer: dict[str, Any] = response.raise_for_status().json()
-        return answer
 
 
 def write_noise(folder: Path, label: str) -> Path:

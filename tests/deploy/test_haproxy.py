@@ -8,13 +8,10 @@ import shutil
 import socket
 import ssl
 import subprocess
-import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +19,7 @@ import grpc
 import pytest
 
 from service.front.open_inference.grpc_messages import SERVICE, message_class
+from tests.deploy.played_replicas import Replicas, Reply, listening
 from tests.server import started
 from tests.service.conftest import free_port
 
@@ -36,58 +34,6 @@ pytestmark = pytest.mark.skipif(
 )
 
 
-@dataclass(slots=True)
-class Replicas:
-    """What every replica does with a request, and what reached them; a status of None is no reply at all."""
-
-    statuses: Iterator[int | None] = field(default_factory=lambda: iter(()))
-    reached: list[tuple[str, str]] = field(default_factory=list)  # address and path
-    released: threading.Event = field(default_factory=threading.Event)  # of /held
-
-    def handler(self) -> type[BaseHTTPRequestHandler]:
-        """Return what a server of the standard library handles requests by."""
-        replicas = self
-
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-
-            def do_GET(self) -> None:
-                if self.path == "/health/ready":
-                    self._reply(200)
-                else:
-                    self.do_POST()
-
-            def do_POST(self) -> None:
-                self.rfile.read(int(self.headers.get("Content-Length", 0)))
-                replicas.reached.append((self.connection.getsockname()[0], self.path))
-                if self.path == "/held":
-                    replicas.released.wait()
-                status = next(replicas.statuses, 200)
-                if status is None:
-                    self.close_connection = True
-                else:
-                    self._reply(status)
-
-            def _reply(self, status: int) -> None:
-                self.send_response(status)
-                self.send_header("Content-Length", "0")
-                self.end_headers()
-
-            def log_message(self, format: str, *args: object) -> None:
-                pass
-
-        return Handler
-
-
-@dataclass(frozen=True, slots=True)
-class Reply:
-    """What came back."""
-
-    status: int
-    headers: http.client.HTTPMessage
-    body: bytes
-
-
 Ask = Callable[..., Reply]
 
 
@@ -99,25 +45,14 @@ def replicas() -> Replicas:
 @pytest.fixture
 def ask(replicas: Replicas, tmp_path: Path) -> Iterator[Ask]:
     """Return what sends a request by method and path through the proxy, found by a name, and returns the reply."""
-    servers = [ThreadingHTTPServer(("127.0.0.1", 0), replicas.handler())]
-    port = servers[0].server_address[1]
-    servers += [
-        ThreadingHTTPServer((f"127.0.0.{i}", port), replicas.handler())
-        for i in range(2, REPLICAS + 1)
-    ]
-    for server in servers:
-        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
-    addresses = [str(each.server_address[0]) for each in servers]
     with (
+        listening(replicas, REPLICAS) as (addresses, port),
         NameServer(addresses) as names,
         run_proxy(tmp_path, f"anytime.example:{port}", names.address, IN_PROGRESS="2") as send,
     ):
         while send("GET", "/health/ready").status != 200:
             time.sleep(BETWEEN_S)  # the name is looked up after the start
         yield send
-    for server in servers:
-        server.shutdown()
-        server.server_close()
 
 
 @contextmanager
