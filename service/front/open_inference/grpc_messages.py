@@ -16,17 +16,23 @@ from google.protobuf.message_factory import GetMessageClass
 
 from service.front.open_inference.inference import Inferred
 from service.front.open_inference.messages import (
-    OUTPUTS,
     InferRequest,
-    WantedOutput,
     choices_of,
     output_tensor,
-    wanted_output,
+    wanted_outputs,
 )
-from service.front.open_inference.tensors import InvalidInference, SentTensor, images_of
+from service.front.open_inference.tensors import (
+    MAX_IMAGES,
+    MAX_INPUTS,
+    InvalidInference,
+    SentTensor,
+    images_of,
+)
 
 SERVICE = "inference.GRPCInferenceService"
 CONTENTS = {"BYTES": "bytes_contents", "UINT8": "uint_contents", "FP32": "fp32_contents"}
+
+MAX_PARAMETERS = 64  # are looked at; a quarter of these are known
 
 Message = Any  # of a class that is made at run time
 
@@ -68,20 +74,21 @@ def read_message(
     parameters = _read_parameters(message.parameters)
     if remaining_ms is not None:
         parameters.setdefault("on_miss", "refuse")
-    outputs = [
-        wanted_output(each.name, _read_parameters(each.parameters)) for each in message.outputs
-    ]
+    outputs = ((each.name, _read_parameters(each.parameters)) for each in message.outputs)
     return InferRequest(
         message.id,
-        images_of(list(_tensors(message)), side),
+        images_of(list(_tensors(message, side)), side),
         choices_of(parameters, headers, remaining_ms),
-        tuple(outputs or map(WantedOutput, OUTPUTS)),
+        wanted_outputs(outputs),
     )
 
 
-def _tensors(message: Message) -> Iterator[SentTensor]:
+def _tensors(message: Message, side: int) -> Iterator[SentTensor]:
     """Yield the inputs, whose contents are all raw or all in their own messages."""
+    if len(message.inputs) > MAX_INPUTS:
+        raise InvalidInference(f"there are {len(message.inputs)} inputs; send one")
     raw = message.raw_input_contents
+    most = 3 * side * side * MAX_IMAGES
     if raw and len(raw) != len(message.inputs):
         raise InvalidInference(
             f"there are {len(message.inputs)} inputs and {len(raw)} raw_input_contents"
@@ -93,17 +100,26 @@ def _tensors(message: Message) -> Iterator[SentTensor]:
                 f"the input {each.name!r} is in shared memory; there is none here, send its contents"
             )
         field = CONTENTS.get(each.datatype)
+        contents = None if raw or field is None else getattr(each.contents, field)
+        if contents is not None and len(contents) > most:
+            raise InvalidInference(
+                f"the input {each.name!r} has {len(contents)} elements, the limit is {most}"
+            )
         yield SentTensor(
             each.name,
             each.datatype,
             tuple(each.shape),
             raw[n] if raw else None,
-            None if raw or field is None else list(getattr(each.contents, field)),
+            None if contents is None else list(contents),
             str(parameters.get("content_type", "")),
         )
 
 
 def _read_parameters(parameters: Mapping[str, Message]) -> dict[str, Any]:
+    if len(parameters) > MAX_PARAMETERS:
+        raise InvalidInference(
+            f"there are {len(parameters)} parameters, the limit is {MAX_PARAMETERS}"
+        )
     values = {}
     for name, parameter in parameters.items():
         choice = parameter.WhichOneof("parameter_choice")

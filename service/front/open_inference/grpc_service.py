@@ -33,6 +33,7 @@ from service.front.open_inference.inference import (
     served_model,
     versions,
 )
+from service.front.open_inference.messages import check_load_parameters
 from service.front.open_inference.tensors import InvalidInference
 from service.front.received import Received, accounted
 from service.front.routes import check_ready
@@ -237,6 +238,7 @@ class GrpcService:
 
     async def _reload(self, request: Message, context: Context) -> Document:
         served = self._served(request.model_name, "")
+        check_load_parameters(request.parameters)
         await self._front.engine.call("reload", model=served.name)
         return {}
 
@@ -270,7 +272,7 @@ class GrpcService:
             read_at = self._front.clock()
             side = served.manifest.preprocessing.size
             asked = read_message(request, received.headers, remaining_ms, side)
-            return await infer(self._front, served, received, asked, b"", read_at)
+            return await infer(self._front, served, received, asked, read_at)
 
     async def _stream(self, requests: AsyncIterator[Message], context: Context) -> None:
         """Answer each request of a stream with better and better answers; several at the same time."""

@@ -69,20 +69,18 @@ async def infer(
     served: Served,
     received: Received,
     request: InferRequest,
-    query_string: bytes,
     read_at: float,
 ) -> Inferred | Problem:
     """Return the answers to a request's images, each scheduled for itself; or what became of the first without one.
 
     Args:
         served: what is to answer; the request has entered it.
-        query_string: of the request; may hold parameters too.
         read_at: when the request was read to the end.
 
     Raises:
         Problem: a parameter has a value that it cannot take, or the only image has no answer.
     """
-    query = served.parse_query(query_string, request.choices)
+    query = served.parse_query(b"", request.choices)
     if len(request.images) == 1:
         (image,) = request.images
         return inferred(

@@ -4,17 +4,19 @@ A message is JSON, and behind it the raw bytes of those tensors that are in the 
 """
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
+from urllib.parse import parse_qsl
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import to_json
 
 from service.front.open_inference.tensors import (
     MAX_IMAGES,
+    MAX_INPUTS,
     Image,
     InvalidInference,
     OutputTensor,
@@ -31,6 +33,8 @@ WITHOUT_EFFECT = {
     "binary_data_output", "content_type", "headers", "priority", "sequence_id", "sequence_start", "sequence_end",
     "triton_enable_empty_final_response",
 }  # fmt: skip
+
+LONGEST_VALUE = 200  # characters of a parameter
 
 PROBABILITIES, LABEL, CLASS_ID = "probabilities", "label", "class_id"
 OUTPUTS = (PROBABILITIES, LABEL, CLASS_ID)
@@ -112,17 +116,20 @@ class _Request(_Part):
     model_name: str | None = None  # KServe's client repeats what the path says
     id: str | None = None
     parameters: dict[str, Any] | None = None
-    inputs: list[_Input]
-    outputs: list[_Output] | None = None
+    inputs: Annotated[list[_Input], Field(max_length=MAX_INPUTS)]
+    outputs: Annotated[list[_Output], Field(max_length=len(OUTPUTS))] | None = None
 
 
-def read_request(body: bytes, headers: Mapping[bytes, bytes], side: int) -> InferRequest:
-    """Return what the body of a request says.
+def read_request(
+    body: bytes, headers: Mapping[bytes, bytes], side: int, query: bytes = b""
+) -> InferRequest:
+    """Return what a request says.
 
     Args:
         body: whole.
         headers: names in lower case.
         side: height and width that the network takes.
+        query: of its URL; may hold parameters too.
 
     Raises:
         InvalidInference: it cannot be read.
@@ -131,7 +138,7 @@ def read_request(body: bytes, headers: Mapping[bytes, bytes], side: int) -> Infe
     if (
         json_size == 0 < len(body)
     ):  # Triton's raw binary request: the body is the one element of the one input
-        return InferRequest("", (body,), choices_of({}, headers), _wanted(None, {}))
+        return InferRequest("", (body,), choices_of({}, headers, query=query), ALL_OUTPUTS[False])
     document, raw = body[:json_size], memoryview(body)[json_size:]
     # Lists of numbers take a hundred times as long to read as the bytes of a file.
     commas, most = document.count(b","), 4096 + 3 * side * side * MAX_IMAGES
@@ -142,17 +149,57 @@ def read_request(body: bytes, headers: Mapping[bytes, bytes], side: int) -> Infe
     try:
         request = _Request.model_validate_json(document)
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"])) or "the JSON"
-        raise InvalidInference(f"{where}: {first['msg']}") from error
+        raise _unreadable(error) from error
     parameters = request.parameters or {}
     images = images_of(list(_tensors(request.inputs, raw)), side)
-    outputs = None
-    if request.outputs is not None:
-        outputs = [(each.name, each.parameters or {}) for each in request.outputs]
+    is_binary = parameters.get("binary_data_output", False)
+    if not isinstance(is_binary, bool):
+        raise InvalidInference(
+            f"the parameter 'binary_data_output' is {is_binary!r:.40}; it must be true or false"
+        )
+    outputs = [(each.name, each.parameters or {}) for each in request.outputs or ()]
     return InferRequest(
-        request.id or "", images, choices_of(parameters, headers), _wanted(outputs, parameters)
+        request.id or "",
+        images,
+        choices_of(parameters, headers, query=query),
+        wanted_outputs(outputs, is_binary),
     )
+
+
+class _Load(_Part):
+    parameters: dict[str, Any] | None = None
+
+
+def check_load(body: bytes) -> None:
+    """See to it that a request to load or unload a model is for the bundle as it lies in its folder.
+
+    Raises:
+        InvalidInference: it brings a configuration or files of its own, or cannot be read.
+    """
+    try:
+        parameters = _Load.model_validate_json(body).parameters
+    except ValidationError as error:
+        raise _unreadable(error) from error
+    check_load_parameters(parameters or {})
+
+
+def check_load_parameters(names: Iterable[str]) -> None:
+    """See to it that the parameters of a request to load or unload a model are none that would change it.
+
+    Raises:
+        InvalidInference: one is.
+    """
+    for name in names:
+        if name != "unload_dependents":  # there are none
+            raise InvalidInference(
+                f"a model is loaded as it lies in its folder, without the parameter {name!r}"
+            )
+
+
+def _unreadable(error: ValidationError) -> InvalidInference:
+    first = error.errors()[0]
+    where = ".".join(map(str, first["loc"])) or "the JSON"
+    return InvalidInference(f"{where}: {first['msg']}")
 
 
 def _json_size(header: bytes | None, body_size: int) -> int:
@@ -202,7 +249,10 @@ def _tensors(inputs: Sequence[_Input], raw: memoryview) -> Iterator[SentTensor]:
 
 
 def choices_of(
-    parameters: Parameters, headers: Mapping[bytes, bytes], remaining_ms: float | None = None
+    parameters: Parameters,
+    headers: Mapping[bytes, bytes],
+    remaining_ms: float | None = None,
+    query: bytes = b"",
 ) -> tuple[tuple[str, str], ...]:
     """Return what chooses the answer, by the names that ``/classify`` has for it.
 
@@ -212,13 +262,15 @@ def choices_of(
         parameters: of the request.
         headers: X-Deadline-Ms, in milliseconds, and grpc-timeout, as gRPC writes it, are looked at.
         remaining_ms: what gRPC says is left, if it says.
+        query: of the URL, with more parameters.
 
     Raises:
-        InvalidInference: a parameter is unknown, or a deadline is no number.
+        InvalidInference: a parameter is unknown, or given twice otherwise than as a deadline, or a deadline is no number.
     """
     choices: dict[str, str] = {}
     deadlines_ms = [] if remaining_ms is None else [remaining_ms]
-    for name, value in parameters.items():
+    in_query = parse_qsl(query.decode("latin-1"), keep_blank_values=True) if query else ()
+    for name, value in (*parameters.items(), *in_query):
         if name in WITHOUT_EFFECT or value is None:
             continue
         if name not in (*CHOICES, TIMEOUT):
@@ -228,12 +280,16 @@ def choices_of(
             raise InvalidInference(
                 f"the parameter {name!r} is {value!r:.40}; it must be a number or a text"
             )
+        if len(str(value)) > LONGEST_VALUE:
+            raise InvalidInference(f"the parameter {name!r} is {value!r:.40}…, which is too long")
         if name == TIMEOUT:
             timeout_us = _number("the parameter 'timeout'", str(value))
             if timeout_us:
                 deadlines_ms.append(timeout_us / 1e3)
         elif name == "deadline_ms":
             deadlines_ms.append(_number("the parameter 'deadline_ms'", str(value)))
+        elif name in choices:
+            raise InvalidInference(f"the parameter {name!r} is given twice, again as {value!r:.40}")
         else:
             choices[name] = str(value)
     if header := headers.get(b"x-deadline-ms"):
@@ -260,27 +316,28 @@ def _grpc_timeout_ms(text: str) -> float:
     return int(found[1]) * UNIT_MS[found[2]]
 
 
-def _wanted(
-    outputs: Sequence[tuple[str, Parameters]] | None, parameters: Parameters
+def wanted_outputs(
+    outputs: Iterable[tuple[str, Parameters]], is_binary: bool = False
 ) -> tuple[WantedOutput, ...]:
-    """Return what a request wants, all outputs if it does not say."""
-    is_binary = parameters.get("binary_data_output") is True
-    if not outputs:
-        return ALL_OUTPUTS[is_binary]
-    return tuple(wanted_output(name, own, is_binary) for name, own in outputs)
-
-
-def wanted_output(name: str, parameters: Parameters, is_binary: bool = False) -> WantedOutput:
-    """Return an output that is wanted.
+    """Return what a request wants, all outputs if it does not say.
 
     Args:
-        name: of the output.
-        parameters: its own.
-        is_binary: unless they say something else.
+        outputs: names and their own parameters.
+        is_binary: unless these say something else.
 
     Raises:
-        InvalidInference: there is no such output, or a parameter has a value that it cannot take.
+        InvalidInference: one is unknown or has a parameter that cannot be, or it is wanted twice: a request of a
+            megabyte could have a reply of gigabytes otherwise.
     """
+    wanted: dict[str, WantedOutput] = {}
+    for name, parameters in outputs:
+        if name in wanted:
+            raise InvalidInference(f"the output {name!r} is wanted twice")
+        wanted[name] = _wanted_output(name, parameters, is_binary)
+    return tuple(wanted.values()) or ALL_OUTPUTS[is_binary]
+
+
+def _wanted_output(name: str, parameters: Parameters, is_binary: bool) -> WantedOutput:
     if name not in OUTPUTS:
         raise InvalidInference(f"there is no output {name!r}; there are {', '.join(OUTPUTS)}")
     if "shared_memory_region" in parameters:

@@ -10,10 +10,10 @@ from service.front.open_inference import documents
 from service.front.open_inference.documents import Document
 from service.front.open_inference.inference import infer as infer_images
 from service.front.open_inference.inference import model_statistics, served_model, versions
-from service.front.open_inference.messages import model_of, read_request, write_reply
+from service.front.open_inference.messages import check_load, model_of, read_request, write_reply
 from service.front.received import Received, accounted, receive
 from service.front.routes import check_ready, front_of
-from service.problems import Problem, UnsupportedEncoding
+from service.problems import EmptyBody, Problem, UnsupportedEncoding
 
 router = APIRouter(prefix="/v2", include_in_schema=False)  # the protocol is described elsewhere
 
@@ -92,6 +92,11 @@ async def index(request: Request) -> list[Document]:
 async def reload(request: Request, model: str) -> Document:
     """Answer from the bundle that is in the model's folder now: there is one, so that what unloads it loads it again."""
     front = front_of(request)
+    try:
+        limit = front.settings.max_body_bytes
+        check_load(await front.bodies.read(request, dict(request.scope["headers"]), limit))
+    except EmptyBody:
+        pass  # there need be none
     await front.engine.call("reload", model=served_model(front.serving, model, "").name)
     return {}
 
@@ -122,9 +127,8 @@ async def _infer(front: Front, received: Received, request: Request) -> Response
                 headers={"Accept-Encoding": "identity"},
             )
         side = served.manifest.preprocessing.size
-        asked = read_request(body, headers, side)
-        query = request.scope["query_string"]
-        outcome = await infer_images(front, served, received, asked, query, read_at)
+        asked = read_request(body, headers, side, request.scope["query_string"])
+        outcome = await infer_images(front, served, received, asked, read_at)
         if isinstance(outcome, Problem):  # of one of several, accounted for
             return rendered(front, outcome, received)
         reply, json_size = write_reply(

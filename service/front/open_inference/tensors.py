@@ -9,6 +9,7 @@ from base64 import b64decode
 from binascii import Error as Base64Error
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from math import prod
 from typing import Any
 
@@ -20,6 +21,8 @@ from service.problems import Problem
 
 FILES, PIXELS = "image", "images"
 MAX_IMAGES = 64  # of one request, as of a form
+MAX_INPUTS = 8  # are looked at to say which are wrong; two are known
+LONGEST_DETAIL = 400  # characters
 PIXEL_TYPES: dict[str, np.dtype[Any]] = {"UINT8": np.dtype("u1"), "FP32": np.dtype("<f4")}
 BRIGHTEST = {"UINT8": 255, "FP32": 1}
 
@@ -28,9 +31,16 @@ Image = bytes | Pixels
 
 
 class InvalidInference(Problem):
-    """What came cannot be read; told in the protocol's own form, so that it is in no catalogue."""
+    """What came cannot be read; told in the protocol's own form, so that it is in no catalogue.
+
+    Args:
+        detail: what is wrong; names and values in it are the client's, and may be of any length, so that it is cut.
+    """
 
     status, title = 400, "Invalid inference"
+
+    def __init__(self, detail: str) -> None:
+        super().__init__(detail if len(detail) <= LONGEST_DETAIL else f"{detail[:LONGEST_DETAIL]}…")
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +97,7 @@ def images_of(tensors: Sequence[SentTensor], side: int) -> tuple[Image, ...]:
         InvalidInference: there are none, or what came is not as it says.
     """
     by_name = {each.name: each for each in tensors}
-    names = ", ".join(repr(each.name) for each in tensors) or "none"
+    names = ", ".join(f"{each.name!r:.40}" for each in tensors) or "none"
     if not by_name or len(by_name) < len(tensors) or not by_name.keys() <= {FILES, PIXELS}:
         raise InvalidInference(
             f"the inputs are {names}; send one, {FILES!r} (files) or {PIXELS!r} (pixels)"
@@ -102,8 +112,10 @@ def images_of(tensors: Sequence[SentTensor], side: int) -> tuple[Image, ...]:
 def _files(tensor: SentTensor) -> Iterator[bytes]:
     """Yield the files in a tensor of BYTES, whatever its shape."""
     if tensor.datatype != "BYTES":
-        raise InvalidInference(f"{tensor} has the datatype {tensor.datatype!r}; it must be BYTES")
-    count = _count(tensor, prod(tensor.shape))
+        raise InvalidInference(
+            f"{tensor} has the datatype {tensor.datatype!r:.40}; it must be BYTES"
+        )
+    count = _count(tensor, tensor.shape)
     if tensor.raw is None:
         elements = list(_flat(tensor.values))
         _check_count(tensor, len(elements), count)
@@ -166,17 +178,16 @@ def _pixels(tensor: SentTensor, side: int) -> Iterator[Pixels]:
     dtype = PIXEL_TYPES.get(tensor.datatype)
     if dtype is None:
         raise InvalidInference(
-            f"{tensor} has the datatype {tensor.datatype!r}; it must be {' or '.join(PIXEL_TYPES)}"
+            f"{tensor} has the datatype {tensor.datatype!r:.40}; it must be {' or '.join(PIXEL_TYPES)}"
         )
-    count, *image = tensor.shape or (0,)
-    if image not in ([side, side, 3], [3, side, side]):
+    if tensor.shape[1:] not in ((side, side, 3), (3, side, side)):
         raise InvalidInference(
             f"{tensor} has the shape {shown(tensor.shape)}; it must be [N, {side}, {side}, 3] or [N, 3, {side}, {side}]; "
             f"images of other sizes go as files, in {FILES!r}"
         )
-    _count(tensor, count)
+    _count(tensor, tensor.shape[:1])
     if tensor.raw is None:
-        array = _from_values(tensor, "iuf" if dtype.kind == "f" else "iu")
+        array: NDArray[Any] = _from_values(tensor, {int, float} if dtype.kind == "f" else {int})
     else:
         expected = prod(tensor.shape) * dtype.itemsize
         if len(tensor.raw) != expected:
@@ -185,26 +196,33 @@ def _pixels(tensor: SentTensor, side: int) -> Iterator[Pixels]:
             )
         array = np.frombuffer(tensor.raw, dtype).reshape(tensor.shape)
     array = _to_bytes(tensor, array, BRIGHTEST[tensor.datatype])
-    if image[-1] != 3:
+    if tensor.shape[-1] != 3:
         array = array.transpose(0, 2, 3, 1)
     yield from np.ascontiguousarray(array)
 
 
-def _from_values(tensor: SentTensor, kinds: str) -> NDArray[Any]:
-    """Return the values of a tensor in its shape, if numpy finds them to be of one of these kinds."""
+def _from_values(tensor: SentTensor, types: set[type]) -> NDArray[np.float64]:
+    """Return the values of a tensor, nested or flat, in its shape.
+
+    Each is looked at before numpy is: it would take true for 1, and copy a hundred thousand texts into as many places of
+    the longest one's size.
+    """
+    values = tensor.values if isinstance(tensor.values, list) else [tensor.values]
+    if values and isinstance(values[0], list):
+        for size in tensor.shape[1:]:
+            if any(type(each) is not list or len(each) != size for each in values):
+                raise InvalidInference(
+                    f"the data of {tensor} are not nested as its shape says, {shown(tensor.shape)}"
+                )
+            values = [*chain.from_iterable(values)]
+    if not {*map(type, values)} <= types:
+        what = "numbers" if float in types else "whole numbers"
+        raise InvalidInference(f"the data of {tensor} are not all {what}")
+    _check_count(tensor, len(values), prod(tensor.shape))
     try:
-        values = np.asarray(tensor.values)
-    except ValueError:  # lists of unequal length
-        values = np.empty(0, object)
-    if values.dtype.kind not in kinds:
-        what = "numbers" if "f" in kinds else "whole numbers"
-        raise InvalidInference(f"the data of {tensor} are not {what} in lists of equal length")
-    if values.ndim != 1 and values.shape != tensor.shape:
-        raise InvalidInference(
-            f"the data of {tensor} are nested as {shown(values.shape)}, its shape is {shown(tensor.shape)}"
-        )
-    _check_count(tensor, values.size, prod(tensor.shape))
-    return values.reshape(tensor.shape)
+        return np.array(values, np.float64).reshape(tensor.shape)
+    except OverflowError as error:
+        raise InvalidInference(f"the data of {tensor} have numbers that are too large") from error
 
 
 def _to_bytes(tensor: SentTensor, array: NDArray[Any], brightest: int) -> NDArray[np.uint8]:
@@ -220,12 +238,18 @@ def _to_bytes(tensor: SentTensor, array: NDArray[Any], brightest: int) -> NDArra
     return np.rint(array * (255 / brightest)).astype(np.uint8)
 
 
-def _count(tensor: SentTensor, count: int) -> int:
-    """Return the number of images, if a request may have so many."""
-    if not 1 <= count <= MAX_IMAGES or min(tensor.shape, default=1) < 1:
-        raise InvalidInference(
-            f"{tensor} has the shape {shown(tensor.shape)}; a request brings 1 to {MAX_IMAGES} images"
-        )
+def _count(tensor: SentTensor, dimensions: Sequence[int]) -> int:
+    """Return the number of images along some dimensions of a tensor, if a request may have so many.
+
+    A product that is too large is not carried on: that of 100,000 dimensions takes minutes.
+    """
+    count = 1
+    for each in dimensions:
+        count *= each
+        if not 1 <= count <= MAX_IMAGES:
+            raise InvalidInference(
+                f"{tensor} has the shape {shown(tensor.shape)}; a request brings 1 to {MAX_IMAGES} images"
+            )
     return count
 
 
@@ -236,4 +260,4 @@ def _check_count(tensor: SentTensor, found: int, expected: int) -> None:
 
 def shown(shape: Sequence[int]) -> str:
     """Return a shape for a message, of a long one the begin."""
-    return f"{list(shape)!s:.80}"
+    return f"{list(shape[:80])!s:.80}"

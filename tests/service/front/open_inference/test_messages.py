@@ -60,9 +60,9 @@ def sent(case: Case) -> tuple[bytes, dict[bytes, bytes]]:
     return body, {name.encode(): value.encode() for name, value in case["headers"].items()}
 
 
-def refusal_of(body: bytes, headers: Mapping[bytes, bytes]) -> str:
+def refusal_of(body: bytes, headers: Mapping[bytes, bytes], query: bytes = b"") -> str:
     with pytest.raises(InvalidInference) as caught:
-        read(body, headers)
+        read_request(body, headers, SIDE, query)
     return caught.value.detail
 
 
@@ -100,16 +100,21 @@ def test_a_deadline_is_read_wherever_clients_put_it() -> None:
         ({}, {b"grpc-timeout": b"1H"}, "3600000"),
         ({}, {b"grpc-timeout": b"500000n"}, "0.5"),
         ({"deadline_ms": 50}, {b"x-deadline-ms": b"20", b"grpc-timeout": b"30m"}, "20"),
+        ({"deadline_ms": 50, "query": "deadline_ms=30"}, {}, "30"),
+        ({"query": "timeout=7000&deadline_ms=30&priority=1"}, {}, "7"),
     ],
 )
 def test_of_several_deadlines_the_earliest_counts(
     parameters: dict[str, Any], headers: dict[bytes, bytes], deadline_ms: str
 ) -> None:
+    query = parameters.pop("query", "").encode()
     body, _ = message(
         [tensor("images", "UINT8", [1, 4, 4, 3], data=[0] * 48)], parameters=parameters
     )
 
-    assert dict(read(body, headers).choices) == {"deadline_ms": deadline_ms}
+    request = read_request(body, headers, SIDE, query)
+
+    assert dict(request.choices) == {"deadline_ms": deadline_ms}
 
 
 @pytest.mark.parametrize(
@@ -120,6 +125,10 @@ def test_of_several_deadlines_the_earliest_counts(
         ({"deadline_ms": [25]}, {}, "deadline_ms"),
         ({"deadline_ms": "soon"}, {}, "soon"),
         ({"timeout": "soon"}, {}, "timeout"),
+        ({"on_miss": "refuse", "query": "on_miss=answer"}, {}, "'on_miss' is given twice"),
+        ({"query": "top_k=2"}, {}, "top_k"),
+        ({"subnetwork": "x" * 10**6}, {}, "too long"),
+        ({"binary_data_output": "true"}, {}, "binary_data_output"),
         ({}, {b"x-deadline-ms": b"soon"}, "X-Deadline-Ms"),
         ({}, {b"grpc-timeout": b"25"}, "grpc-timeout"),
         ({}, {b"grpc-timeout": b"123456789m"}, "grpc-timeout"),
@@ -128,11 +137,12 @@ def test_of_several_deadlines_the_earliest_counts(
 def test_a_parameter_that_cannot_be_is_named(
     parameters: dict[str, Any], headers: dict[bytes, bytes], names: str
 ) -> None:
+    query = parameters.pop("query", "").encode()
     body, _ = message(
         [tensor("images", "UINT8", [1, 4, 4, 3], data=[0] * 48)], parameters=parameters
     )
 
-    assert names in refusal_of(body, headers)
+    assert names in refusal_of(body, headers, query)
 
 
 @st.composite
@@ -234,13 +244,24 @@ WHOLE, SIZES = message([binary("images", "UINT8", [1, 4, 4, 3], 48)], RAW)
         (*message([tensor("image", "BYTES", [1])]), "base64"),
         (*message([tensor("images", "UINT8", [1, 4, 4, 3])]), "whole numbers"),
         (*message([tensor("images", "UINT8", [1, 4, 4, 3], data=[0] * 47)]), "47 elements"),
-        (*message([tensor("images", "UINT8", [1, 4, 4, 3], data=[[0] * 48])]), "nested as [1, 48]"),
-        (*message([tensor("images", "UINT8", [1, 4, 4, 3], data=[[0], [0, 1]])]), "equal length"),
+        (*message([tensor("images", "UINT8", [1, 4, 4, 3], data=[[0] * 48])]), "not nested as"),
+        (*message([tensor("images", "UINT8", [1, 4, 4, 3], data=[[[[0] * 3] * 4] * 3])]), "not nested as"),
+        (*message([tensor("images", "UINT8", [1, 4, 4, 3], data=[[[[0] * 3] * 4] * 4] * 2)]), "96 elements"),
+        (*message([tensor("images", "UINT8", [1, 4, 4, 3], data=[[0], [0, 1]])]), "not nested as"),
         (*message([tensor("images", "UINT8", [1, 4, 4, 3], data=[0.5] * 48)]), "whole numbers"),
         (*message([tensor("images", "UINT8", [1, 4, 4, 3], data=[True] * 48)]), "whole numbers"),
         (*message([tensor("images", "UINT8", [1, 4, 4, 3], data=["0"] * 48)]), "whole numbers"),
         (*message([tensor("images", "UINT8", [1, 4, 4, 3], data=[256] * 48)]), "from 0 to 255"),
-        (*message([tensor("images", "UINT8", [1, 4, 4, 3], data=[2**70] * 48)]), "whole numbers"),
+        (*message([tensor("images", "UINT8", [1, 4, 4, 3], data=[2**70] * 48)]), "from 0 to 255"),
+        (*message([tensor("images", "UINT8", [1, 4, 4, 3], data=[10**400] * 48)]), "too large"),
+        (*message([tensor("images", "UINT8", [1, 4, 4, 3], data=[True] + [1] * 47)]), "whole numbers"),
+        (*message([tensor("images", "FP32", [1, 4, 4, 3], data=[True] + [0.5] * 47)]), "numbers"),
+        (*message([tensor("images", "UINT8", [1, 4, 4, 3], data=["x" * 10**6] + ["y"] * 6000)]), "whole numbers"),
+        (*message([tensor("image", "BYTES", [2**40] * 10**5, parameters={"binary_data_size": 1})], b"x"), "values"),
+        (*message([tensor("image", "BYTES", [2**40] * 4000, parameters={"binary_data_size": 1})], b"x"), "1 to 64"),
+        (*message([tensor("n" * 10**6, "UINT8", [1], data=[0])]), "'nnn"),
+        (*message([tensor("image", "d" * 10**6, [1], data=[0])]), "'ddd"),
+        (*message([tensor("image", "BYTES", [1], data=["YQ=="])] * 1000), "at most 8"),
         (*message([tensor("images", "FP32", [1, 4, 4, 3], data=[1e300] * 48)]), "from 0 to 1"),
         (*message([tensor("images", "FP32", [1, 4, 4, 3], data=[float("nan")] * 48)]), "nan"),
         (*message([tensor("images", "FP32", [1, 4, 4, 3], data=[-0.01] * 48)]), "-0.01"),
@@ -260,7 +281,10 @@ WHOLE, SIZES = message([binary("images", "UINT8", [1, 4, 4, 3], 48)], RAW)
 def test_what_cannot_be_read_is_refused_in_words(
     body: bytes, headers: Mapping[bytes, bytes], says: str
 ) -> None:
-    assert says in refusal_of(body, headers)
+    detail = refusal_of(body, headers)
+
+    assert says in detail
+    assert len(detail) < 500  # whatever is repeated of what came
 
 
 @given(data=st.data())
@@ -380,6 +404,14 @@ def test_an_output_that_cannot_be_is_refused(output: object, says: str) -> None:
     )
 
     assert says in refusal_of(body, headers)
+
+
+def test_an_output_comes_once() -> None:
+    body, headers = message(
+        [tensor("images", "UINT8", [1, 4, 4, 3], data=[0] * 48)], outputs=[{"name": "label"}] * 2
+    )
+
+    assert refusal_of(body, headers) == "the output 'label' is wanted twice"
 
 
 def test_the_id_of_a_request_is_repeated() -> None:

@@ -244,10 +244,14 @@ def test_a_bundle_is_loaded_with_the_key(
     server = start_server(admin_key="key", warm_up_s=0.01, max_batch=1)
     server.wait_for("ready")
 
-    def load(key: str) -> int:
+    def load(key: str, do: str = "load", sent: object = None) -> int:
         headers = {"Authorization": f"Bearer {key}"}
-        path = "/v2/repository/models/cifar10/load"
-        return server.client.post(path, headers=headers).status_code
+        path = f"/v2/repository/models/cifar10/{do}"
+        return server.client.post(path, headers=headers, json=sent).status_code
 
     assert (load("other"), load("key")) == (401, 200)
     assert server.wait_for("reload")["outcome"] == "unchanged"
+    unload = {"parameters": {"unload_dependents": False}}  # as tritonclient sends it
+    assert load("key", "unload", unload) == 200
+    assert load("key", "load", {"parameters": {"config": "{}"}}) == 400  # would be ignored
+    assert load("key", "load", {"parameters": {"file:1/model.onnx": "AAAA"}}) == 400
