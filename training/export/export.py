@@ -46,14 +46,14 @@ from training.data.data_set import DataSet
 from training.data.splits import Split
 from training.evaluate import extract_for_serving, in_order, predict
 from training.export.choice import Front, Right, with_expected
-from training.export.report import Seen, seen_by, write_report
+from training.export.report import seen_by, write_report
 from training.graphs.graph import ServedNetwork, graph_of, weights_of
 from training.graphs.quantise import CALIBRATION_IMAGES, quantise
 from training.graphs.scores import (
     Logits,
     calibration,
     fit_temperature,
-    latency_ms,
+    latencies_ms,
     logits_of,
     share,
 )
@@ -232,7 +232,8 @@ def _write_bundle(
         weights = WeightsFile(folder / WEIGHTS_FILE, half=precision in ("float16-filters", "int8"))
         subnetworks = []
         rights: dict[str, Right] = {}  # on the validation images, by graph
-        seen: dict[str, Seen] = {}  # of the test images, by subnetwork
+        sessions: list[onnxruntime.InferenceSession] = []
+        answers: list[Logits] = []  # to the test images
         validation_labels = data.validation.labels.numpy()
         for active, (network, logits) in tqdm(chosen.items(), desc="exporting", disable=None):
             temperature = fit_temperature(logits.numpy(), validation_labels)
@@ -248,8 +249,8 @@ def _write_bundle(
             rights[path.name] = on_validation.argmax(1) == validation_labels
             on_test = _logits_on(data.test, session)
             accuracy, calibrated = _measured(on_validation, on_test, data, temperature)
-            image = parity_images[:1].numpy()
-            seen[own_name] = seen_by(on_test / temperature, latency_ms(session, image))
+            sessions.append(session)
+            answers.append(on_test / temperature)
             int8 = None
             if integers:
                 int8_path = folder / f"{own_name}.int8.onnx"
@@ -281,6 +282,11 @@ def _write_bundle(
             provenance=origin,
         )
         write_manifest(folder, manifest)
+        took_ms = latencies_ms(sessions, parity_images[:1].numpy())
+        seen = {
+            each.name: seen_by(logits, own_ms)
+            for each, logits, own_ms in zip(subnetworks, answers, took_ms, strict=True)
+        }
         write_report(folder / REPORT_FILE, manifest, data, seen)
         read_bundle(folder)  # as a server will, which refuses what it does not know
     return manifest

@@ -195,6 +195,7 @@ def _draw_front(
     steps = [(seen[each.name].latency_ms, 100 * each.accuracy.estimate.value) for each in front]
     axes.step([x for x, _ in steps], [y for _, y in steps], where="post", color="#1457a8")
     axes.set(xlabel="latency of one image, ms", ylabel="expected accuracy, %")
+    axes.margins(x=0.15)  # for the names
     axes.set_xlim(left=0)
     return figure
 

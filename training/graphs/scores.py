@@ -5,7 +5,7 @@ Nothing here needs torch.
 
 import math
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from statistics import median
 
 import numpy as np
@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from model.manifest import Calibration, Measured
 
 WARM_UP_RUNS = 8  # the first runs allocate
-LATENCY_RUNS = 100
+LATENCY_ROUNDS, RUNS_A_ROUND = 10, 10  # a round has every network once, however busy the machine is
+LATENCY_RUNS = LATENCY_ROUNDS * RUNS_A_ROUND
 CALIBRATION_BINS = 15  # of confidence, as in the source
 TEMPERATURE_RANGE = (0.05, 20.0)
 
@@ -30,14 +31,24 @@ def logits_of(
     return np.concatenate([session.run(["logits"], {"images": images})[0] for images in batches])
 
 
-def latency_ms(session: onnxruntime.InferenceSession, image: NDArray[np.uint8]) -> float:
-    """Return the median latency of a run with one image (1, H, W, 3)."""
-    took_s = []
-    for _ in range(WARM_UP_RUNS + LATENCY_RUNS):
-        started_at = time.perf_counter()
-        session.run(["probabilities"], {"images": image})
-        took_s.append(time.perf_counter() - started_at)
-    return 1000 * median(took_s[WARM_UP_RUNS:])
+def latencies_ms(
+    sessions: Sequence[onnxruntime.InferenceSession], image: NDArray[np.uint8]
+) -> list[float]:
+    """Return the median latency of a run with one image (1, H, W, 3) for each session, measured by turns.
+
+    What else the machine does for some seconds then slows all of them, and leaves their order as it is.
+    """
+    took_s: list[list[float]] = [[] for _ in sessions]
+    for session in sessions:
+        for _ in range(WARM_UP_RUNS):
+            session.run(["probabilities"], {"images": image})
+    for _ in range(LATENCY_ROUNDS):
+        for session, own_s in zip(sessions, took_s, strict=True):
+            for _ in range(RUNS_A_ROUND):
+                started_at = time.perf_counter()
+                session.run(["probabilities"], {"images": image})
+                own_s.append(time.perf_counter() - started_at)
+    return [1000 * median(own_s) for own_s in took_s]
 
 
 def share(logits: Logits, classes: Labels) -> Measured:

@@ -25,7 +25,7 @@ from model.sessions import open_session
 from training.data.data_set import DataSet
 from training.data.splits import Split
 from training.evaluate import in_order
-from training.graphs.scores import LATENCY_RUNS, latency_ms
+from training.graphs.scores import LATENCY_RUNS, latencies_ms
 from training.runs.files import written_whole
 
 if TYPE_CHECKING:  # what draws takes a second to load; the other commands do without
@@ -151,7 +151,7 @@ def _measure(bundle: Bundle, subnetwork: Subnetwork, data: DataSet) -> Measureme
     on_test = probabilities(data.test)
     return Measurement(
         subnetwork,
-        latency_ms(session, image.numpy()),
+        latencies_ms([session], image.numpy())[0],
         probabilities(data.validation),
         on_test,
         float((on_test.argmax(1) == data.test.labels.numpy()).mean()),

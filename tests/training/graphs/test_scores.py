@@ -1,9 +1,17 @@
 """A temperature, and how far confidence is from accuracy."""
 
+from itertools import groupby
+from typing import Any
+
 import numpy as np
 import pytest
 
-from training.graphs.scores import expected_calibration_error, fit_temperature
+from training.graphs.scores import (
+    LATENCY_ROUNDS,
+    expected_calibration_error,
+    fit_temperature,
+    latencies_ms,
+)
 
 
 def test_the_temperature_undoes_a_scale() -> None:
@@ -26,3 +34,25 @@ def test_calibration_error_is_the_gap_between_confidence_and_accuracy() -> None:
     error = expected_calibration_error(logits, np.array([0, 0, 0, 1]))
 
     assert error == pytest.approx(0.25)
+
+
+class Recorded:
+    """Runs nothing, and writes down whose turn it was."""
+
+    def __init__(self, name: str, turns: list[str]) -> None:
+        self._name, self._turns = name, turns
+
+    def run(self, outputs: object, inputs: object) -> list[object]:
+        """Write it down."""
+        self._turns.append(self._name)
+        return []
+
+
+def test_latencies_to_compare_are_measured_by_turns() -> None:
+    turns: list[str] = []
+    sessions: Any = [Recorded(name, turns) for name in ("shallow", "deep")]
+
+    took_ms = latencies_ms(sessions, np.zeros((1, 8, 8, 3), np.uint8))
+
+    assert len(took_ms) == 2
+    assert [name for name, _ in groupby(turns)] == ["shallow", "deep"] * (1 + LATENCY_ROUNDS)
