@@ -126,7 +126,7 @@ class RequestParser:
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """Take a header; behind a chunked body it is a trailer, which nobody asked for."""
-        self._head_bytes += len(name) + len(value)
+        self._head_bytes += len(name) + len(value) + 4  # what is between them, and the end
         if self.is_in_head:
             name = name.lower()
             self.headers.append((name, value))

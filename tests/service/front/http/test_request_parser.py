@@ -60,6 +60,7 @@ def test_thousands_of_wishes_for_another_protocol_at_once_are_ignored_one_by_one
         ),
         (b"GET / HTTP/1.1\r\na: " + 50_000 * b"b", LargeHeadError),
         (b"GET /" + 40_000 * b"b" + b" HTTP/1.1\r\n\r\n", LargeHeadError),
+        (b"GET / HTTP/1.1\r\nHost: a\r\n" + 6_000 * b"a: b\r\n" + b"\r\n", LargeHeadError),
     ],
 )
 def test_what_is_no_request_ends_there(data: bytes, error: type[Exception]) -> None:
