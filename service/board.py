@@ -21,8 +21,9 @@ ENGINE_BEAT_AT, EDITION, LENGTH, LOADS = range(4)
 
 # Places of a front.
 CONNECTIONS, CPU_S, HANDLED, SHED, SHED_CPU_S, LINES_DROPPED, BEAT_AT = range(7)
-SHED_DEADLINE_S = 7  # of the last request that was shed
-RECEIVED = 8  # how many requests of it the engine has read; the engine writes this one
+UNSEEN = 7  # requests that it refused, by their heads or once they were read, so that the engine never saw them
+UNSEEN_DEADLINE_S = 8  # of the last of them
+RECEIVED = 9  # how many requests of it the engine has read; the engine writes this one
 
 
 class Board:

@@ -8,7 +8,7 @@ from service.board import Board
 from service.scheduling.scheduler import Scheduler
 
 REQUESTS = 16  # reading a thread's CPU clock costs a microsecond
-MOST_SHED = 64  # that are told one by one; more say no more
+MOST_UNSEEN = 64  # that are told one by one; more say no more
 WINDOW_S = 0.5  # where they take longer to come, scrapes and probes cost as much as they do
 
 
@@ -26,7 +26,7 @@ class Costs:
         self._shares_cores = shares_cores
         self._clock = clock
         self._seen = self._read(0.0)
-        self._shed = [0] * board.fronts
+        self._unseen = [0] * board.fronts
 
     def observe(self, scheduler: Scheduler, run_here_s: float) -> None:
         """Look at the clocks, if enough requests have come since the last look.
@@ -35,7 +35,7 @@ class Costs:
             scheduler: is told.
             run_here_s: what runs have taken the engine's loop.
         """
-        self._count_shed(scheduler)
+        self._count_unseen(scheduler)
         came = self._board.total(places.HANDLED) - self._seen[1]
         if 0 <= came < REQUESTS:
             return
@@ -51,13 +51,13 @@ class Costs:
             replying_s = cost_s / 2 * came / (came + shed)
             scheduler.observe_overhead(cost_s, arrival_s - replying_s)
 
-    def _count_shed(self, scheduler: Scheduler) -> None:
-        """Tell the scheduler of requests that fronts have shed: they may come again, and others do."""
+    def _count_unseen(self, scheduler: Scheduler) -> None:
+        """Tell the scheduler of requests that fronts have refused: they may come again, and others do."""
         for front in range(self._board.fronts):
-            shed = int(self._board.get(front, places.SHED))
-            came, self._shed[front] = shed - self._shed[front], shed
-            deadline_s = self._board.get(front, places.SHED_DEADLINE_S)
-            for _ in range(min(came, MOST_SHED)):
+            unseen = int(self._board.get(front, places.UNSEEN))
+            came, self._unseen[front] = unseen - self._unseen[front], unseen
+            deadline_s = self._board.get(front, places.UNSEEN_DEADLINE_S)
+            for _ in range(min(came, MOST_UNSEEN)):
                 scheduler.admission.count_shed(self._clock(), deadline_s)
 
     def _read(self, run_here_s: float) -> tuple[float, float, float, float, float]:

@@ -19,7 +19,7 @@ from service.front.http.uploads import Upload, read_upload
 from service.front.received import ENDED, Decoded, Received, accounted, receive, record
 from service.front.serving import Served
 from service.hop import Ask
-from service.problems import Expired, InvalidUpload, NotReady, Problem
+from service.problems import Expired, InvalidUpload, NotReady, Overloaded, Problem
 from service.scheduling.published import late_until
 from service.scheduling.requests import Refine
 from service.schemas import ClassifyQuery
@@ -188,10 +188,21 @@ async def _decode(
 ) -> Decoded:
     """Decode an image, unless its request is lost already."""
     problem = front.check_load(served, received.arrived_at, query, is_alone=is_alone)
-    if problem is not None:
-        raise problem
-    if not isinstance(image, bytes):
-        return Decoded(image, read_at, front.clock() - read_at)
+    try:
+        if problem is not None:
+            raise problem
+        if isinstance(image, bytes):
+            with front.bodies.kept(image):
+                image = await _decode_file(front, served, received, query, image)
+    except (Overloaded, Expired):
+        front.count_unseen()
+        raise
+    return Decoded(image, read_at, front.clock() - read_at)
+
+
+async def _decode_file(
+    front: Front, served: Served, received: Received, query: ClassifyQuery, image: bytes
+) -> Pixels:
     deadline_s, load = query.deadline_ms / 1e3, served.load()
     useful_until = late_until(
         received.arrived_at,
@@ -201,13 +212,11 @@ async def _decode(
         max_lateness=front.settings.max_lateness,
     )
     run_s = load.run_s[served.place_of(query.subnetwork)] if load is not None else 0.0
-    with front.bodies.kept(image):
-        pixels = await served.decoder.decode(
-            image,
-            in_time_by=received.arrived_at + deadline_s - run_s,
-            of_use_by=useful_until - run_s,
-        )
-    return Decoded(pixels, read_at, front.clock() - read_at)
+    return await served.decoder.decode(
+        image,
+        in_time_by=received.arrived_at + deadline_s - run_s,
+        of_use_by=useful_until - run_s,
+    )
 
 
 def _ask(

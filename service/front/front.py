@@ -95,7 +95,7 @@ class Front:
         self._lines_dropped = lines_dropped
         self._dropped_before = board.get(index, places.LINES_DROPPED)
         self._ids = Random()  # the system's own lets go of the interpreter for each number
-        self._handled = self._shed = self._streams = 0
+        self._handled = self._shed = self._unseen = self._streams = 0
         self._last: tuple[Served, ClassifyQuery] | None = None  # what was asked last
         self.inbox = Inbox(self)
         self.turns = Turns()
@@ -257,8 +257,13 @@ class Front:
         self.ended(problem.outcome, request_id, arrived_at, problem, model=model)
         self._shed += 1
         self._shed_cpu_s += cost_s
-        if self._shed % SHOWN_TOGETHER == 0:
-            self._show_sheds()
+        self.count_unseen()
+
+    def count_unseen(self) -> None:
+        """Note that a request was refused which the engine never saw."""
+        self._unseen += 1
+        if self._unseen % SHOWN_TOGETHER == 0:
+            self._show_unseen()
 
     def count_handled(self) -> None:
         """Note that a request has ended that was read to its end."""
@@ -267,16 +272,17 @@ class Front:
             self._board.set(self._index, places.HANDLED, self._handled)
             self._board.set(self._index, places.CPU_S, time.process_time())
 
-    def _show_sheds(self) -> None:
+    def _show_unseen(self) -> None:
         if self._last is not None:
             deadline_s = self._last[1].deadline_ms / 1e3
-            self._board.set(self._index, places.SHED_DEADLINE_S, deadline_s)
+            self._board.set(self._index, places.UNSEEN_DEADLINE_S, deadline_s)
+        self._board.set(self._index, places.UNSEEN, self._unseen)
         self._board.set(self._index, places.SHED, self._shed)
         self._board.set(self._index, places.SHED_CPU_S, self._shed_cpu_s)
 
     def show(self) -> None:
         """Show on the board what changes slowly."""
-        self._show_sheds()
+        self._show_unseen()
         self._board.set(self._index, places.CONNECTIONS, len(self.connections))
         lines_dropped = self._dropped_before + self._lines_dropped()
         self._board.set(self._index, places.LINES_DROPPED, lines_dropped)

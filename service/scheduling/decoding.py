@@ -5,10 +5,10 @@ A large image may take longer to decode than to run. So it is admitted to a queu
 1. An image is *timely* if, behind those due before it, it is decoded early enough for its run and reply to be in time.
 2. One that is not is *late*: let in if it is decoded, behind all others and in the time that arrivals leave, while its
    answer is of use. It is decoded when no timely one waits.
-3. Any other is refused. A decoder with nothing to do takes any: only decoding tells how long it takes.
+3. Any other is refused. After a while with nothing to do a decoder takes any: only decoding tells how long it takes.
 
-What an image takes is predicted from the latest of its format and size; when it is done, from what is ahead of it, times
-a high quantile of how far such predictions were exceeded.
+What an image takes is predicted from the latest of its format and size. When its caller has it, from what is ahead of it,
+and a margin: a high quantile of how far such predictions were exceeded, by whatever kept the decoder or its caller.
 """
 
 from bisect import bisect_right, insort
@@ -20,10 +20,13 @@ from operator import attrgetter
 from service.scheduling.latency import track
 
 GAIN = 0.2  # of the way to what an image took: five cover two thirds of a change
-SPREAD_STEP = 0.05  # an image: some ten that are far later double the spread
-LEAST_SPREAD, LARGEST_SPREAD = 1.5, 3.0  # a flood slows decoding within a few images
+MARGIN_STEP = 0.05  # an image: some ten that are far later double the margin
+LEAST_MARGIN_S = 0.001
+CAUTION = 1.3  # times the margin: in a flood all are let in at the limit, and a quantile of them would be late
 INITIAL_PACE_S = 5e-9  # a pixel of a JPEG takes 3 to 5 ns
-LASTING_S = 0.25  # time constant of the load
+LASTING_S = (
+    0.25  # time constant of the load; after so long without an image, the margin is of another load
+)
 LEAST_IDLE = 0.03  # as in ``forecast.py``
 
 
@@ -36,9 +39,9 @@ class Turn:
         work: its pixels, times the passes over them.
         takes_s: what its decoding should take.
         admitted_at: when it was let in.
-        wait_s: from then, what it should typically take until it is decoded.
+        wait_s: from then, what it should take until it is decoded.
         urgency: what turns are ordered by: whether its answer will be late, and when it should be decoded.
-        begun_at: when its decoding began.
+        begun_at, ended_at: when its decoding began, and ended.
     """
 
     kind: tuple[str, int]
@@ -48,10 +51,11 @@ class Turn:
     wait_s: float
     urgency: tuple[bool, float]
     begun_at: float = inf
+    ended_at: float = inf
 
 
 class DecodeQueue:
-    """The images that wait to be decoded, and those that are.
+    """The images that wait to be decoded, and those that are; whoever asks from several threads holds a lock.
 
     Args:
         at_a_time: how many are.
@@ -62,7 +66,9 @@ class DecodeQueue:
         self._waiting: list[Turn] = []  # by urgency
         self._begun: list[Turn] = []
         self._pace_s: dict[tuple[str, int], float] = {}  # for each of its work, by kind
-        self._spread = LEAST_SPREAD
+        self._margin_s = LEAST_MARGIN_S
+        self._handing_s = 0.0  # from the end of a decoding until its caller has the image
+        self._ended_at = -inf
         self._load = 0.0  # seconds of decoding that arrive a second
         self._load_at = -inf
 
@@ -82,16 +88,20 @@ class DecodeQueue:
             in_time_by: when it must be decoded for an answer in time.
             of_use_by: and for one that is of use: later, if it may be late.
         """
+        is_rested = not len(self) and now - self._ended_at > LASTING_S
+        if is_rested:
+            self._margin_s = LEAST_MARGIN_S
+        margin_s = CAUTION * self._margin_s
         kind = image_format, work.bit_length()
         takes_s = work * self._pace_s.get(kind, INITIAL_PACE_S)
-        idle = max(1 - self._count(takes_s, now) / self._at_a_time, LEAST_IDLE)
+        idle = max(1 - self._count(takes_s + self._handing_s, now) / self._at_a_time, LEAST_IDLE)
         urgency = (False, in_time_by)
         place = bisect_right(self._waiting, urgency, key=attrgetter("urgency"))
         wait_s = self._ahead_s(self._waiting[:place], now) + takes_s
-        if now + wait_s * self._spread > in_time_by:
+        if now + wait_s + margin_s > in_time_by:
             urgency = (True, of_use_by)
             wait_s = self.drain_s(now) + takes_s
-            if now + wait_s * self._spread / idle > of_use_by and len(self):
+            if now + (wait_s + margin_s) / idle > of_use_by and not is_rested:
                 return None
         turn = Turn(kind, work, takes_s, now, wait_s, urgency)
         insort(self._waiting, turn, key=attrgetter("urgency"))
@@ -111,22 +121,29 @@ class DecodeQueue:
         return turn
 
     def end(self, turn: Turn, now: float, *, is_decoded: bool) -> None:
-        """Forget a turn, and learn from it if its image was decoded, or took longer than it should."""
-        if turn not in self._begun:
-            self._waiting.remove(turn)
-            return
+        """Let the next begin; learn what an image takes, if it was decoded, or took longer than it should."""
         self._begun.remove(turn)
+        self._ended_at = turn.ended_at = now
         took_s = now - turn.begun_at
-        if not is_decoded and took_s < turn.takes_s:
-            return
-        pace_s = took_s / turn.work
-        before_s = self._pace_s.setdefault(turn.kind, pace_s)
-        self._pace_s[turn.kind] = before_s + GAIN * (pace_s - before_s)
+        if is_decoded or took_s > turn.takes_s:
+            pace_s = took_s / turn.work
+            before_s = self._pace_s.setdefault(turn.kind, pace_s)
+            self._pace_s[turn.kind] = before_s + GAIN * (pace_s - before_s)
+
+    def leave(self, turn: Turn, now: float, *, is_decoded: bool) -> None:
+        """Forget a turn, whose caller has its image or wants it no more.
+
+        How far the prediction was exceeded is learnt from it, as in ``end``.
+        """
+        if is_decoded:
+            self._handing_s += GAIN * (now - turn.ended_at - self._handing_s)
+        exceeded_s = now - turn.admitted_at - turn.wait_s
         is_late, _ = turn.urgency
-        if not is_late:
-            exceeded = (now - turn.admitted_at) / turn.wait_s
-            spread = track(self._spread, exceeded, SPREAD_STEP)
-            self._spread = min(max(spread, LEAST_SPREAD), LARGEST_SPREAD)
+        if not is_late and (is_decoded or exceeded_s > 0):
+            margin_s = track(self._margin_s, max(exceeded_s, 0.0), MARGIN_STEP)
+            self._margin_s = max(margin_s, LEAST_MARGIN_S)
+        if turn in self._waiting:
+            self._waiting.remove(turn)
 
     def _ahead_s(self, before: Iterable[Turn], now: float) -> float:
         """Return the seconds until an image behind some that wait should begin to be decoded."""

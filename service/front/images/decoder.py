@@ -1,6 +1,6 @@
 """From an image file to what the network takes, uint8 (H, W, 3) at the network's size, so that no image delays another's.
 
-Small images are decoded in place and larger ones in threads. What is over ``LARGE_WORK``, a process of its own decodes, one
+Small images are decoded in place and larger ones in threads, which take the most urgent. What is over ``LARGE_WORK``, a process of its own decodes, one
 after the other: they wait for each other alone, one of them is in memory at a time, and one that nobody wants any more is
 killed. How much work an image is, its structure says; what would take seconds is refused by it.
 """
@@ -9,13 +9,13 @@ import asyncio
 import json
 import signal
 import sys
-from collections.abc import Awaitable, Callable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict
-from functools import partial
 from io import BytesIO
 from math import ceil, inf, isqrt
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -71,7 +71,9 @@ class ImageDecoder:
         self._on_wake = on_wake
         self._threads = ThreadPoolExecutor(DECODE_THREADS, "decode")
         self._medium, self._large = DecodeQueue(DECODE_THREADS), DecodeQueue(DECODE_PROCESSES)
-        self._turns: dict[Turn, asyncio.Future[None]] = {}  # that wait
+        self._lock = Lock()  # of the queue of medium ones and their files, which threads take
+        self._files: dict[Turn, tuple[ImageFile, Future[Pixels]]] = {}  # medium ones, by turn
+        self._turns: dict[Turn, asyncio.Future[None]] = {}  # large ones that wait
         self._callers: set[asyncio.Task[Any]] = set()  # who wait for a process
         # Pillow's own limit is one for the process and only warns; ours is checked for each image.
         Image.MAX_IMAGE_PIXELS = None
@@ -108,10 +110,20 @@ class ImageDecoder:
             is_medium = work <= LARGE_WORK or (file.format == "JPEG" and file.scans == 1)
             queue = self._medium if is_medium else self._large
             turn = self._admit(queue, file, work, in_time_by=in_time_by, of_use_by=of_use_by)
-            decode = (
-                partial(self._in_thread, file) if is_medium else partial(self._in_process, content)
-            )
-            return await self._in_turn(queue, turn, decode, of_use_by)
+            time_left_s = None if of_use_by == inf else of_use_by - self._clock()
+            is_decoded = False
+            try:
+                async with asyncio.timeout(time_left_s):
+                    decoding = (
+                        self._in_thread(turn) if is_medium else self._in_process(turn, content)
+                    )
+                    pixels = await decoding
+                    is_decoded = True
+                    return pixels
+            finally:
+                self._leave(queue, turn, is_decoded=is_decoded)
+        except TimeoutError as error:
+            raise Expired("the deadline passed before the image was decoded") from error
         except UnknownImage as error:
             raise NotAnImage(f"the {len(content)} bytes sent {error}") from error
         except BrokenImage as error:
@@ -120,6 +132,8 @@ class ImageDecoder:
     def close(self) -> None:
         """End the threads, after what they decode for clients that left, and all that is large."""
         self._threads.shutdown(wait=False, cancel_futures=True)
+        for _, decoded in self._files.values():
+            decoded.cancel()
         for begun in self._turns.values():
             begun.cancel()
         for caller in self._callers:
@@ -163,61 +177,78 @@ class ImageDecoder:
                 headers={"Retry-After": "1"},
                 limit=self._max_waiting,
             )
-        turn = queue.admit(file.format, work, now, in_time_by=in_time_by, of_use_by=of_use_by)
+        with self._lock:
+            turn = queue.admit(file.format, work, now, in_time_by=in_time_by, of_use_by=of_use_by)
+            drain_s = queue.drain_s(now)
+            if turn is not None and queue is self._medium:
+                self._files[turn] = file, Future[Pixels]()
         if turn is None:
             raise Overloaded(
                 "with the images ahead of it, it could not be decoded in time",
-                headers={"Retry-After": str(max(ceil(queue.drain_s(now)), 1))},
+                headers={"Retry-After": str(max(ceil(drain_s), 1))},
             )
         return turn
 
-    async def _in_turn(
-        self,
-        queue: DecodeQueue,
-        turn: Turn,
-        decode: Callable[[], Awaitable[Pixels]],
-        of_use_by: float,
-    ) -> Pixels:
-        """Decode an image when its turn has come, up to an instant."""
-        time_left_s = None if of_use_by == inf else of_use_by - self._clock()
+    def _leave(self, queue: DecodeQueue, turn: Turn, *, is_decoded: bool) -> None:
+        """Take a turn out of its queue, if it is still there."""
+        now = self._clock()
+        with self._lock:
+            queue.leave(turn, now, is_decoded=is_decoded)
+            self._files.pop(turn, None)
+        self._turns.pop(turn, None)
+        self._on_wake(now)
+
+    async def _in_thread(self, turn: Turn) -> Pixels:
+        """Decode an image when a thread takes it."""
+        _, decoded = self._files[turn]
+        self._threads.submit(self._decode_next)
+        return await asyncio.wrap_future(decoded)
+
+    def _decode_next(self) -> None:
+        """Decode the most urgent image that waits, in a thread: it asks no event loop, which may be busy, what is next."""
+        with self._lock:
+            turn = self._medium.begin(self._clock())
+            if turn is None:  # some caller left
+                return
+            file, decoded = self._files[turn]
+        pixels, failure = None, None
+        if decoded.set_running_or_notify_cancel():
+            try:
+                pixels = to_pixels(file, self._preprocessing)
+            except Exception as error:
+                failure = error
+        with self._lock:
+            self._medium.end(turn, self._clock(), is_decoded=pixels is not None)
+        if failure is not None:
+            decoded.set_exception(failure)
+        elif pixels is not None:
+            decoded.set_result(pixels)
+
+    async def _in_process(self, turn: Turn, content: bytes) -> Pixels:
+        """Decode an image in a process when its turn has come; cancelled, it is killed."""
         begun = self._turns[turn] = asyncio.get_running_loop().create_future()
-        self._begin(queue)
-        is_decoded = False
-        try:
-            async with asyncio.timeout(time_left_s):  # takes it from the queue, too
-                await begun
-                pixels = await decode()
-                is_decoded = True
-                return pixels
-        except TimeoutError as error:
-            raise Expired("the deadline passed before the image was decoded") from error
-        finally:
-            now = self._clock()
-            queue.end(turn, now, is_decoded=is_decoded)
-            self._turns.pop(turn, None)
-            self._begin(queue)
-            self._on_wake(now)
-
-    def _begin(self, queue: DecodeQueue) -> None:
-        """Begin those whose turn has come."""
-        while (turn := queue.begin(self._clock())) is not None:
-            begun = self._turns.pop(turn)
-            if not begun.done():  # its client may have gone
-                begun.set_result(None)
-
-    async def _in_thread(self, file: ImageFile) -> Pixels:
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._threads, to_pixels, file, self._preprocessing)
-
-    async def _in_process(self, content: bytes) -> Pixels:
-        """Decode an image; cancelled, it is killed."""
         caller = asyncio.current_task()
         assert caller is not None
-        self._callers.add(caller)
+        is_decoded = False
         try:
-            return await self._decode_apart(content)
+            self._begin_process()
+            await begun
+            self._callers.add(caller)
+            pixels = await self._decode_apart(content)
+            is_decoded = True
+            return pixels
         finally:
             self._callers.discard(caller)
+            if turn.begun_at < inf:
+                self._large.end(turn, self._clock(), is_decoded=is_decoded)
+                self._begin_process()
+
+    def _begin_process(self) -> None:
+        """Begin those whose turn has come."""
+        while (turn := self._large.begin(self._clock())) is not None:
+            begun = self._turns.pop(turn)
+            if not begun.done():  # its caller may be leaving
+                begun.set_result(None)
 
     async def _decode_apart(self, content: bytes) -> Pixels:
         preprocessing = json.dumps(asdict(self._preprocessing))

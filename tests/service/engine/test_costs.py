@@ -6,6 +6,7 @@ from service.engine.costs import REQUESTS, Costs
 from service.scheduling.latency import Devices, LatencyModel
 from service.scheduling.model import Model
 from service.scheduling.policies import Candidate
+from service.scheduling.requests import Request, Run
 from service.scheduling.scheduler import Scheduler
 
 
@@ -59,3 +60,24 @@ def test_fronts_on_cores_of_their_own_cost_the_runs_nothing() -> None:
     costs.observe(scheduler, run_here_s=0.0)
 
     assert scheduler.costs[0][0] < 1.0
+
+
+def test_where_fronts_refuse_many_the_engine_leaves_the_time_to_them() -> None:
+    def chosen(unseen: int) -> str:
+        now, devices, board = 0.0, Devices(), Board.create(1)
+        latency = LatencyModel({"fast": {1: 0.001}, "deep": {1: 0.02}}, devices)
+        candidates = [Candidate("fast", 0.8), Candidate("deep", 0.9)]
+        scheduler = Scheduler(devices, [Model(candidates, latency)])
+        costs = Costs(board, shares_cores=True, clock=lambda: now)
+        board.set(0, places.UNSEEN_DEADLINE_S, 0.1)
+        for each in range(unseen):
+            now += 0.002
+            board.set(0, places.UNSEEN, each)
+            costs.observe(scheduler, run_here_s=0.0)
+        scheduler.admission.admit(Request(now, now + 0.1), now)
+        action = scheduler.next_action(now)
+        assert isinstance(action, Run)
+        return action.subnetwork
+
+    assert chosen(unseen=0) == "deep"
+    assert chosen(unseen=300) == "fast"

@@ -346,3 +346,20 @@ async def test_of_a_flood_of_images_those_are_refused_that_could_not_be_decoded_
     assert "could not be decoded in time" in outcomes[99].detail
     assert isinstance(outcomes[100], np.ndarray)
     assert {type(each) for each in outcomes} <= {Overloaded, Expired, np.ndarray}
+
+
+async def test_those_whose_callers_left_are_not_decoded_and_all_others_are(
+    picture: Image.Image,
+) -> None:
+    decoder = decoder_with(max_waiting=1000)
+    content = encode(picture.resize((700, 700)), "PNG")
+    callers = [asyncio.ensure_future(decoder.decode(content)) for _ in range(40)]
+    await asyncio.sleep(0)
+
+    for caller in callers[::2]:
+        caller.cancel()
+    ended = await asyncio.gather(*callers, return_exceptions=True)
+
+    assert all(isinstance(each, asyncio.CancelledError) for each in ended[::2])
+    assert all(isinstance(each, np.ndarray) for each in ended[1::2])
+    assert isinstance(await decoder.decode(content), np.ndarray)
