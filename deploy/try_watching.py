@@ -53,7 +53,8 @@ EXPECTED_MESSAGES = {  # those that no other inhibits, by whom they reach
 }
 TARGET = {"namespace": "prod", "release": "anytime", "pod": "anytime-1a-2b"}  # what a cluster adds
 EXPECTED_SIGHTS = {
-    "requests wait": "max_over_time(anytime_queue_depth[1m]) > 0",
+    # In the mean, by Little's law: the gauge is of the instant of a scrape, in which the engine may have just emptied the queue.
+    "requests wait": "sum(rate(anytime_queue_time_seconds_sum[1m])) > 0.5",
     "requests run together": "sum(rate(anytime_batch_size_sum[1m])) > sum(rate(anytime_batch_size_count[1m]))",
 }
 
@@ -339,7 +340,9 @@ def watch(bundle: Path, folder: Path, images: Path | None, plots: Path | None) -
                 lambda: f"{unseen()} under overload",
             )
             found = scale()
-            assert all(values and values[0] > 0 for values in found.values()), f"scaled by {found}"
+            # The queue may be empty at each scrape: fronts refuse what would have to wait.
+            assert all(found.values()), f"scaled by {found}"
+            assert found["misses"][0] > 0, f"scaled by {found}"
             go_on(load.send_mislabelled, drawn_s / 2)
         print("planted faults show:", *sorted({*EXPECTED_SIGHTS, *EXPECTED_ALERTS}))
         print("Alertmanager told:", receiver.told)

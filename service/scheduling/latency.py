@@ -13,11 +13,11 @@ from collections.abc import Mapping
 from math import exp, log
 
 QUANTILE = 0.98  # of runs that end within the prediction
-# Of replies that are written within the reserve. What one in five takes is no reason to refuse: where cores are shared that
-# is as long as a short deadline, and who is refused is not in time for sure.
-REPLY_QUANTILE = 0.8
+# Of replies that are written within the reserve. A higher one leaves short deadlines beside other work no time, and a lower
+# one gives late answers to those who want none; docs/scheduling.md has the figures.
+REPLY_QUANTILE = 0.95
 RUN_STEP = 0.02  # of the spread, a run: some twenty that are far longer double it
-REPLY_STEP = 0.05  # of the reserve, a reply: after a flood it halves in some 70
+REPLY_STEP = 0.05  # of the reserve, a reply: after a flood it halves in some 280
 NOISE_GAIN = 0.05  # of the way in log space, a run, while runs end as predicted
 SURPRISE_GAIN = 0.35  # where they do not: five runs cover 88 % of a change
 LARGEST_JUMP = log(4.0)  # one stall of 100 ms is no evidence of a machine a thousand times slower
@@ -36,7 +36,7 @@ class Devices:
         network_margin_s: what a caller sees of a request before it is read here, and of a reply after it was written.
 
     Attributes:
-        reply_s: within how long after the end of a run the first reply to it is written, four times in five.
+        reply_s: within how long after the end of a run the first reply to it is written, 19 times in 20.
         reserve_s: the same until its reply is with the caller.
         serving: the places of those that run requests; of the others nothing is expected any more.
     """
