@@ -5,7 +5,8 @@ A large image may take longer to decode than to run. So it is admitted to a queu
 1. An image is *timely* if, behind those due before it, it is decoded early enough for its run and reply to be in time.
 2. One that is not is *late*: let in if it is decoded, behind all others and in the time that arrivals leave, while its
    answer is of use. It is decoded when no timely one waits.
-3. Any other is refused. After a while with nothing to do a decoder takes any: only decoding tells how long it takes.
+3. Any other is refused. But a decoder that has nothing to do takes any if little comes, or nothing came for a while: it
+   costs no other, and only decoding tells how long it takes.
 
 What an image takes is predicted from the latest of its format and size. When its caller has it, from what is ahead of it,
 and a margin: a high quantile of how far such predictions were exceeded, by whatever kept the decoder or its caller.
@@ -27,6 +28,7 @@ INITIAL_PACE_S = 5e-9  # a pixel of a JPEG takes 3 to 5 ns
 LASTING_S = (
     0.25  # time constant of the load; after so long without an image, the margin is of another load
 )
+LEISURE = 0.5  # of the time that arrivals leave
 LEAST_IDLE = 0.03  # as in ``forecast.py``
 
 
@@ -101,7 +103,9 @@ class DecodeQueue:
         if now + wait_s + margin_s > in_time_by:
             urgency = (True, of_use_by)
             wait_s = self.drain_s(now) + takes_s
-            if now + (wait_s + margin_s) / idle > of_use_by and not is_rested:
+            if now + (wait_s + margin_s) / idle > of_use_by and not (
+                is_rested or (idle > LEISURE and not len(self))
+            ):
                 return None
         turn = Turn(kind, work, takes_s, now, wait_s, urgency)
         insort(self._waiting, turn, key=attrgetter("urgency"))

@@ -70,6 +70,19 @@ def test_a_decoder_that_has_had_nothing_to_do_for_a_while_takes_any_image_and_ha
     assert queue.admit("JPEG", PIXELS, 4.0, in_time_by=4.03, of_use_by=4.03) is not None
 
 
+def test_an_image_alone_is_taken_though_it_will_be_late_but_not_in_a_flood() -> None:
+    queue = experienced()
+    decode(queue, 3.0)
+
+    assert queue.admit("JPEG", PIXELS, 3.02, in_time_by=3.021, of_use_by=3.021) is not None
+
+    queue = experienced()
+    decode(queue, 3.0)
+    for _ in range(20):  # refused
+        queue.admit("JPEG", PIXELS, 3.01, in_time_by=3.0, of_use_by=3.0)
+    assert queue.admit("JPEG", PIXELS, 3.02, in_time_by=3.021, of_use_by=3.021) is None
+
+
 def test_two_at_a_time_are_done_in_half_of_the_time() -> None:
     def most(at_a_time: int) -> int:
         queue = experienced(at_a_time)
