@@ -25,10 +25,8 @@ MARGIN_STEP = 0.05  # an image: some ten that are far later double the margin
 LEAST_MARGIN_S = 0.001
 CAUTION = 1.3  # times the margin: in a flood all are let in at the limit, and a quantile of them would be late
 INITIAL_PACE_S = 5e-9  # a pixel of a JPEG takes 3 to 5 ns
-LASTING_S = (
-    0.25  # time constant of the load; after so long without an image, the margin is of another load
-)
-LEISURE = 0.5  # of the time that arrivals leave
+LASTING_S = 0.25  # time constant of the load; a margin learnt so long ago is of another load
+LIGHT_LOAD = 0.5  # a decoder with no more and nothing to do takes any image
 LEAST_IDLE = 0.03  # as in ``forecast.py``
 
 
@@ -90,22 +88,23 @@ class DecodeQueue:
             in_time_by: when it must be decoded for an answer in time.
             of_use_by: and for one that is of use: later, if it may be late.
         """
-        is_rested = not len(self) and now - self._ended_at > LASTING_S
+        is_free = not len(self)
+        is_rested = is_free and now - self._ended_at > LASTING_S
         if is_rested:
             self._margin_s = LEAST_MARGIN_S
         margin_s = CAUTION * self._margin_s
         kind = image_format, work.bit_length()
         takes_s = work * self._pace_s.get(kind, INITIAL_PACE_S)
-        idle = max(1 - self._count(takes_s + self._handing_s, now) / self._at_a_time, LEAST_IDLE)
+        load = self._count(takes_s + self._handing_s, now) / self._at_a_time
+        takes_any = is_rested or (is_free and load < LIGHT_LOAD)
         urgency = (False, in_time_by)
         place = bisect_right(self._waiting, urgency, key=attrgetter("urgency"))
         wait_s = self._ahead_s(self._waiting[:place], now) + takes_s
         if now + wait_s + margin_s > in_time_by:
             urgency = (True, of_use_by)
             wait_s = self.drain_s(now) + takes_s
-            if now + (wait_s + margin_s) / idle > of_use_by and not (
-                is_rested or (idle > LEISURE and not len(self))
-            ):
+            late_s = (wait_s + margin_s) / max(1 - load, LEAST_IDLE)
+            if now + late_s > of_use_by and not takes_any:
                 return None
         turn = Turn(kind, work, takes_s, now, wait_s, urgency)
         insort(self._waiting, turn, key=attrgetter("urgency"))

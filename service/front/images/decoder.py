@@ -1,15 +1,15 @@
 """From an image file to what the network takes, uint8 (H, W, 3) at the network's size, so that no image delays another's.
 
-Small images are decoded in place and larger ones in threads, which take the most urgent. What is over ``LARGE_WORK``, a process of its own decodes, one
-after the other: they wait for each other alone, one of them is in memory at a time, and one that nobody wants any more is
-killed. How much work an image is, its structure says; what would take seconds is refused by it.
+Small images are decoded in place and larger ones in threads, which take the most urgent. What is over ``LARGE_WORK``, a
+process of its own decodes, one after the other: they wait for each other alone, one of them is in memory at a time, and one
+that nobody wants any more is killed. How much work an image is, its structure says; what would take seconds is refused by it.
 """
 
 import asyncio
 import json
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict
@@ -110,20 +110,8 @@ class ImageDecoder:
             is_medium = work <= LARGE_WORK or (file.format == "JPEG" and file.scans == 1)
             queue = self._medium if is_medium else self._large
             turn = self._admit(queue, file, work, in_time_by=in_time_by, of_use_by=of_use_by)
-            time_left_s = None if of_use_by == inf else of_use_by - self._clock()
-            is_decoded = False
-            try:
-                async with asyncio.timeout(time_left_s):
-                    decoding = (
-                        self._in_thread(turn) if is_medium else self._in_process(turn, content)
-                    )
-                    pixels = await decoding
-                    is_decoded = True
-                    return pixels
-            finally:
-                self._leave(queue, turn, is_decoded=is_decoded)
-        except TimeoutError as error:
-            raise Expired("the deadline passed before the image was decoded") from error
+            decoding = self._in_thread(turn) if is_medium else self._in_process(turn, content)
+            return await self._in_turn(queue, turn, decoding, of_use_by)
         except UnknownImage as error:
             raise NotAnImage(f"the {len(content)} bytes sent {error}") from error
         except BrokenImage as error:
@@ -189,14 +177,26 @@ class ImageDecoder:
             )
         return turn
 
-    def _leave(self, queue: DecodeQueue, turn: Turn, *, is_decoded: bool) -> None:
-        """Take a turn out of its queue, if it is still there."""
-        now = self._clock()
-        with self._lock:
-            queue.leave(turn, now, is_decoded=is_decoded)
-            self._files.pop(turn, None)
-        self._turns.pop(turn, None)
-        self._on_wake(now)
+    async def _in_turn(
+        self, queue: DecodeQueue, turn: Turn, decoding: Awaitable[Pixels], of_use_by: float
+    ) -> Pixels:
+        """Wait for an image until an instant, and take its turn out of the queue."""
+        time_left_s = None if of_use_by == inf else of_use_by - self._clock()
+        is_decoded = False
+        try:
+            async with asyncio.timeout(time_left_s):
+                pixels = await decoding
+                is_decoded = True
+                return pixels
+        except TimeoutError as error:
+            raise Expired("the deadline passed before the image was decoded") from error
+        finally:
+            now = self._clock()
+            with self._lock:
+                queue.leave(turn, now, is_decoded=is_decoded)
+                self._files.pop(turn, None)
+            self._turns.pop(turn, None)
+            self._on_wake(now)
 
     async def _in_thread(self, turn: Turn) -> Pixels:
         """Decode an image when a thread takes it."""
