@@ -163,6 +163,8 @@ class Connection(asyncio.Protocol):
         self._writable.set()
         while self._exchanges:
             self._handler.abandon(self._exchanges.popleft())
+        self._reading = None
+        self._parser.close()
 
     def shutdown(self) -> None:
         """Close if no request is under way, else after its reply; uvicorn's word that the server stops."""

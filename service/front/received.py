@@ -88,7 +88,8 @@ async def accounted(front: Front, received: Received, work: Awaitable[T]) -> T |
     except Problem as problem:
         trace_id = _trace_problem(front, received, problem)
         front.ended(problem.outcome, request_id, arrived_at, problem, trace_id, model())
-        return problem
+        # Its frames hold the request, the image, and the problem itself: with them all is kept until it is collected.
+        return problem.with_traceback(None)
     except (asyncio.CancelledError, ClientDisconnect, TimeoutError) as error:
         stopped = NotReady(ENDED)
         if isinstance(error, asyncio.CancelledError) and not received.state.get(

@@ -5,8 +5,8 @@ A large image may take longer to decode than to run. So it is admitted to a queu
 1. An image is *timely* if, behind those due before it, it is decoded early enough for its run and reply to be in time.
 2. One that is not is *late*: let in if it is decoded, behind all others and in the time that arrivals leave, while its
    answer is of use. It is decoded when no timely one waits.
-3. Any other is refused. But a decoder that has nothing to do takes any if little comes, or nothing came for a while: it
-   costs no other, and only decoding tells how long it takes.
+3. Any other is refused. But a decoder that has nothing to do takes one that may be late if little comes, for it costs no
+   other, and any if nothing came for a while: only decoding tells how long it takes.
 
 What an image takes is predicted from the latest of its format and size. When its caller has it, from what is ahead of it,
 and a margin: a high quantile of how far such predictions were exceeded, by whatever kept the decoder or its caller.
@@ -26,7 +26,7 @@ LEAST_MARGIN_S = 0.001
 CAUTION = 1.3  # times the margin: in a flood all are let in at the limit, and a quantile of them would be late
 INITIAL_PACE_S = 5e-9  # a pixel of a JPEG takes 3 to 5 ns
 LASTING_S = 0.25  # time constant of the load; a margin learnt so long ago is of another load
-LIGHT_LOAD = 0.5  # a decoder with no more and nothing to do takes any image
+LIGHT_LOAD = 0.5  # a decoder with no more and nothing to do takes any image that may be late
 LEAST_IDLE = 0.03  # as in ``forecast.py``
 
 
@@ -96,7 +96,8 @@ class DecodeQueue:
         kind = image_format, work.bit_length()
         takes_s = work * self._pace_s.get(kind, INITIAL_PACE_S)
         load = self._count(takes_s + self._handing_s, now) / self._at_a_time
-        takes_any = is_rested or (is_free and load < LIGHT_LOAD)
+        may_be_late = of_use_by > in_time_by
+        takes_it = is_rested or (is_free and may_be_late and load < LIGHT_LOAD)
         urgency = (False, in_time_by)
         place = bisect_right(self._waiting, urgency, key=attrgetter("urgency"))
         wait_s = self._ahead_s(self._waiting[:place], now) + takes_s
@@ -104,7 +105,7 @@ class DecodeQueue:
             urgency = (True, of_use_by)
             wait_s = self.drain_s(now) + takes_s
             late_s = (wait_s + margin_s) / max(1 - load, LEAST_IDLE)
-            if now + late_s > of_use_by and not takes_any:
+            if now + late_s > of_use_by and not takes_it:
                 return None
         turn = Turn(kind, work, takes_s, now, wait_s, urgency)
         insort(self._waiting, turn, key=attrgetter("urgency"))

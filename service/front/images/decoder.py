@@ -202,7 +202,10 @@ class ImageDecoder:
         """Decode an image when a thread takes it."""
         _, decoded = self._files[turn]
         self._threads.submit(self._decode_next)
-        return await asyncio.wrap_future(decoded)
+        try:
+            return await asyncio.wrap_future(decoded)
+        finally:
+            del decoded  # holds the error of a broken image, which holds this frame
 
     def _decode_next(self) -> None:
         """Decode the most urgent image that waits, in a thread: it asks no event loop, which may be busy, what is next."""
@@ -223,6 +226,7 @@ class ImageDecoder:
             decoded.set_exception(failure)
         elif pixels is not None:
             decoded.set_result(pixels)
+        del decoded, failure  # as above
 
     async def _in_process(self, turn: Turn, content: bytes) -> Pixels:
         """Decode an image in a process when its turn has come; cancelled, it is killed."""
