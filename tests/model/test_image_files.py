@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from model.image_files import MAX_STEPS, BrokenImage, UnknownImage, read_image_file
+from model.image_files import MAX_STEPS, SEARCHED_BYTES, BrokenImage, UnknownImage, read_image_file
 from model.images import to_pixels
 from model.preprocessing import Preprocessing
 
@@ -43,6 +43,17 @@ def test_the_size_is_read_without_decoding(kind: str) -> None:
 def test_the_scans_of_a_jpeg_are_counted() -> None:
     assert read_image_file(WHOLE["JPEG"]).scans == 1
     assert read_image_file(WHOLE["progressive JPEG"]).scans == 10
+
+
+@pytest.mark.parametrize("off", [-1, 0, 1])
+def test_a_scan_is_found_where_one_part_of_the_search_ends(off: int) -> None:
+    whole = WHOLE["progressive JPEG"]
+    first_at, last_at = whole.find(b"\xff\xda"), whole.rfind(b"\xff\xda")
+    filling = bytes(first_at + SEARCHED_BYTES + off - (len(whole) - 2))
+
+    file = read_image_file(whole[:-2] + filling + whole[last_at:])
+
+    assert file.scans == 11
 
 
 def tiff(order: str, tag: int, kind: int, count: int, value: int) -> bytes:

@@ -262,7 +262,7 @@ async def test_scans_without_end_are_refused_by_the_structure(
     progressive = encode(picture.resize((1000, 1000)), "JPEG", progressive=True)
     scan = progressive[progressive.rfind(b"\xff\xda") : -2]
 
-    with pytest.raises(DamagedImage, match="1010 scans"):
+    with pytest.raises(DamagedImage, match="more scans than any encoder writes"):
         await decoder.decode(progressive[:-2] + 1000 * scan + b"\xff\xd9")
     with pytest.raises(
         TooManyPixels, match="in 90 scans, 90000000 to decode, the limit is 64000000"
