@@ -1,19 +1,22 @@
 """What has arrived, since when, and what of it waits for its turn, so that a flood costs no timely request its answer.
 
 A loop that handles whatever it reads writes no reply meanwhile. Here each look at the sockets handles a few requests, in
-their order, and replies go out between looks. Where so many wait that one more would be late, that one is shed at once, so
-that its client may ask elsewhere, and so are those whose time is over; both some a look. Where more time is over than can be
-shed in a look, the newest are handled: a flood of any size leaves half of the time for answers.
+their order, and replies go out between looks: the fewer the longer one takes, since the engine reckons with how late replies
+are. Where so many wait that one more would be late, that one is shed at once, so that its client may ask elsewhere, and so
+are those whose time is over; both some a look. Where more time is over than can be shed in a look, the newest are handled: a
+flood of any size leaves half of the time for answers.
 """
 
 import asyncio
 import time
 from collections import OrderedDict
+from collections.abc import Callable
 from math import inf
 from typing import Protocol
 
-A_LOOK = 4  # requests handled before replies are written: a millisecond
-SHEDS_A_LOOK = 48  # beside them, which take as long
+A_LOOK = 4  # requests handled at most before replies are written
+LOOK_S = 0.002  # and what they may take; a core that runs them too takes half of it
+SHEDS_EACH = 12  # shed beside each that is handled, which take as long
 MAY_WAIT = 0.25  # of its deadline, here; the rest is for the engine and the reply
 COST_GAIN = 0.05  # of the way to what handling the last request took
 JUST_S = 50e-6  # from the end of work to the next look, where something is there to be read
@@ -86,17 +89,20 @@ class Inbox:
 
     Args:
         outlook: says what is worth its time.
+        clock: seconds, monotonic.
     """
 
-    def __init__(self, outlook: Outlook) -> None:
+    def __init__(self, outlook: Outlook, clock: Callable[[], float] = time.monotonic) -> None:
         self._loop = asyncio.get_running_loop()
         self._outlook = outlook
+        self._clock = clock
         self._waiting: OrderedDict[Reader, tuple[bytes, float]] = OrderedDict()
         self._looked = self._sheds = 0  # handled, and shed, in this look
         self._is_scheduled = False
         self._looked_at = 0.0
         self._was_left = False  # whether the look before has left some waiting
         self._cost_s = 0.0  # of a request, while others wait
+        self._a_look, self._sheds_a_look = A_LOOK, SHEDS_EACH * A_LOOK
         self._most_waiting = inf  # behind so many, one more would be late
         self._lost_before = -inf  # what has arrived earlier is
 
@@ -110,11 +116,11 @@ class Inbox:
         if reader in waiting:
             before, arrived_at = waiting[reader]
             waiting[reader] = before + data, arrived_at
-        elif self._sheds < SHEDS_A_LOOK and (
+        elif self._sheds < self._sheds_a_look and (
             arrived_at < self._lost_before or len(waiting) > self._most_waiting
         ):
             self._shed(reader, data, arrived_at)
-        elif waiting or self._looked >= A_LOOK:
+        elif waiting or self._looked >= self._a_look:
             waiting[reader] = data, arrived_at
         else:
             self._looked += 1
@@ -132,23 +138,26 @@ class Inbox:
     def _look(self) -> None:
         """Handle some of what waits."""
         self._is_scheduled = False
-        begun_at = time.monotonic()
+        begun_at = self._clock()
         if self._was_left:  # since the look before, nothing but its requests took time
             took_s = (begun_at - self._looked_at) / max(self._looked, 1)
             self._cost_s += COST_GAIN * (took_s - self._cost_s)
+            in_time = LOOK_S / self._cost_s if self._cost_s else inf
+            self._a_look = int(min(max(in_time, 1), A_LOOK))
+            self._sheds_a_look = SHEDS_EACH * self._a_look
         waiting = self._waiting
         self._look_out(begun_at, is_crowded=bool(waiting or self._sheds))
         self._looked, self._looked_at, self._sheds = 0, begun_at, 0
-        while waiting and self._looked < A_LOOK:
+        while waiting and self._looked < self._a_look:
             # Where more is lost than can be shed now, the newest is not.
-            is_swamped = self._sheds >= SHEDS_A_LOOK and self._oldest_at() < self._lost_before
+            is_swamped = self._sheds >= self._sheds_a_look and self._oldest_at() < self._lost_before
             reader, (data, arrived_at) = waiting.popitem(last=is_swamped)
             if arrived_at < self._lost_before and not is_swamped:
                 self._shed(reader, data, arrived_at)
             else:
                 self._looked += 1
                 reader.read(data, arrived_at, is_lost=False)
-        while len(waiting) > self._most_waiting and self._sheds < SHEDS_A_LOOK:
+        while len(waiting) > self._most_waiting and self._sheds < self._sheds_a_look:
             reader, (data, arrived_at) = waiting.popitem(last=True)
             self._shed(reader, data, arrived_at)
         self._was_left = bool(waiting)

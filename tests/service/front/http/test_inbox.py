@@ -4,7 +4,7 @@ from math import inf
 
 import pytest
 
-from service.front.http.inbox import A_LOOK, JUST_S, SHEDS_A_LOOK, Arrivals, Inbox
+from service.front.http.inbox import A_LOOK, JUST_S, LOOK_S, SHEDS_EACH, Arrivals, Inbox
 
 pytestmark = pytest.mark.anyio
 
@@ -12,10 +12,14 @@ pytestmark = pytest.mark.anyio
 class Flood:
     """Connections whose requests are lost if they arrived before an instant, in an inbox that says what became of each."""
 
-    def __init__(self, lost_before: float = 0.0, deadline_s: float = 1e9) -> None:
+    def __init__(
+        self, lost_before: float = 0.0, deadline_s: float = 1e9, cost_s: float = 1e-6
+    ) -> None:
         self.lost_before = lost_before
         self._deadline_s = deadline_s
-        self.inbox = Inbox(self)
+        self.cost_s = cost_s  # of handling a request
+        self.now = 0.0
+        self.inbox = Inbox(self, clock=lambda: self.now)
         self.handled: list[tuple[bytes, bool]] = []
 
     def in_time_since(self, arrived_at: float, now: float) -> float:
@@ -38,6 +42,7 @@ class Client:
 
     def read(self, data: bytes, arrived_at: float, *, is_lost: bool) -> None:
         self._flood.handled.append((data, is_lost))
+        self._flood.now += self._flood.cost_s
         self._then()
 
 
@@ -66,17 +71,35 @@ async def test_a_look_handles_a_few_and_replies_go_out_before_the_next() -> None
     assert len(flood.inbox) == 0
 
 
+async def test_where_they_take_long_fewer_are_handled_before_replies_go_out() -> None:
+    flood = Flood(cost_s=LOOK_S)
+    for n in range(200):
+        flood.inbox.offer(flood.connection(), b"%d" % n, 1.0)
+
+    before, a_look = 0, []
+    while len(flood.inbox):
+        await look()
+        a_look.append(len(flood.handled) - before)
+        before = len(flood.handled)
+
+    assert a_look[0] == 2 * A_LOOK  # with those of the first look
+    assert a_look == sorted(a_look, reverse=True)
+    assert set(a_look[-9:]) == {1}
+
+
 async def test_what_is_lost_is_shed_beside_what_is_handled() -> None:
     flood = Flood(lost_before=2.0)
     for n in range(A_LOOK):
         flood.inbox.offer(flood.connection(), b"%d" % n, 3.0)
-    for n in range(SHEDS_A_LOOK):
+    for n in range(SHEDS_EACH * A_LOOK):
         flood.inbox.offer(flood.connection(), b"%d" % n, 1.0)
     flood.inbox.offer(flood.connection(), b"99", 3.0)
     await look()
     await look()
 
-    assert [is_lost for _, is_lost in flood.handled[A_LOOK:]] == [True] * SHEDS_A_LOOK + [False]
+    assert [is_lost for _, is_lost in flood.handled[A_LOOK:]] == [True] * SHEDS_EACH * A_LOOK + [
+        False
+    ]
 
 
 async def test_what_comes_next_is_shed_at_once_if_it_is_lost_too() -> None:
@@ -104,13 +127,13 @@ async def test_where_nothing_waits_nothing_is_shed() -> None:
 
 async def test_where_more_is_lost_than_can_be_shed_the_newest_is_handled() -> None:
     flood = Flood(lost_before=2.0)
-    for n in range(A_LOOK + SHEDS_A_LOOK + 10):
+    for n in range(A_LOOK + SHEDS_EACH * A_LOOK + 10):
         flood.inbox.offer(flood.connection(), b"%d" % n, 1.0)
     for n in range(90, 90 + A_LOOK):
         flood.inbox.offer(flood.connection(), b"%d" % n, 3.0)
     await look()
 
-    assert len(flood.handled) == A_LOOK + SHEDS_A_LOOK + A_LOOK
+    assert len(flood.handled) == A_LOOK + SHEDS_EACH * A_LOOK + A_LOOK
     assert [(int(data), is_lost) for data, is_lost in flood.handled[-A_LOOK:]] == [
         (n, False) for n in reversed(range(90, 90 + A_LOOK))
     ]
