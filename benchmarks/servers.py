@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.client import HTTPConnection
+from itertools import pairwise
 from pathlib import Path
 from types import MappingProxyType
 
@@ -111,12 +112,23 @@ class Server:
 
     def memory_mib(self) -> float:
         """Return the memory of all its processes; what they share is counted once (PSS)."""
-        kib = 0
+        return sum(self.memory_by_name().values())
+
+    def memory_by_name(self, kind: str = "Pss") -> dict[str, float]:
+        """Return the same, in MiB, of the processes of each name: that of the folder or module whose code they run.
+
+        Args:
+            kind: a line of ``smaps_rollup``; that of ``Pss_Anon`` is without files, whose memory other programs share.
+        """
+        mib: dict[str, float] = {}
         for process in _processes_of(self._process.pid):
             with suppress(OSError):  # it has ended
-                rollup = (Path("/proc") / str(process) / "smaps_rollup").read_text()
-                kib += int(rollup.split("\nPss:")[1].split()[0])
-        return kib / 1024
+                folder = Path("/proc") / str(process)
+                rollup = (folder / "smaps_rollup").read_text()
+                name = _name_of((folder / "cmdline").read_text().split("\0"))
+                kib = int(rollup.split(f"\n{kind}:")[1].split()[0])
+                mib[name] = mib.get(name, 0.0) + kib / 1024
+        return mib
 
     def entries(self, kind: str) -> int:
         """Return how many descriptors (``fd``) or threads (``task``) all its processes have."""
@@ -215,6 +227,16 @@ def _processes_of(leader: int) -> list[int]:
     while more := {child for child, parent in parents.items() if parent in family} - family:
         family |= more
     return sorted(family)
+
+
+def _name_of(words: Sequence[str]) -> str:
+    """Return what a command line runs: ``engine`` of engine/__main__.py, ``service`` of -m service."""
+    for before, word in pairwise(words):
+        if word.endswith(".py"):
+            return Path(word).parent.name
+        if before == "-m":
+            return word
+    return "other"
 
 
 def _environment_of(peer_name: str, environments: Path) -> Path:

@@ -9,6 +9,7 @@ import argparse
 import asyncio
 import json
 import os
+import signal
 import sys
 import time
 from collections import Counter
@@ -31,7 +32,8 @@ from model.bundle import PRETRAINED_DIR, read_bundle
 CLOSED_LOOP = 8  # clients that ask without a pause, to measure the capacity
 CAPACITY_S = 8
 PATIENT_MS = 10_000.0  # their deadline: none of them is refused
-LOOKS = 60  # at the server, in each phase
+LOOKS = 120  # at the server, in each phase
+TOLD_EVERY = 10  # looks
 MOST_UNDER_WAY = 4000  # requests; what is due beyond that is not sent, and counted
 SETTLE_S = 3.0  # for counts of the fronts to reach the engine, and for connections to end
 ASK_APART = """
@@ -99,12 +101,18 @@ async def watch(server: Server, looks: list[Look], every_s: float) -> None:
     while True:
         look = await asyncio.to_thread(look_at, server)
         looks.append(look)
+        if len(looks) % TOLD_EVERY == 0:
+            memory = {name: round(mib, 1) for name, mib in look.anonymous_by_name.items()}
+            told = {"after_s": round(look.at - looks[0].at), "anonymous_mib": memory}
+            told |= {"descriptors": look.descriptors, "threads": look.threads}
+            print(json.dumps(told), file=sys.stderr, flush=True)
         await asyncio.sleep(every_s)
 
 
 async def phase(server: Server, site: Site, rate: float, seconds: float) -> dict[str, Any]:
     """Send a load, and return what the clients and the server say of it."""
     before, first, looks = counted(site.port), look_at(server), list[Look]()
+    sent_again = site.sent_again
     watching = asyncio.create_task(watch(server, looks, seconds / LOOKS))
     began_at = time.monotonic()
     ledger = await send(site, rate, seconds)
@@ -117,6 +125,8 @@ async def phase(server: Server, site: Site, rate: float, seconds: float) -> dict
     seen = sum(ledger.values(), Counter[str]())
     told = after - before
     held = {each: ledger["valid"][each] for each in ("in_time", "late", "expired")}
+    lasting = sorted(set(first.anonymous_by_name) & set(last.anonymous_by_name))
+    at = [look.at for look in looks]
     return {
         "rate_per_s": round(rate),
         "seconds": seconds,
@@ -127,9 +137,21 @@ async def phase(server: Server, site: Site, rate: float, seconds: float) -> dict
         "vanished": seen["vanished"],
         "broken": seen["broken"],
         "unsent": seen["unsent"],
+        "sent_again": site.sent_again - sent_again,
         "deadline_held": held["in_time"] / max(sum(held.values()), 1),
-        "memory_mib": [round(first.memory_mib, 1), round(last.memory_mib, 1)],
-        "slope_percent_an_hour": slope(looks),
+        "memory_mib": [round(look.memory_mib, 1) for look in (first, last)],
+        "anonymous_mib": [round(look.anonymous_mib, 1) for look in (first, last)],
+        "slope_percent_an_hour": {
+            "memory": slope(at, [look.memory_mib for look in looks]),
+            "anonymous": slope(at, [look.anonymous_mib for look in looks]),
+        },
+        "anonymous_by_process": {
+            each: {
+                "mib": [round(look.anonymous_by_name[each], 1) for look in (first, last)],
+                "slope": slope(at, [look.anonymous_by_name.get(each, 0.0) for look in looks]),
+            }
+            for each in lasting
+        },
         "descriptors": [first.descriptors, last.descriptors],
         "threads": [first.threads, last.threads],
     }
@@ -196,6 +218,7 @@ def images_of(side: int) -> list[bytes]:
 def main() -> int:
     """Run a server, soak it, and print the report."""
     options = _parser().parse_args()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # its server ends with it
     system = anytime(options.bundle, "anytime")
     os.sched_setaffinity(0, {options.core})
     to = {"core": options.server_core, "port": options.port, "log": options.log}

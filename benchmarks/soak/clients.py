@@ -34,6 +34,7 @@ class Site:
         deadline_ms: of each request.
         query: further parameters.
         idle: connections on which another request may be sent.
+        sent_again: requests that found a kept connection ended, and were sent on a new one.
     """
 
     port: int
@@ -43,6 +44,7 @@ class Site:
     rng: Random
     query: str = ""
     idle: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = field(default_factory=list)
+    sent_again: int = 0
 
     def request(self, body: bytes, path: str = "/classify", query: str = "") -> bytes:
         """Return a request to classify a body."""
@@ -63,11 +65,23 @@ Client = Callable[[Site], Awaitable[str]]
 
 
 async def valid(site: Site) -> str:
-    """Ask on a connection that is kept."""
-    reader, writer = site.idle.pop() if site.idle else await site.connect()
+    """Ask on a connection that is kept; if it has ended unused, ask once more on a new one, as clients of HTTP do."""
+    request = site.request(site.image())
+    is_kept = bool(site.idle)
+    reader, writer = site.idle.pop() if is_kept else await site.connect()
     try:
-        writer.write(site.request(site.image()))
-        fate, stays = await _read(reader)
+        writer.write(request)
+        try:
+            fate, stays = await _read(reader)
+        except (ConnectionError, EOFError) as error:
+            has_begun = isinstance(error, asyncio.IncompleteReadError) and error.partial
+            if not is_kept or has_begun:
+                raise
+            site.sent_again += 1
+            writer.close()
+            reader, writer = await site.connect()
+            writer.write(request)
+            fate, stays = await _read(reader)
     except (OSError, EOFError):
         writer.close()
         return "broken"

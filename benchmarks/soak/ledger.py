@@ -17,12 +17,23 @@ ANSWERED = ("in_time", "late", "refused", "expired", "impossible", "invalid", "f
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """The server at an instant: memory in MiB, descriptors, threads."""
+    """The server at an instant: memory in MiB by process, and what of it is no file's; descriptors, threads."""
 
     at: float
-    memory_mib: float
+    memory_by_name: Mapping[str, float]
+    anonymous_by_name: Mapping[str, float]
     descriptors: int
     threads: int
+
+    @property
+    def memory_mib(self) -> float:
+        """The memory of all processes together."""
+        return sum(self.memory_by_name.values())
+
+    @property
+    def anonymous_mib(self) -> float:
+        """What of it is no file's: files are shared with other programs, which come and go."""
+        return sum(self.anonymous_by_name.values())
 
 
 def fetched(port: int, path: str) -> str:
@@ -45,19 +56,29 @@ def counted(port: int) -> Counter[str]:
 
 def look_at(server: Server) -> Look:
     """Look at the server."""
-    return Look(time.monotonic(), server.memory_mib(), server.entries("fd"), server.entries("task"))
+    return Look(
+        time.monotonic(),
+        server.memory_by_name(),
+        server.memory_by_name("Pss_Anon"),
+        server.entries("fd"),
+        server.entries("task"),
+    )
 
 
-def slope(looks: Sequence[Look]) -> tuple[float, float] | None:
-    """Return the growth of the memory in percent an hour, over the last two thirds, and its standard error."""
-    late = looks[len(looks) // 3 :]
-    if len(late) < FEWEST:
+def slope(at: Sequence[float], mib: Sequence[float]) -> tuple[float, float] | None:
+    """Return the growth of memory in percent an hour, over the last two thirds, and its standard error.
+
+    Args:
+        at: instants in seconds.
+        mib: the memory then.
+    """
+    begin = len(at) // 3
+    late_at, late_mib = np.array(at[begin:]), np.array(mib[begin:])
+    if len(late_at) < FEWEST:
         return None
-    at = np.array([each.at for each in late])
-    mib = np.array([each.memory_mib for each in late])
-    (per_s, _), covariance = np.polyfit(at - at[0], mib, 1, cov=True)
-    scale = 100 * 3600 / mib.mean()
-    return float(per_s * scale), float(np.sqrt(covariance[0, 0]) * scale)
+    (per_s, _), covariance = np.polyfit(late_at - late_at[0], late_mib, 1, cov=True)
+    scale = 100 * 3600 / late_mib.mean()
+    return round(float(per_s * scale), 2), round(float(np.sqrt(covariance[0, 0]) * scale), 2)
 
 
 def agrees(seen: Mapping[str, int], told: Mapping[str, int], unseen: int) -> bool:

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from benchmarks.soak.clients import KINDS
-from benchmarks.soak.ledger import Look, agrees, slope
+from benchmarks.soak.ledger import agrees, slope
 from tests.server import ROOT
 from tests.service.conftest import free_port
 
@@ -25,12 +25,12 @@ def test_a_ledger_agrees_if_only_those_who_left_are_unseen() -> None:
 
 
 def test_the_slope_is_that_of_the_memory() -> None:
-    grows = [Look(at, 100 + at / 36, 0, 0) for at in range(60)]
-    grown, error = slope(grows) or (0.0, 1.0)
+    at = range(60)
+    grown, error = slope(at, [100 + each / 36 for each in at]) or (0.0, 1.0)
 
     assert 98 < grown < 100  # 100 MiB an hour, of 101 MiB
     assert error < 0.01
-    assert slope(grows[:2]) is None
+    assert slope(at[:2], [100.0, 101.0]) is None
 
 
 def test_a_short_soak_accounts_for_every_request(tmp_path: Path) -> None:
@@ -60,4 +60,5 @@ def test_a_short_soak_accounts_for_every_request(tmp_path: Path) -> None:
     assert phase["ledger"].keys() == {each.__name__ for each in KINDS}
     assert phase["seen"]["in_time"] > 0
     assert phase["seen"]["failed"] == 0
+    assert phase["anonymous_by_process"].keys() >= {"service", "engine", "front"}
     assert report["burst"]["small_a_second_later"]["in_time"]
