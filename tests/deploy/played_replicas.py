@@ -1,11 +1,21 @@
 """Replicas of which a test says what they do with a request, and what a proxy before them passes on."""
 
 import http.client
+import os
+import socket
+import subprocess
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+BETWEEN_S = (
+    0.02  # the head of a request and its body, as on a network; and two looks at what is awaited
+)
+TIMEOUT_S = 60  # for a reply
 
 
 @dataclass(slots=True)
@@ -58,6 +68,58 @@ class Reply:
     status: int
     headers: http.client.HTTPMessage
     body: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Proxy:
+    """A proxy that runs; addresses are ``HOST:PORT`` or ``unix@PATH``."""
+
+    process: subprocess.Popen[bytes]
+    log: Path
+
+    def connect(self, address: str) -> socket.socket:
+        """Return a connection to an address that is about to be listened on."""
+        host, _, port = address.rpartition(":")
+        path = address.removeprefix("unix@")
+        while True:
+            connection = socket.socket(socket.AF_INET if path == address else socket.AF_UNIX)
+            try:
+                connection.connect((host, int(port)) if path == address else path)
+            except OSError:
+                connection.close()
+                assert self.process.poll() is None, self.log.read_text()
+                time.sleep(BETWEEN_S)
+            else:
+                return connection
+
+    def send(self, address: str, method: str, path: str, body: bytes) -> Reply:
+        """Send a request to an address, its body after its head, and return the reply."""
+        connection = http.client.HTTPConnection("proxy")
+        connection.sock = self.connect(address)
+        connection.sock.settimeout(TIMEOUT_S)
+        connection.putrequest(method, path)
+        connection.putheader("Content-Length", str(len(body)))
+        connection.endheaders()
+        time.sleep(BETWEEN_S)
+        connection.send(body)
+        response = connection.getresponse()
+        reply = Reply(response.status, response.headers, response.read())
+        connection.close()
+        return reply
+
+
+@contextmanager
+def running(command: list[str], log: Path, **environment: str) -> Iterator[Proxy]:
+    """Run a proxy until the block ends, with what it says in a file."""
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            command, env=os.environ | environment, stdout=output, stderr=output
+        )
+        try:
+            yield Proxy(process, log)
+        finally:
+            process.terminate()
+            process.wait()
 
 
 @contextmanager

@@ -1,8 +1,7 @@
 """A real HAProxy before replicas that do as a test says: what it passes on, and what it repeats."""
 
-import http.client
 import json
-import os
+import re
 import runpy
 import shutil
 import socket
@@ -19,7 +18,7 @@ import grpc
 import pytest
 
 from service.front.open_inference.grpc_messages import SERVICE, message_class
-from tests.deploy.played_replicas import Replicas, Reply, listening
+from tests.deploy.played_replicas import BETWEEN_S, Replicas, Reply, listening, running
 from tests.server import started
 from tests.service.conftest import free_port
 
@@ -27,7 +26,6 @@ DEPLOY = Path(__file__).parents[2] / "deploy"
 CONFIG = DEPLOY / "haproxy" / "haproxy.cfg"
 NameServer = runpy.run_path(str(DEPLOY / "name_server.py"))["NameServer"]
 REPLICAS = 3
-BETWEEN_S = 0.02  # the head of a request and its body, as on a network
 
 pytestmark = pytest.mark.skipif(
     not shutil.which("haproxy"), reason="needs haproxy (apt-get install haproxy)"
@@ -50,7 +48,7 @@ def ask(replicas: Replicas, tmp_path: Path) -> Iterator[Ask]:
         NameServer(addresses) as names,
         run_proxy(tmp_path, f"anytime.example:{port}", names.address, IN_PROGRESS="2") as send,
     ):
-        while send("GET", "/health/ready").status != 200:
+        while count_checked(send, "replicas") < REPLICAS:
             time.sleep(BETWEEN_S)  # the name is looked up after the start
         yield send
 
@@ -66,42 +64,24 @@ def run_proxy(folder: Path, replicas: str, name_server: str, **further: str) -> 
         "ADMIN": str(folder / "admin"),
     } | further
 
-    def send(method: str, path: str, body: bytes = b"", by: str = "BIND") -> Reply:
-        connection = http.client.HTTPConnection("proxy", timeout=10)
-        connection.sock = connect_to(variables[by])
-        connection.putrequest(method, path)
-        connection.putheader("Content-Length", str(len(body)))
-        connection.endheaders()
-        time.sleep(BETWEEN_S)
-        connection.send(body)
-        response = connection.getresponse()
-        reply = Reply(response.status, response.headers, response.read())
-        connection.close()
-        return reply
+    with running(["haproxy", "-f", str(CONFIG)], folder / "log", **variables) as proxy:
 
-    with (folder / "log").open("wb") as log:
-        proxy = subprocess.Popen(["haproxy", "-f", CONFIG], env=os.environ | variables, stdout=log)
-        try:
-            yield send
-        finally:
-            proxy.terminate()
-            proxy.wait()
+        def send(method: str, path: str, body: bytes = b"", by: str = "BIND") -> Reply:
+            return proxy.send(variables[by], method, path, body)
+
+        yield send
 
 
-def connect_to(address: str) -> socket.socket:
-    """Return a connection to a socket that is about to be there."""
-    is_local = address.startswith("unix@")
-    host, _, port = address.rpartition(":")
-    for _ in range(500):
-        connection = socket.socket(socket.AF_UNIX if is_local else socket.AF_INET)
-        try:
-            connection.connect(address.removeprefix("unix@") if is_local else (host, int(port)))
-        except OSError:
-            connection.close()
-            time.sleep(BETWEEN_S)
-        else:
-            return connection
-    raise TimeoutError(address)
+def count_checked(send: Ask, backend: str) -> int:
+    """Return how many replicas of a backend have passed their check."""
+    text = send("GET", "/metrics", by="PRIVATE").body.decode()
+    return len(
+        re.findall(
+            rf'^haproxy_server_check_status{{proxy="{backend}",.*state="L7OK"}} 1$',
+            text,
+            re.MULTILINE,
+        )
+    )
 
 
 @pytest.mark.parametrize(
@@ -198,10 +178,12 @@ def test_where_no_replica_is_left_a_problem_says_when_to_ask_again(tmp_path: Pat
         run_proxy(tmp_path, "anytime.example:80", names.address) as send,
     ):
         reply = send("POST", "/classify", b"image")
-        while "classify" not in (line := (tmp_path / "log").read_text()):
+        while not (
+            logged := re.findall(r"^{.*/classify.*}$", (tmp_path / "log").read_text(), re.M)
+        ):
             time.sleep(BETWEEN_S)
 
-    assert json.loads(line)["status"] == 503
+    assert json.loads(logged[0])["status"] == 503
     assert reply.status == 503
     assert reply.headers["Content-Type"] == "application/problem+json"
     assert reply.headers["Retry-After"] == "1"
@@ -209,23 +191,23 @@ def test_where_no_replica_is_left_a_problem_says_when_to_ask_again(tmp_path: Pat
 
 
 def test_client_that_asks_too_much_is_told_to_wait(tmp_path: Path) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        address = f"127.0.0.1:{free.getsockname()[1]}"
+    address = f"127.0.0.1:{free_port()}"
     with (
         NameServer([]) as names,
         run_proxy(tmp_path, "anytime.example:80", names.address, BIND=address, RATE="3") as send,
     ):
-        replies = [send("POST", "/classify", b"image") for _ in range(4)]
+        statuses = list(iter(lambda: send("POST", "/classify", b"image").status, 429))
+        reply = send("POST", "/classify", b"image")
 
-    assert [each.status for each in replies] == [503, 503, 503, 429]
-    assert replies[-1].headers["Retry-After"] == "10"
-    assert json.loads(replies[-1].body)["title"] == "Too Many Requests"
+    assert statuses[:3] == [503, 503, 503]
+    assert reply.headers["Retry-After"] == "10"
+    assert json.loads(reply.body)["title"] == "Too Many Requests"
 
 
 @pytest.mark.skipif(not shutil.which("openssl"), reason="needs openssl")
 def test_with_a_certificate_only_tls_is_served(tmp_path: Path) -> None:
     request = "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -subj /CN=localhost -addext subjectAltName=DNS:localhost"
-    certificate, tls = tmp_path / "certificate", f"unix@{tmp_path / 'tls'}"
+    certificate = tmp_path / "certificate"
     subprocess.run(
         ["openssl", *request.split(), "-keyout", f"{certificate}.key", "-out", certificate],
         check=True,
@@ -238,12 +220,16 @@ def test_with_a_certificate_only_tls_is_served(tmp_path: Path) -> None:
             "anytime.example:80",
             names.address,
             CERTIFICATES=str(certificate),
-            BIND_TLS=tls,
+            BIND_TLS=f"unix@{tmp_path / 'tls'}",
         ) as send,
     ):
         plain = send("POST", "/classify")
         context = ssl.create_default_context(cafile=certificate)
-        with context.wrap_socket(connect_to(tls), server_hostname="localhost") as secured:
+        with (
+            socket.socket(socket.AF_UNIX) as unsecured,
+            context.wrap_socket(unsecured, server_hostname="localhost") as secured,
+        ):
+            secured.connect(str(tmp_path / "tls"))
             secured.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
             reply = secured.recv(4096)
 
@@ -251,6 +237,7 @@ def test_with_a_certificate_only_tls_is_served(tmp_path: Path) -> None:
     assert reply.startswith(b"HTTP/1.1 503 ")
 
 
+@pytest.mark.timeout(300)  # a start of a server
 def test_grpc_is_passed_on_call_by_call_but_for_the_repository(tmp_path: Path) -> None:
     request, reply = message_class("ModelInferRequest"), message_class("ModelInferResponse")
     infer = request(model_name="cifar10", raw_input_contents=[bytes(32 * 32 * 3)])
@@ -273,7 +260,7 @@ def test_grpc_is_passed_on_call_by_call_but_for_the_repository(tmp_path: Path) -
         grpc_replicas = f"anytime.example:{server.settings['grpc_port']}"
         variables = {"GRPC_REPLICAS": grpc_replicas, "BIND_GRPC": address, "READY_PORT": str(port)}
         with run_proxy(tmp_path, f"anytime.example:{port}", names.address, **variables) as send:
-            while b'grpc_replicas",state="UP"} 1' not in send("GET", "/metrics", by="PRIVATE").body:
+            while not count_checked(send, "grpc_replicas"):
                 time.sleep(BETWEEN_S)
             answered = call(channel, "ModelInfer")(infer, wait_for_ready=True, timeout=60)
             stream = channel.stream_stream(

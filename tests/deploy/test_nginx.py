@@ -1,17 +1,14 @@
 """A real nginx with the configuration of the document, before replicas that do as a test says."""
 
-import http.client
 import json
 import shutil
-import socket
-import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-from tests.deploy.played_replicas import Replicas, Reply, listening
+from tests.deploy.played_replicas import Replicas, Reply, listening, running
 from tests.service.conftest import free_port
 
 ROOT = Path(__file__).parents[2]
@@ -29,33 +26,17 @@ def run_proxy(folder: Path, *replicas: str) -> Iterator[Ask]:
     """Run nginx before two replicas, by their addresses; give what sends an image by method and path."""
     text = (ROOT / "docs" / "proxies.md").read_text()
     text = text.partition("```nginx\n")[2].partition("```")[0]
-    place = folder / "socket"
+    place = f"{folder}/socket"
     text = text.replace("listen 8080;", f"listen unix:{place};")
     text = text.replace("listen 8081 ", f"listen 127.0.0.1:{free_port()} ")
     text = text.replace("/dev/stdout", str(folder / "access.log"))
     for named, replica in zip(NAMED, replicas, strict=True):
         text = text.replace(named, replica)
     (folder / "nginx.conf").write_text(text)
-    further = f"daemon off; pid {folder}/pid; error_log {folder}/error.log;"
-
-    def send(method: str, path: str) -> Reply:
-        connection = http.client.HTTPConnection("proxy", timeout=10)
-        connection.sock = socket.socket(socket.AF_UNIX)
-        connection.sock.connect(str(place))
-        connection.request(method, path, b"image")
-        response = connection.getresponse()
-        reply = Reply(response.status, response.headers, response.read())
-        connection.close()
-        return reply
-
-    proxy = subprocess.Popen(["nginx", "-c", folder / "nginx.conf", "-g", further])
-    try:
-        while not (folder / "pid").exists():  # it listens by then
-            assert proxy.poll() is None, (folder / "error.log").read_text()
-        yield send
-    finally:
-        proxy.terminate()
-        proxy.wait()
+    further = f"daemon off; pid {folder}/pid; error_log stderr;"
+    command = ["nginx", "-c", str(folder / "nginx.conf"), "-g", further]
+    with running(command, folder / "log") as proxy:
+        yield lambda method, path: proxy.send(f"unix@{place}", method, path, b"image")
 
 
 @pytest.fixture

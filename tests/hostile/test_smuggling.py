@@ -19,7 +19,7 @@ import httpx
 import pytest
 
 from service.front.access.keys import KeyEntry, write_entry
-from tests.deploy.test_haproxy import NameServer, connect_to, run_proxy
+from tests.deploy.test_haproxy import NameServer, run_proxy
 from tests.server import ROOT, ServerProcess, started
 from tests.service.conftest import free_port
 
@@ -145,6 +145,13 @@ def test_a_request_that_is_not_hidden_would_be_seen(guarded: ServerProcess) -> N
     assert refused(guarded) == before + 1
 
 
+def connect_to(place: Path) -> socket.socket:
+    """Return a connection to a local socket."""
+    connection = socket.socket(socket.AF_UNIX)
+    connection.connect(str(place))
+    return connection
+
+
 @pytest.mark.skipif(not shutil.which("haproxy"), reason="needs haproxy (apt-get install haproxy)")
 def test_a_hidden_request_reaches_nobody_through_haproxy(
     guarded: ServerProcess, tmp_path: Path
@@ -157,7 +164,7 @@ def test_a_hidden_request_reaches_nobody_through_haproxy(
         while send("GET", "/health/ready").status != 200:
             time.sleep(0.02)  # the name is looked up after the start
 
-        try_all(lambda: connect_to(f"unix@{tmp_path / 'public'}"), guarded)
+        try_all(lambda: connect_to(tmp_path / "public"), guarded)
 
 
 @pytest.mark.skipif(not shutil.which("nginx"), reason="needs nginx (apt-get install nginx)")
