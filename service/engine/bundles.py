@@ -22,8 +22,8 @@ from service.hop import ServedBundle
 from service.observability.telemetry import ReloadOutcome
 from service.problems import BundleUnusable, NotReady
 
-# Of the device's time, what the warm-up of the next bundle takes from requests: the warm-up lasts ten times
-# ANYTIME_WARM_UP_S, and a request in ten waits for one of its runs.
+# Of the device's time, what the warm-up of the next bundle takes while requests come: it lasts ten times as long as its runs
+# then, and a request in ten waits for one of them.
 RELOAD_SHARE = 0.1
 MOST_RESTARTS, MOST_RELOADS = 1 << 12, 1 << 20  # before generations, of four bytes, are used again
 LAST_REPLIES_S = 1.0  # for the answers that a drain gives out at its end
@@ -287,11 +287,12 @@ class Bundles:
         return len(there) == self._fronts
 
     async def _rest(self, run_s: float) -> None:
-        """Leave the device to requests after a run of the warm-up."""
+        """Leave the device to requests after a run of the warm-up, where one came in the time that the run may have."""
         if self.is_draining:
             raise NotReady("the server is stopping", headers={"Retry-After": "1"})
-        if self._current:
-            await asyncio.sleep(run_s * (1 / RELOAD_SHARE - 1))
+        turn_s = run_s / RELOAD_SHARE
+        if self._resources.dispatcher.asked_at > self._clock() - turn_s:
+            await asyncio.sleep(turn_s - run_s)
 
     def _reloaded(self, of: LoadedBundle, outcome: ReloadOutcome, **fields: Any) -> None:
         """Account for a reload."""

@@ -93,6 +93,9 @@ class Dispatcher:
         on_failure: is given the exception of a run, or of the choice of one, that failed.
         on_change: is called when the load has changed.
         on_broken: is given a device whose runs fail.
+
+    Attributes:
+        asked_at: when the last request came, answered or shed.
     """
 
     def __init__(
@@ -119,6 +122,7 @@ class Dispatcher:
         self._running: dict[int, Run] = {}  # on the devices' threads, by device
         self._failures = Counter[int]()  # in a row, by device
         self._run_cpu_s = 0.0
+        self.asked_at = -inf
 
     @property
     def is_idle(self) -> bool:
@@ -158,7 +162,8 @@ class Dispatcher:
             refine = "none"  # there is no other to go on to
         job = Job(runs, pixels, tell, stop_at_confidence)
         request = Request(arrived_at, deadline_at, on_miss, subnetwork, refine, job)
-        shed = self._scheduler.admit(request, self._clock(), model=runs.model, is_alone=was_alone)
+        self.asked_at = now = self._clock()
+        shed = self._scheduler.admit(request, now, model=runs.model, is_alone=was_alone)
         if shed is not None:
             tell(shed)
             return None

@@ -265,7 +265,7 @@ def test_labels_of_answers_from_before_are_not_counted_with_the_new_bundles(
 
 
 def test_one_reload_at_a_time(start_server: StartServer, link: Path, next_bundle: Bundle) -> None:
-    server = start_server(bundle_dir=link, admin_key=KEY, warm_up_s=0.2, max_batch=2)
+    server = start_server(bundle_dir=link, admin_key=KEY, warm_up_s=2, max_batch=2)
     server.wait_for("ready")
     point(link, next_bundle)
 
