@@ -29,7 +29,7 @@ MARKS = {
 LEGEND = (
     "Seconds since the start of the server. Dotted: a reload (blue), a start (purple), a process that died (orange), an alert "
     "that begins (red). "
-    "Windows of minutes and hours are shortened to seconds, and numbers in colour are the last ones."
+    "Windows of minutes and hours are shortened to seconds, and numbers in colour are the last ones. Lines that stay at 0 are not named."
 )
 EDGES = 12  # of a heat map that are named
 
@@ -116,7 +116,7 @@ class _Drawing:
             for series in self._api.get("/query_range", params=query).json()["data"]["result"]:
                 legend = re.sub(
                     r"\{\{(\w+)\}\}",
-                    lambda match, metric=series["metric"]: metric.get(match[1], "")[:16],
+                    lambda match, metric=series["metric"]: metric.get(match[1], "")[:26],
                     target["legendFormat"],
                 )
                 points = [(float(t) - self._started_at, float(v)) for t, v in series["values"]]
@@ -139,9 +139,8 @@ class _Drawing:
     def _timeseries(self, axis: Any, panel: dict[str, Any]) -> None:
         scale, unit = UNITS.get(panel["fieldConfig"]["defaults"]["unit"], (1.0, ""))
         for legend, points in self._found(panel["targets"]):
-            axis.plot(
-                [at for at, _ in points], [scale * value for _, value in points], label=legend
-            )
+            values = [scale * value for _, value in points]
+            axis.plot([at for at, _ in points], values, label=legend if any(values) else None)
         _limit(axis, panel, scale)
         axis.set_ylabel(unit, fontsize=7)
         if axis.get_legend_handles_labels()[0]:
@@ -185,10 +184,13 @@ class _Drawing:
         axis.set_facecolor(COLOURS[colour])
         axis.set_xticks([])
         axis.set_yticks([])
-        named = [f"{legend} " if len(found) > 1 else "" for legend, _ in found]
-        lines = [f"{name}{scale * v:.3g}{unit}" for name, (_, v) in zip(named, found, strict=True)]
+        is_named = panel["options"]["textMode"] == "value_and_name"
+        lines = [
+            (f"{legend} " if is_named else "") + f"{_rounded(scale * value)}{unit}"
+            for legend, value in found
+        ]
         text = "\n".join(lines) or "no data"
-        size = 22 if len(found) < 2 else 12
+        size = 12 if is_named else 22
         axis.text(0.5, 0.5, text, color="white", fontsize=size, ha="center", va="center")
 
     def _table(self, axis: Any, panel: dict[str, Any]) -> None:
@@ -200,6 +202,11 @@ class _Drawing:
             table = axis.table(cells, cellLoc="left", edges="open", colWidths=[3, 1], bbox=place)
             table.auto_set_font_size(False)
             table.set_fontsize(7)
+
+
+def _rounded(value: float) -> str:
+    """Return three digits of a number, or all before its point."""
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
 
 
 def _limit(axis: Any, panel: dict[str, Any], scale: float) -> None:

@@ -1,9 +1,9 @@
 """``python deploy/try_watching.py --bundle DIR``: has a real Prometheus watch a real server, and checks what it sees.
 
 Every expression of the dashboards and rules must evaluate and give data, and a healthy load raise no alert: every subnetwork in turn,
-and streams. Then more comes than can be answered, with deadlines of 5 to 25 ms, labels call answers wrong, and a reload finds a
-damaged bundle: requests must wait, run together and be refused, the right alerts be raised, and Alertmanager's receivers be told.
-Last the server ends, and what the chart scales by must hold the scale. Windows are of seconds. With ``--plots`` the panels are drawn.
+and streams. Then more comes than can be answered, with deadlines of 5, 25 and 1,000 ms, labels call answers wrong, and a reload finds a
+damaged bundle: requests must wait, run together and be refused, the right alerts be raised, Alertmanager's receivers be told, and
+what the chart scales by want more replicas. Last the server ends, and it must hold the scale. Windows are of seconds. With ``--plots`` the panels are drawn.
 """
 
 import argparse
@@ -18,6 +18,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import cycle
 from pathlib import Path
@@ -35,11 +36,13 @@ ROOT = Path(__file__).parents[1]
 DEPLOY = ROOT / "deploy"
 GPU_METRIC = "anytime_gpu_"
 HAS_GPU = shutil.which("nvidia-smi") is not None
-DRAWN_S = 40.0  # of healthy load; of the overload, and of what follows it, half as much
+DRAWN_S = 20.0  # of healthy load; of the overload, and of what follows it, half as much
 TIMEOUT_S = 120.0  # for the data of an expression, or an alert
 AMPLE_MS = 2000  # deadline of the healthy load
 NO_TIME = (422, 503, 504)  # statuses of requests that are refused, or expire
-OVERLOAD = f"--phase 3000:{TIMEOUT_S} --connections 64 --deadline-ms 5 10 25"  # and on_miss=refuse
+OVERLOAD = (
+    f"--phase 3000:{TIMEOUT_S} --connections 64 --deadline-ms 5 25 1000"  # and on_miss=refuse
+)
 EXPECTED_ALERTS = {
     "AnytimeBudgetBurnsFast",
     "AnytimeBudgetBurnsSlowly",
@@ -53,8 +56,7 @@ EXPECTED_MESSAGES = {  # those that no other inhibits, by whom they reach
 }
 TARGET = {"namespace": "prod", "release": "anytime", "pod": "anytime-1a-2b"}  # what a cluster adds
 EXPECTED_SIGHTS = {
-    # In the mean, by Little's law: the gauge is of the instant of a scrape, in which the engine may have just emptied the queue.
-    "requests wait": "sum(rate(anytime_queue_time_seconds_sum[1m])) > 0.5",
+    "requests wait": "sum(rate(anytime_queue_time_seconds_sum[1m])) > 0.5",  # in the mean, by Little's law
     "requests run together": "sum(rate(anytime_batch_size_sum[1m])) > sum(rate(anytime_batch_size_count[1m]))",
 }
 
@@ -142,8 +144,16 @@ def write_routes(folder: Path, url: str) -> Path:
     return file
 
 
-def scaling_queries() -> dict[str, str]:
-    """Return what the chart has KEDA ask, by the trigger's name."""
+@dataclass(frozen=True, slots=True)
+class Trigger:
+    """What KEDA asks Prometheus for, and has Kubernetes' autoscaler scale by."""
+
+    query: str
+    threshold: float
+
+
+def scaling_triggers() -> dict[str, Trigger]:
+    """Return what the chart scales by, by the trigger's name."""
     with helm_python.Chart.load(DEPLOY / "kubernetes/anytime") as chart:
         files = chart.render(
             {"autoscaling": {"enabled": True}, "image": {"repository": "anytime"}},
@@ -151,7 +161,13 @@ def scaling_queries() -> dict[str, str]:
             namespace=TARGET["namespace"],
         )
     (scaler,) = (yaml.safe_load(text) for text in files.values() if "ScaledObject" in text)
-    return {each["name"]: each["metadata"]["query"] for each in scaler["spec"]["triggers"]}
+    return {
+        each["name"]: Trigger(
+            each["metadata"]["query"],
+            float(each["metadata"]["threshold"]),
+        )
+        for each in scaler["spec"]["triggers"]
+    }
 
 
 def write_configuration(folder: Path, server_port: int, alertmanager_port: int) -> Path:
@@ -160,7 +176,7 @@ def write_configuration(folder: Path, server_port: int, alertmanager_port: int) 
     for path in (DEPLOY / "prometheus/rules").glob("*.yml"):
         (folder / "rules" / path.name).write_text(shortened(path.read_text()))
     configuration = {
-        "global": {"scrape_interval": "250ms", "evaluation_interval": "250ms"},
+        "global": {"scrape_interval": "1s", "evaluation_interval": "250ms"},
         "rule_files": ["rules/*.yml"],
         "alerting": {
             "alertmanagers": [{"static_configs": [{"targets": [f"127.0.0.1:{alertmanager_port}"]}]}]
@@ -293,7 +309,7 @@ def watch(bundle: Path, folder: Path, images: Path | None, plots: Path | None) -
         [sys.executable, "-m", "benchmarks.load", *addressed, *OVERLOAD.split()],
         folder / "overload.log",
     )
-    scaled_by = scaling_queries()
+    scaled_by = scaling_triggers()
     drawn_s = DRAWN_S if plots is not None else 0.0
 
     def go_on(action: Callable[[], None], seconds: float) -> None:
@@ -304,9 +320,15 @@ def watch(bundle: Path, folder: Path, images: Path | None, plots: Path | None) -
     def scale() -> dict[str, list[float]]:
         """Return the values to scale by, by trigger: one or none."""
         return {
-            name: [float(each["value"][1]) for each in query(text)]
-            for name, text in scaled_by.items()
+            name: [float(each["value"][1]) for each in query(trigger.query)]
+            for name, trigger in scaled_by.items()
         }
+
+    def wants_more(values: dict[str, list[float]]) -> bool:
+        """Return whether Kubernetes' autoscaler would want a second replica."""
+        return any(
+            each > scaled_by[name].threshold for name, found in values.items() for each in found
+        )
 
     with prometheus, alertmanager, server as process:
         started_at = time.time()
@@ -325,11 +347,13 @@ def watch(bundle: Path, folder: Path, images: Path | None, plots: Path | None) -
         go_on(load.send, drawn_s)
         raised = firing()
         assert not raised & EXPECTED_ALERTS, f"a healthy load raises {raised}"
+        print("a healthy load is scaled by:", scale())
 
         def unseen() -> set[str]:
             raised.update(firing())  # one may have ended when another begins
             sights = {name for name, sight in EXPECTED_SIGHTS.items() if not query(sight)}
-            return sights | EXPECTED_ALERTS - raised | receiver.untold()
+            scaled = set() if wants_more(scale()) else {"a wish for replicas"}
+            return sights | scaled | EXPECTED_ALERTS - raised | receiver.untold()
 
         (served / "manifest.json").write_text("{}")
         process.send_signal(signal.SIGHUP)
@@ -339,10 +363,7 @@ def watch(bundle: Path, folder: Path, images: Path | None, plots: Path | None) -
                 lambda: _repeat(load.send_mislabelled, 20),
                 lambda: f"{unseen()} under overload",
             )
-            found = scale()
-            # The queue may be empty at each scrape: fronts refuse what would have to wait.
-            assert all(found.values()), f"scaled by {found}"
-            assert found["misses"][0] > 0, f"scaled by {found}"
+            print("overload is scaled by:", scale())
             go_on(load.send_mislabelled, drawn_s / 2)
         print("planted faults show:", *sorted({*EXPECTED_SIGHTS, *EXPECTED_ALERTS}))
         print("Alertmanager told:", receiver.told)

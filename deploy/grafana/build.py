@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from accuracy import ACCURACY
-from causes import STREAMS, WHY_MACHINE, WHY_QUEUE
+from causes import STREAMS, WHO_ASKS, WHY_MACHINE, WHY_QUEUE
 from panels import (
     OF_MODEL,
     SUBNETWORK,
@@ -32,6 +32,9 @@ FAILED, NOT_FAILED = 'outcome="failed"', 'outcome!="failed"'
 IN_TIME = ((None, "red"), (0.97, "orange"), (0.99, "green"))
 BURN = ((None, "green"), (1.0, "orange"), (6.0, "red"))
 NONE_IS_WELL = ((None, "green"), (1e-9, "red"))
+FIRING = (
+    'ALERTS{alertname=~"Anytime.*",alertstate="firing",namespace=~"$namespace",release=~"$release"}'
+)
 RECEIVED = f"sum({rate('anytime_requests_total', COUNTED)})"
 SPENT = (
     f"(1 - sum(increase({chosen('anytime_requests_total', ANSWERED, over='30d')}))"
@@ -75,7 +78,7 @@ ARE_DEADLINES_MET = Row(
             kind="stat",
             steps=BURN,
             runbook="AnytimeBudgetBurnsFast",
-            columns=4,
+            columns=3,
             rows=4,
         ),
         Panel(
@@ -84,7 +87,7 @@ ARE_DEADLINES_MET = Row(
             {"requests": f"sum({rate('anytime_requests_total')})"},
             "Requests a second, of every outcome. None at all is a caller's or a proxy's matter.",
             kind="stat",
-            columns=4,
+            columns=3,
             rows=4,
         ),
         Panel(
@@ -95,20 +98,20 @@ ARE_DEADLINES_MET = Row(
             kind="stat",
             steps=((None, "green"), (1.0, "orange"), (2.0, "red")),
             runbook="AnytimeNotReady",
-            columns=4,
+            columns=3,
             rows=4,
         ),
         Panel(
             "Alerts",
             "none",
             {
-                "alerts": 'count(ALERTS{alertname=~"Anytime.*",alertstate="firing",'
-                'namespace=~"$namespace",release=~"$release"}) or vector(0)'
+                "{{alertname}}": f"count by (alertname) ({FIRING})"
+                f' or label_replace(vector(0) unless on () {FIRING}, "alertname", "none", "", "")'
             },
-            "Alerts that fire; which, the red marks in the panels below say.",
+            "Alerts that fire, by name, and of how many things each; the red marks in the panels below say since when.",
             kind="stat",
             steps=((None, "green"), (1.0, "red")),
-            columns=4,
+            columns=7,
             rows=4,
         ),
         Panel(
@@ -249,6 +252,39 @@ WHICH_MODEL = Row(
     ],
 )
 
+WHICH_REPLICA = Row(
+    "Which replica?",
+    [
+        Panel(
+            "Answered in time, by replica",
+            "percentunit",
+            {
+                "{{instance}}": f"sum by (instance) ({rate('anytime_requests_total', ANSWERED)})"
+                f" / sum by (instance) ({rate('anytime_requests_total', COUNTED)})"
+            },
+            "One line below the others is a replica that is slow or ill: take it out. All of them: the load, the bundle or the callers.",
+            high=1,
+            steps=IN_TIME,
+            runbook="AnytimeBudgetBurnsFast",
+        ),
+        Panel(
+            "Requests, by replica",
+            "reqps",
+            {"{{instance}}": f"sum by (instance) ({rate('anytime_requests_total')})"},
+            "Requests a second, of every outcome. A proxy that counts requests in progress sends a slow replica fewer.",
+        ),
+        Panel(
+            "Latency, p95 by replica",
+            "s",
+            {
+                "{{instance}}": "histogram_quantile(0.95, sum by (instance, le) "
+                f"({rate('anytime_request_latency_seconds_bucket', SUBNETWORK)}))"
+            },
+            "Arrival to answer at the server. Higher at one replica alone: see its queue and slowdown below, and who else is on its machine.",
+        ),
+    ],
+)
+
 WHAT_RUNS = Row(
     "What runs?",
     [
@@ -320,8 +356,10 @@ DASHBOARDS = {
             ARE_DEADLINES_MET,
             WHAT_DO_CALLERS_GET,
             WHICH_MODEL,
+            WHICH_REPLICA,
             WHY_QUEUE,
             WHY_MACHINE,
+            WHO_ASKS,
             STREAMS,
             WHAT_RUNS,
         ],

@@ -2,14 +2,20 @@
 
 from panels import OF_MODEL, SUBNETWORK, Panel, Row, buckets, chosen, mean, quantiles, rate
 
+INVALID = 'outcome="invalid"'
+
 WHY_QUEUE = Row(
     "Why: is there too much to do?",
     [
         Panel(
             "Queue",
             "short",
-            {"{{instance}} {{model}}": chosen("anytime_queue_depth", OF_MODEL)},
-            "Requests that wait for a run. One replica alone: it is slow, or the proxy sends it too much. All: add replicas.",
+            {
+                "{{instance}} {{model}}": "sum by (instance, model) "
+                f"({rate('anytime_queue_time_seconds_sum', OF_MODEL)})"
+            },
+            "How many requests wait for their run in the mean, decoding included (those answered a second times their time in the queue). "
+            "What is refused does not wait. One replica alone: it is slow, or the proxy sends it too much. All: add replicas.",
             runbook="AnytimeRefuses",
         ),
         Panel(
@@ -90,12 +96,8 @@ WHY_MACHINE = Row(
         Panel(
             "Connections",
             "short",
-            {
-                "open, {{instance}}": chosen("anytime_connections"),
-                "ended a second, {{reason}}": "sum by (reason) "
-                f"({rate('anytime_connections_ended_total')})",
-            },
-            "Connections open, and those that the server ended, by what their clients did or left undone.",
+            {"{{instance}}": chosen("anytime_connections")},
+            "Connections open. Many more than before with no more requests: clients that do not keep theirs, or hold them to harm.",
         ),
         Panel(
             "Log lines dropped",
@@ -105,6 +107,31 @@ WHY_MACHINE = Row(
             },
             "Over 0 nobody reads the log, or its disk is full; requests do not wait for it.",
             runbook="AnytimeLogIncomplete",
+        ),
+    ],
+)
+
+WHO_ASKS = Row(
+    "Why: who asks what?",
+    [
+        Panel(
+            "Invalid requests",
+            "reqps",
+            {"{{model}}": f"sum by (model) ({rate('anytime_requests_total', INVALID)})"},
+            "No image, a broken one, or a parameter that is wrong: a caller's mistake, or somebody's probing. They spend no budget, only time.",
+        ),
+        Panel(
+            "Connections that the server ended",
+            "short",
+            {"{{reason}}": f"sum by (reason) ({rate('anytime_connections_ended_total')})"},
+            "A second, by what their clients did or left undone. slow_head, slow_body, unread or malformed in numbers: somebody holds "
+            "connections, or speaks no HTTP. Addresses are in the proxy's log.",
+        ),
+        Panel(
+            "Keys refused",
+            "reqps",
+            {"{{reason}}": f"sum by (reason) ({rate('anytime_keys_refused_total')})"},
+            "Requests refused by their key. unknown or missing: somebody tries; rate or concurrency: a caller has more to ask than its key allows.",
         ),
     ],
 )

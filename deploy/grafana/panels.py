@@ -32,7 +32,6 @@ class Panel:
         low: the least value there can be, None where it is not known.
         high: the greatest.
         steps: colours by the value from which on they hold, the first from the least on.
-        names: what to call values, in a stat.
         runbook: the alert whose entry helps.
         has_exemplars: whether single requests are shown, with their traces.
         columns: of 24.
@@ -258,11 +257,12 @@ def _panel(number: int, panel: Panel, place: dict[str, int]) -> dict[str, Any]:
                 {"id": "reduce", "options": {"reducers": ["lastNotNull"]}}
             ]
         case "stat":
+            is_named = len(panel.queries) > 1 or any("{{" in legend for legend in panel.queries)
             document["options"] = {
                 "reduceOptions": {"calcs": ["lastNotNull"]},
                 "colorMode": "background",
                 "graphMode": "none",
-                "textMode": "value_and_name" if len(panel.queries) > 1 else "value",
+                "textMode": "value_and_name" if is_named else "value",
             }
         case "heatmap":
             document["options"] = {
@@ -279,5 +279,8 @@ def _panel(number: int, panel: Panel, place: dict[str, int]) -> dict[str, Any]:
                 "fillOpacity": 5,
                 "thresholdsStyle": {"mode": "dashed" if is_limited else "off"},
             }
-            document["options"] = {"legend": {"showLegend": True}, "tooltip": {"mode": "multi"}}
+            document["options"] = {
+                "legend": {"showLegend": True},
+                "tooltip": {"mode": "multi", "sort": "desc"},
+            }
     return document

@@ -85,15 +85,15 @@ UP = 'up{namespace="prod", pod="anytime-1a-%s"}'
 REQUESTS = 'anytime_requests_total{namespace="prod", pod="anytime-1a-%s", outcome="%s"}'
 
 
-QUEUE = 'anytime_queue_depth{namespace="prod", pod="anytime-1a-%s"}'
+WAITED = 'anytime_queue_time_seconds_sum{namespace="prod", pod="anytime-1a-%s", model="m"}'
 
 
 BUSY = 'anytime_run_latency_seconds_sum{namespace="prod", pod="anytime-1a-%s", subnetwork="full"}'
 
 
 TWO_SEEN = {
-    QUEUE % "2b": "3x20",
-    QUEUE % "3c": "5x20",
+    WAITED % "2b": "0+180x20",
+    WAITED % "3c": "0+300x20",
     BUSY % "2b": "0+30x20",
     BUSY % "3c": "0+42x20",
 }
@@ -138,10 +138,13 @@ SCALED_BY: dict[str, tuple[dict[str, str], dict[str, float]]] = {
         {"queue": 8, "busy": 1.2},
     ),
     "none seen any more": (
-        {UP % "2b": "1x9 0x11", QUEUE % "2b": "3x9 stale", BUSY % "2b": "0+30x9 stale"},
+        {UP % "2b": "1x9 0x11", WAITED % "2b": "0+180x9 stale", BUSY % "2b": "0+30x9 stale"},
         {"misses": 1},  # as many replicas as there are
     ),
-    "none known any more": ({UP % "2b": "1x9 stale", QUEUE % "2b": "3x9 stale"}, {"misses": 1}),
+    "none known any more": (
+        {UP % "2b": "1x9 stale", WAITED % "2b": "0+180x9 stale"},
+        {"misses": 1},
+    ),
 }
 
 

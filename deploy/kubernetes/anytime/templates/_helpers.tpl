@@ -291,8 +291,10 @@ count(up{ {{- include "anytime.pods" . -}} } == 1)
 (((sum(rate(anytime_requests_total{outcome!~"in_time|invalid|impossible|abandoned",{{ include "anytime.pods" . }}}[2m])) / {{ $received }} / {{ subf 1.0 .Values.autoscaling.attainment | printf "%.6f" }} > 0) or 0 * {{ $received }}) and {{ include "anytime.seen" . }}) or vector(1)
 {{- end }}
 
+{{- /* How many requests wait in the mean, by Little's law. The gauge anytime_queue_depth is of the instants of scrapes, and 0 at most of
+       them even under overload: what could not be answered in time is refused before it waits. */ -}}
 {{- define "anytime.query.queue" -}}
-sum(avg_over_time(anytime_queue_depth{ {{- include "anytime.pods" . -}} }[1m])) * {{ include "anytime.allOverSeen" . }}
+sum(rate(anytime_queue_time_seconds_sum{ {{- include "anytime.pods" . -}} }[2m])) * {{ include "anytime.allOverSeen" . }}
 {{- end }}
 
 {{- define "anytime.query.busy" -}}
