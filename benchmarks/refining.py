@@ -24,7 +24,6 @@ from benchmarks.servers import ROOT, Server, ServerFailed, System, anytime, runn
 from model.bundle import Bundle, read_bundle
 
 SERVER_CORE, LOAD_CORE = 0, 1
-PORT = 9700
 THRESHOLDS = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 1.0)
 IN_TURN = 4000  # requests a point
 LOAD_RATE, LOAD_S, LOAD_DEADLINE_MS = 450, 10, 25  # more than the full network can answer
@@ -46,13 +45,24 @@ class Session:
         image = next(self.images.glob("*/*.jp*g")).read_bytes()
         log = ROOT / "build" / "refining.log"
         log.parent.mkdir(exist_ok=True)
-        with running(system, core=SERVER_CORE, port=PORT, image=image, log=log) as server:
+        with running(system, core=SERVER_CORE, image=image, log=log) as server:
             yield server
 
-    def measure(self, *load: object, query: str = "", deadline_ms: float) -> Figures:
+    def measure(
+        self, server: Server, *load: object, query: str = "", deadline_ms: float
+    ) -> Figures:
         """Return the load generator's figures of its last phase."""
-        command = [sys.executable, "-m", "benchmarks.load", "--port", PORT, "--core", LOAD_CORE]
-        command += ["--bundle", self.bundle.folder, "--images", self.images, "--query", query]
+        command = [sys.executable, "-m", "benchmarks.load", "--core", LOAD_CORE]
+        command += [
+            "--port",
+            server.port,
+            "--bundle",
+            self.bundle.folder,
+            "--images",
+            self.images,
+            "--query",
+            query,
+        ]
         command += ["--deadline-ms", deadline_ms, *load]
         output = subprocess.run(
             [str(word) for word in command], cwd=ROOT, stdout=subprocess.PIPE, check=True
@@ -76,18 +86,22 @@ def measure_stops(session: Session) -> dict[str, Any]:
     first = min(session.bundle.manifest.subnetworks, key=lambda each: each.macs).name
     alone, stops, loaded = {}, {}, {}
     in_turn = ("--in-turn", IN_TURN, "--connections", 1)
-    with session.serving(anytime(session.bundle.folder, "anytime")):
+    with session.serving(anytime(session.bundle.folder, "anytime")) as server:
         for name in names:
-            figures = session.measure(*in_turn, query=f"subnetwork={name}", deadline_ms=1000)
+            figures = session.measure(
+                server, *in_turn, query=f"subnetwork={name}", deadline_ms=1000
+            )
             alone[name] = {**figures, "mmacs": session.mmacs(figures, first=None)}
         for stop in THRESHOLDS:
             figures = session.measure(
-                *in_turn, query=f"stop_at_confidence={stop}", deadline_ms=1000
+                server, *in_turn, query=f"stop_at_confidence={stop}", deadline_ms=1000
             )
             stops[str(stop)] = {**figures, "mmacs": session.mmacs(figures, first=first)}
         phases = ("--phase", f"{LOAD_RATE}:2", "--phase", f"{LOAD_RATE}:{LOAD_S}")
         for query in ("", *(f"stop_at_confidence={stop}" for stop in THRESHOLDS)):
-            loaded[query] = session.measure(*phases, query=query, deadline_ms=LOAD_DEADLINE_MS)
+            loaded[query] = session.measure(
+                server, *phases, query=query, deadline_ms=LOAD_DEADLINE_MS
+            )
     return {"alone": alone, "stops": stops, "loaded": loaded}
 
 

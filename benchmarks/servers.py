@@ -2,11 +2,12 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from http.client import HTTPConnection
 from itertools import pairwise
@@ -155,21 +156,19 @@ class Server:
 
 
 @contextmanager
-def running(
-    system: System, *, core: int | str, port: int, image: bytes, log: Path
-) -> Iterator[Server]:
-    """Run a server on one core until the block ends; it answers before the block begins.
+def running(system: System, *, core: int | str, image: bytes, log: Path) -> Iterator[Server]:
+    """Run a server on one core and a free port until the block ends; it answers before the block begins.
 
     Args:
         system: what to run.
         core: the core for all its processes, or several as taskset writes them.
-        port: where it is to listen.
         image: a JPEG file to try it with.
         log: gets its output.
 
     Raises:
         ServerFailed: it ended, or gave no answer in ``READY_WITHIN_S``.
     """
+    port = _free_port()
     command = [word.format(port=port) for word in system.command]
     environment = {key: value.format(port=port) for key, value in system.environment.items()}
     with log.open("wb") as output:
@@ -187,6 +186,17 @@ def running(
         yield server
     finally:
         _stop(process)
+
+
+def _free_port() -> int:
+    """Return a port with nobody on it, nor on the next two, which some peers take as well."""
+    while True:
+        with ExitStack() as stack, suppress(OSError):  # one of the two is taken
+            first = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
+            port: int = first.getsockname()[1]
+            for n in (1, 2):
+                stack.enter_context(socket.create_server(("127.0.0.1", port + n)))
+            return port
 
 
 def _await_ready(server: Server, process: subprocess.Popen[bytes], image: bytes, log: Path) -> None:

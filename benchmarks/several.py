@@ -21,7 +21,6 @@ from benchmarks.documents import percent, spread, table
 from benchmarks.servers import ROOT, anytime, running
 
 CORES = 2
-PORTS = (8731, 8732)
 CONNECTIONS = 64
 WARM_S = 1.0  # of load, which is not counted; bursts are often half a second apart
 
@@ -73,10 +72,8 @@ def serve_and_ask(
             system = replace(anytime(bundle, "anytime", settings=settings), name="+".join(models))
             cores = f"0-{CORES - 1}" if together else str(place)
             log = Path(folder, f"{place}.log")
-            stack.enter_context(
-                running(system, core=cores, port=PORTS[place], image=image, log=log)
-            )
-            ports |= dict.fromkeys(models, PORTS[place])
+            server = stack.enter_context(running(system, core=cores, image=image, log=log))
+            ports |= dict.fromkeys(models, server.port)
         senders = [
             subprocess.Popen(
                 [

@@ -46,7 +46,8 @@ def main() -> int:
     except (ValueError, BundleError) as error:
         sys.stderr.write(f"load: {error}\n")
         return 2
-    wires = {(d, i): dialect.request(images[i], d) for d in deadlines_s for i in range(len(images))}
+    asked = {(each.deadline_s, each.image) for each in planned}
+    wires = {(d, i): dialect.request(images[i], d) for d, i in asked}
     requests = [wires[each.deadline_s, each.image] for each in planned]
     gc.disable()  # a collection would stall the generator for longer than a deadline
     to = {"port": options.port, "connections": options.connections}

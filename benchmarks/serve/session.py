@@ -12,7 +12,6 @@ from typing import Any
 from benchmarks.servers import ROOT, Server, ServerFailed, System, running
 from model.bundle import Bundle
 
-FIRST_PORT = 9100  # a peer takes up to three
 COLLAPSED = 0.05  # no more is to be seen at higher rates
 SETTLE_S = 0.5  # at the same rate before what is counted
 TRIES = 3  # of a point whose generator lagged
@@ -43,7 +42,6 @@ class Session:
     server_cores: str = "0"
     load_core: int = 1
     found: dict[str, Any] = field(default_factory=dict)
-    started: int = 0
 
     @property
     def policies(self) -> list[str]:
@@ -68,12 +66,10 @@ class Session:
 
     @contextmanager
     def serving(self, system: System) -> Iterator[Server]:
-        """Run a server; each gets ports of its own."""
-        self.started += 1
+        """Run a server."""
         image = next(self.images.glob("*/*.jp*g")).read_bytes()
         log = self.scratch / f"{system.name.replace(' ', '-').replace(':', '-')}.log"
-        port = FIRST_PORT + 10 * self.started
-        with running(system, core=self.server_cores, port=port, image=image, log=log) as server:
+        with running(system, core=self.server_cores, image=image, log=log) as server:
             yield server
 
     def load(self, server: Server, *arguments: object) -> subprocess.Popen[str]:

@@ -221,7 +221,7 @@ def main() -> int:
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # its server ends with it
     system = anytime(options.bundle, "anytime")
     os.sched_setaffinity(0, {options.core})
-    to = {"core": options.server_core, "port": options.port, "log": options.log}
+    to = {"core": options.server_core, "log": options.log}
     with running(system, image=images_of(options.side)[0], **to) as server:
         report = uvloop.run(soak(server, options))
     print(json.dumps({"conditions": describe_conditions(read_bundle(options.bundle)), **report}))
@@ -252,7 +252,6 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--core", type=int, default=1, help="of the clients")
     parser.add_argument("--server-core", default="0", help="or several, as taskset writes them")
-    parser.add_argument("--port", type=int, default=8765, help="of the server")
     parser.add_argument("--log", type=Path, default=Path("soak.log"), help="gets its output")
     parser.add_argument("--seed", type=int, default=0)
     return parser

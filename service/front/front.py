@@ -1,5 +1,6 @@
 """What the endpoints of a front share."""
 
+import asyncio
 import re
 import time
 from collections.abc import Callable, Iterator
@@ -54,6 +55,7 @@ class Front:
         lines_dropped: how many lines of the log were lost.
 
     Attributes:
+        long_reading: held while a thread reads a long message: several would take turns with the event loop each.
         draining: the server is about to stop, and still answers what reaches it.
     """
 
@@ -99,6 +101,7 @@ class Front:
         self._last: tuple[Served, ClassifyQuery] | None = None  # what was asked last
         self.inbox = Inbox(self)
         self.turns = Turns()
+        self.long_reading = asyncio.Lock()
         self._shed_cpu_s = 0.0
         self._pulse = Pulse(STALLED_AFTER_LOOKS)
 

@@ -1,10 +1,11 @@
 from io import BytesIO
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from benchmarks.load.dialects import DIALECTS
-from benchmarks.protocol import RATES, render, triton_row
+from benchmarks.protocol import render, triton_row
 from service.front.open_inference.messages import read_request
 
 
@@ -24,20 +25,31 @@ def test_a_file_and_a_tensor_bring_the_same_pixels() -> None:
 
 
 def test_rates_are_compared_round_by_round() -> None:
-    alone_ms = {"anytime": [0.4, 0.4], "png": [0.5, 0.5], "pixels": [0.4, 0.4]}
-    per_s = {"anytime": [1000.0, 2000.0], "png": [500.0, 1000.0], "pixels": [900.0, 1900.0]}
+    def found(answers_per_s: float, refused: int = 0) -> dict[str, Any]:
+        return {
+            "answered_ms": {"p50": 0.4},
+            "answers_per_s": answers_per_s,
+            "offered": 100,
+            "in_time": 1 - refused / 100,
+            "outcomes": {"in_time": 100 - refused, "refused": refused},
+        }
 
-    assert render(alone_ms, per_s).endswith("1400 (900–1900) | 0.925 (0.9–0.95) |")
+    jpeg, png = [found(1000.0), found(2000.0)], [found(500.0), found(1000.0)]
+    saturated = {"anytime": jpeg, "png": png, "pixels": [found(1000.0, refused=10), found(1900.0)]}
+
+    table = render(saturated, saturated)
+
+    assert table.endswith("1400 (900–1900) | 0.925 (0.9–0.95) | 190 of 200 |")
 
 
 def test_a_rate_is_held_where_all_below_it_are_too() -> None:
-    shares = dict.fromkeys(RATES, 1.0) | {RATES[2]: 0.98}
+    shares = {500: 1.0, 1000: 1.0, 2000: 0.98, 4000: 1.0}
     points = [
-        {"in_time": share, "correct_in_time": 0.8 * share, "lagging": rate == RATES[-1]}
+        {"in_time": share, "correct_in_time": 0.8 * share, "lagging": rate == 4000}
         for rate, share in shares.items()
     ]
 
-    row = triton_row("triton: full", {"answered_ms": {"p50": 1.234, "p99": 2.0}}, points)
+    row = triton_row("triton: full", {"answered_ms": {"p50": 1.234, "p99": 2.0}}, [*shares], points)
 
-    assert row[:4] == ["triton: full", "1.23 / 2.00", str(RATES[1]), "80.0 %"]
+    assert row[:4] == ["triton: full", "1.23 / 2.00", "1000", "80.0 %"]
     assert row[-1] == "–"

@@ -25,6 +25,6 @@ def test_a_server_that_does_not_start_is_reported_with_its_last_words(tmp_path: 
 
     with (
         pytest.raises(ServerFailed, match=r"dies does not answer.*\nno graph"),
-        running(dies, core=0, port=9, image=b"", log=tmp_path / "log"),
+        running(dies, core=0, image=b"", log=tmp_path / "log"),
     ):
         pass

@@ -8,7 +8,6 @@ from pathlib import Path
 from benchmarks.soak.clients import KINDS
 from benchmarks.soak.ledger import agrees, slope
 from tests.server import ROOT
-from tests.service.conftest import free_port
 
 NONE = dict.fromkeys(
     ("in_time", "late", "refused", "expired", "impossible", "invalid", "failed", "abandoned"), 0
@@ -48,7 +47,7 @@ def test_a_short_soak_accounts_for_every_request(tmp_path: Path) -> None:
                 "32",
             ),
             *("--holds", "1000"),
-            *("--port", str(free_port()), "--log", tmp_path / "log", "--deadline-ms", "60000"),
+            *("--log", tmp_path / "log", "--deadline-ms", "60000"),
         ],
         cwd=ROOT,
         capture_output=True,

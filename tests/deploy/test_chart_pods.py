@@ -1,12 +1,17 @@
 """The pods of the Helm chart: what they may do, and what they are told."""
 
 from pathlib import Path
+from typing import Any
 
+import grpc
+import httpx
 import pytest
 
 from service import __version__
 from service.settings import read_settings
 from tests.deploy.chart import GPU, VALUES, Document, environment_of, pod_of, render
+from tests.server import started
+from tests.service.conftest import free_port
 
 
 @pytest.mark.parametrize("values", VALUES.values(), ids=VALUES)
@@ -109,6 +114,37 @@ def test_several_models_and_a_canary_are_what_the_server_reads() -> None:
     }
     assert settings.canaries == {"pets@canary": 0.05}
     assert "ANYTIME_BUNDLE_DIR" not in environment
+
+
+def test_each_port_and_path_that_kserve_is_told_of_is_the_servers() -> None:
+    rendered = render(VALUES["kserve, over gRPC"])
+    (container,) = pod_of(rendered)["containers"]
+    environment = environment_of(rendered)
+    assert environment["PROTOCOL"] == "v2"
+    settings = {
+        name.removeprefix("ANYTIME_").lower(): str(value)
+        for name, value in environment.items()
+        if name.startswith("ANYTIME_")
+    }
+    named = {each["name"]: each["containerPort"] for each in container["ports"]}
+    at: dict[str, int | str] = {"http": read_settings({}).port, "private": settings["private_port"], "h2c": settings["grpc_port"]}  # fmt: skip
+    assert named == {name: int(port) for name, port in at.items()}
+    free = {name: free_port() for name in named}
+    ports = {"port": free["http"], "private_port": free["private"], "grpc_port": free["h2c"]}
+
+    with started({**settings, **ports}) as server:
+        server.wait_for("ready")
+        for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
+            asked = container[probe]["httpGet"]
+            url = f"http://127.0.0.1:{free[asked['port']]}{asked['path']}"
+            assert httpx.get(url).status_code == 200, probe
+        for path in ("/v2/health/live", "/v2/health/ready", "/v2/models/cifar10/ready"):  # its v2
+            assert httpx.get(f"http://127.0.0.1:{free['http']}{path}").status_code == 200
+        assert httpx.get(f"http://127.0.0.1:{free['private']}/metrics").status_code == 200
+        with grpc.insecure_channel(f"127.0.0.1:{free['h2c']}") as channel:
+            ask: Any = channel.unary_unary("/inference.GRPCInferenceService/ServerReady")
+            ready = ask(b"")
+        assert ready == b"\x08\x01"  # ready: true
 
 
 def test_bundle_of_a_claim_is_mounted_to_be_read() -> None:

@@ -22,11 +22,8 @@ PACKAGES = {
     "kserve": "kserve==0.21.0",
     "mlserver": "mlserver==1.7.1 httpx",
 }
-EXAMPLES = re.findall(
-    r"^```python (\w+)\n(.*?)^```$",
-    (ROOT / "docs/clients.md").read_text(),
-    re.MULTILINE | re.DOTALL,
-)
+DOCUMENT = (ROOT / "docs/clients.md").read_text()
+EXAMPLES = re.findall(r"^```python (\w+)\n(.*?)^```$", DOCUMENT, re.MULTILINE | re.DOTALL)
 
 
 @pytest.fixture(scope="module")
@@ -72,11 +69,11 @@ def test_the_load_tool_runs_to_its_end(request: pytest.FixtureRequest) -> None:
         )
     server: ServerProcess = request.getfixturevalue("server")
     host, port = server.address
-    ask = ["-m", "cifar10", "-u", f"{host}:{port}", "-H", "X-Deadline-Ms:5000"]
+    (documented,) = re.findall(r"^perf_analyzer (-m .*)$", DOCUMENT, re.MULTILINE)
+    ask = documented.replace("127.0.0.1:8000", f"{host}:{port}").replace("Ms:25", "Ms:5000")
+    ask = ask.replace("count 500", "count 20")
 
-    result = subprocess.run(
-        [program, *ask, "--request-count", "20"], capture_output=True, text=True
-    )
+    result = subprocess.run([program, *ask.split()], capture_output=True, text=True)
 
     assert result.returncode == 0, result.stdout + result.stderr
     assert "Throughput" in result.stdout

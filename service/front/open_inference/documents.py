@@ -7,7 +7,7 @@ from typing import Any
 from prometheus_client.metrics_core import Metric
 
 from model.manifest import Manifest
-from service.front.open_inference.messages import CLASS_ID, LABEL, PROBABILITIES
+from service.front.open_inference.outputs import CLASS_ID, LABEL, PROBABILITIES
 from service.front.open_inference.tensors import FILES, MAX_IMAGES, PIXELS
 from service.observability.telemetry import NO_SUBNETWORK
 
@@ -68,8 +68,12 @@ def model_config(name: str, manifest: Manifest) -> Document:
     }  # fmt: skip
 
 
-def repository_index(bundles: Iterable[Mapping[str, str]], *, is_ready: bool) -> list[Document]:
-    """Return the list of models: the bundles, by their names and digests."""
+def repository_index(
+    bundles: Iterable[Mapping[str, str]], *, is_ready: bool, ready_only: bool
+) -> list[Document]:
+    """Return the list of models, or of those that are ready: the bundles, by their names and digests."""
+    if ready_only and not is_ready:
+        return []
     return [
         {
             "name": each["name"],

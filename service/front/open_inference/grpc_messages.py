@@ -12,15 +12,13 @@ from typing import Any
 from google.protobuf.descriptor import MethodDescriptor
 from google.protobuf.descriptor_pb2 import FileDescriptorSet
 from google.protobuf.descriptor_pool import DescriptorPool
+from google.protobuf.message import DecodeError
 from google.protobuf.message_factory import GetMessageClass
 
+from service.front.open_inference.choices import choices_of
 from service.front.open_inference.inference import Inferred
-from service.front.open_inference.messages import (
-    InferRequest,
-    choices_of,
-    output_tensor,
-    wanted_outputs,
-)
+from service.front.open_inference.messages import InferRequest
+from service.front.open_inference.outputs import output_tensor, wanted_outputs
 from service.front.open_inference.tensors import (
     MAX_IMAGES,
     MAX_INPUTS,
@@ -50,6 +48,19 @@ def _pool() -> DescriptorPool:
 def message_class(name: str) -> Message:
     """Return the class of a message by its name."""
     return GetMessageClass(_pool().FindMessageTypeByName(f"inference.{name}"))
+
+
+def parse(message: Message, content: bytes) -> Message:
+    """Return a message that is still empty with what bytes say.
+
+    Raises:
+        InvalidInference: they are none.
+    """
+    try:
+        message.ParseFromString(content)
+    except DecodeError as error:
+        raise InvalidInference(f"what was sent is no {message.DESCRIPTOR.name}") from error
+    return message
 
 
 def methods() -> Sequence[MethodDescriptor]:

@@ -22,6 +22,7 @@ from service.front.open_inference.grpc_messages import (
     Message,
     message_class,
     methods,
+    parse,
     read_message,
     reply_message,
 )
@@ -161,20 +162,18 @@ class GrpcService:
         }
         handlers = {}
         for method in methods():
-            reads = message_class(method.input_type.name).FromString
             reply = message_class(method.output_type.name)
-            writes = reply.SerializeToString
+            # Requests come as bytes: gRPC has no code but UNKNOWN for what cannot be parsed.
+            answered = {"response_serializer": reply.SerializeToString}
             if method.name == "ModelInfer":
-                handlers[method.name] = grpc.unary_unary_rpc_method_handler(
-                    self._infer, reads, writes
-                )
+                handler = grpc.unary_unary_rpc_method_handler(self._infer, **answered)
             elif method.name == "ModelStreamInfer":
-                handlers[method.name] = grpc.stream_stream_rpc_method_handler(
-                    self._stream, reads, writes
-                )
+                handler = grpc.stream_stream_rpc_method_handler(self._stream, **answered)
             else:
-                call = partial(self._say, method.name, documented[method.name], reply)
-                handlers[method.name] = grpc.unary_unary_rpc_method_handler(call, reads, writes)
+                asked = message_class(method.input_type.name)
+                call = partial(self._say, method.name, documented[method.name], asked, reply)
+                handler = grpc.unary_unary_rpc_method_handler(call, **answered)
+            handlers[method.name] = handler
         return grpc.method_handlers_generic_handler(SERVICE, handlers)
 
     # What is said of the server and the bundle
@@ -183,14 +182,15 @@ class GrpcService:
         self,
         method: str,
         say: Callable[[Message, Context], Awaitable[Document]],
+        asked: Message,
         reply: Message,
-        request: Message,
+        content: bytes,
         context: Context,
     ) -> Message:
         """Reply with a document as a message."""
         try:
             with self._entered(method, context) as headers:
-                document = await say(request, context)
+                document = await say(parse(asked(), content), context)
         except Problem as problem:
             return await _abort(context, problem)
         context.set_trailing_metadata(_metadata(headers))
@@ -234,7 +234,10 @@ class GrpcService:
     async def _index(self, request: Message, context: Context) -> Document:
         front = self._front
         names = [each.bundle_name for each in front.serving.bundles]
-        return {"models": documents.repository_index(names, is_ready=not front.draining)}
+        index = documents.repository_index(
+            names, is_ready=not front.draining, ready_only=request.ready
+        )
+        return {"models": index}
 
     async def _reload(self, request: Message, context: Context) -> Document:
         served = self._served(request.model_name, "")
@@ -247,13 +250,13 @@ class GrpcService:
 
     # What is inferred
 
-    async def _infer(self, request: Message, context: Context) -> Message:
+    async def _infer(self, content: bytes, context: Context) -> Message:
         """Answer the images in a request."""
         received = self._receive("ModelInfer", context)
         remaining_ms = _remaining_ms(context)
         try:
             with self._entered("ModelInfer", context) as headers:
-                answer = self._answer(received, request, remaining_ms)
+                answer = self._answer(received, content, remaining_ms)
                 outcome = await accounted(self._front, received, answer)
         except Problem as problem:
             return await _abort(context, problem)
@@ -264,8 +267,9 @@ class GrpcService:
         return reply_message(outcome)
 
     async def _answer(
-        self, received: Received, request: Message, remaining_ms: float | None
+        self, received: Received, content: bytes, remaining_ms: float | None
     ) -> Inferred | Problem:
+        request = parse(message_class("ModelInferRequest")(), content)
         served = self._served(request.model_name, request.model_version, received.request_id)
         received.state["model"] = served.name
         with served:
@@ -274,7 +278,7 @@ class GrpcService:
             asked = read_message(request, received.headers, remaining_ms, side)
             return await infer(self._front, served, received, asked, read_at)
 
-    async def _stream(self, requests: AsyncIterator[Message], context: Context) -> None:
+    async def _stream(self, requests: AsyncIterator[bytes], context: Context) -> None:
         """Answer each request of a stream with better and better answers; several at the same time."""
         slots, writing = asyncio.Semaphore(STREAM_REQUESTS), asyncio.Lock()
 
@@ -282,11 +286,12 @@ class GrpcService:
             async with writing:
                 await context.write(message_class("ModelStreamInferResponse")(**fields))
 
-        async def answer(request: Message, received: Received, remaining_ms: float | None) -> None:
+        async def answer(content: bytes, received: Received, remaining_ms: float | None) -> None:
+            request = message_class("ModelInferRequest")()
             try:
                 try:
                     with self._entered("ModelStreamInfer", context):
-                        steps = self._steps(request, received, remaining_ms, write)
+                        steps = self._steps(content, request, received, remaining_ms, write)
                         problem = await accounted(self._front, received, steps)
                 except Problem as refusal:
                     problem = refusal
@@ -299,21 +304,23 @@ class GrpcService:
         try:
             with self._front.streaming():
                 async with asyncio.TaskGroup() as group:
-                    async for request in requests:
+                    async for content in requests:
                         await slots.acquire()
                         received = self._receive("ModelStreamInfer", context)
-                        group.create_task(answer(request, received, _remaining_ms(context)))
+                        group.create_task(answer(content, received, _remaining_ms(context)))
         except Overloaded as problem:
             await _abort(context, problem)
 
     async def _steps(
         self,
+        content: bytes,
         request: Message,
         received: Received,
         remaining_ms: float | None,
         write: Callable[..., Awaitable[None]],
     ) -> None:
-        """Write each answer to the image of a request when it comes."""
+        """Write each answer to the image of a request, which is still to be parsed, when it comes."""
+        parse(request, content)
         served = self._served(request.model_name, request.model_version, received.request_id)
         received.state["model"] = served.name
         with served:

@@ -7,43 +7,32 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
-from urllib.parse import parse_qsl
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import to_json
 
+from service.front.open_inference.choices import Parameters, choices_of
+from service.front.open_inference.json_numbers import LONG, TAKEN_OUT, Numbers, take_out
+from service.front.open_inference.outputs import (
+    ALL_OUTPUTS,
+    OUTPUTS,
+    WantedOutput,
+    output_tensor,
+    wanted_outputs,
+)
 from service.front.open_inference.tensors import (
     MAX_IMAGES,
     MAX_INPUTS,
     Image,
     InvalidInference,
-    OutputTensor,
     SentTensor,
     images_of,
 )
-from service.settings import NUMBER
 
-# Parameters that choose the answer, as those of /classify.
-CHOICES = ("deadline_ms", "on_miss", "subnetwork", "stop_at_confidence")
-TIMEOUT = "timeout"  # Triton's, in microseconds; 0 is none
-# What clients send along, and what has no meaning here: requests are answered in the order of their deadlines.
-WITHOUT_EFFECT = {
-    "binary_data_output", "content_type", "headers", "priority", "sequence_id", "sequence_start", "sequence_end",
-    "triton_enable_empty_final_response",
-}  # fmt: skip
-
-LONGEST_VALUE = 200  # characters of a parameter
-
-PROBABILITIES, LABEL, CLASS_ID = "probabilities", "label", "class_id"
-OUTPUTS = (PROBABILITIES, LABEL, CLASS_ID)
-
+JSON_SIZE = b"inference-header-content-length"
 INFER_PATH = re.compile(r"/v2/models/(?P<model>[^/]+)(/versions/(?P<version>[^/]+))?/infer")
-GRPC_TIMEOUT = re.compile(r"([0-9]{1,8})([HMSmun])")
-UNIT_MS = {"H": 3_600_000.0, "M": 60_000.0, "S": 1000.0, "m": 1.0, "u": 1e-3, "n": 1e-6}
-
-Parameters = Mapping[str, Any]
 
 
 def is_infer(path: str) -> bool:
@@ -56,26 +45,6 @@ def model_of(path: str) -> tuple[str, str]:
     found = INFER_PATH.fullmatch(path)
     assert found is not None
     return found["model"], found["version"] or ""
-
-
-@dataclass(frozen=True, slots=True)
-class WantedOutput:
-    """An output that a request asks for.
-
-    Attributes:
-        is_binary: whether it is to come as raw bytes.
-        classes: how many classes to name in the place of the probabilities; 0 for these themselves.
-    """
-
-    name: str
-    is_binary: bool = False
-    classes: int = 0
-
-
-ALL_OUTPUTS = {
-    is_binary: tuple(WantedOutput(name, is_binary) for name in OUTPUTS)
-    for is_binary in (False, True)
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +89,15 @@ class _Request(_Part):
     outputs: Annotated[list[_Output], Field(max_length=len(OUTPUTS))] | None = None
 
 
+def takes_long(body: bytes, headers: Mapping[bytes, bytes]) -> bool:
+    """Return whether a request is to be read in a thread: in it are many numbers as JSON.
+
+    Raises:
+        InvalidInference: it cannot be read.
+    """
+    return _json_size(headers.get(JSON_SIZE), len(body)) >= LONG
+
+
 def read_request(
     body: bytes, headers: Mapping[bytes, bytes], side: int, query: bytes = b""
 ) -> InferRequest:
@@ -134,7 +112,7 @@ def read_request(
     Raises:
         InvalidInference: it cannot be read.
     """
-    json_size = _json_size(headers.get(b"inference-header-content-length"), len(body))
+    json_size = _json_size(headers.get(JSON_SIZE), len(body))
     if (
         json_size == 0 < len(body)
     ):  # Triton's raw binary request: the body is the one element of the one input
@@ -146,12 +124,13 @@ def read_request(
         raise InvalidInference(
             f"the JSON holds {commas} values, the limit is {most}; send tensors as binary data"
         )
+    document, numbers = take_out(document)
     try:
         request = _Request.model_validate_json(document)
     except ValidationError as error:
         raise _unreadable(error) from error
     parameters = request.parameters or {}
-    images = images_of(list(_tensors(request.inputs, raw)), side)
+    images = images_of(list(_tensors(request.inputs, raw, numbers)), side)
     is_binary = parameters.get("binary_data_output", False)
     if not isinstance(is_binary, bool):
         raise InvalidInference(
@@ -164,6 +143,22 @@ def read_request(
         choices_of(parameters, headers, query=query),
         wanted_outputs(outputs, is_binary),
     )
+
+
+class _Index(_Part):
+    ready: bool = False
+
+
+def wants_ready_only(body: bytes) -> bool:
+    """Return whether a request for the index leaves out what is not ready.
+
+    Raises:
+        InvalidInference: it cannot be read.
+    """
+    try:
+        return _Index.model_validate_json(body).ready
+    except ValidationError as error:
+        raise _unreadable(error) from error
 
 
 class _Load(_Part):
@@ -214,8 +209,10 @@ def _json_size(header: bytes | None, body_size: int) -> int:
     return int(header)
 
 
-def _tensors(inputs: Sequence[_Input], raw: memoryview) -> Iterator[SentTensor]:
-    """Yield the inputs, each with its part of the bytes behind the JSON."""
+def _tensors(
+    inputs: Sequence[_Input], raw: memoryview, numbers: Numbers | None
+) -> Iterator[SentTensor]:
+    """Yield the inputs, each with its part of the bytes behind the JSON, and the one that they were taken out of with numbers."""
     at = 0
     for each in inputs:
         parameters = each.parameters or {}
@@ -227,6 +224,8 @@ def _tensors(inputs: Sequence[_Input], raw: memoryview) -> Iterator[SentTensor]:
         size = parameters.get("binary_data_size")
         if size is None:
             content, values = None, each.data
+            if values == TAKEN_OUT and numbers is not None:
+                values = numbers
         elif type(size) is not int or not 0 <= size <= len(raw) - at:
             raise InvalidInference(
                 f"binary_data_size of the input {each.name!r} is {size!r:.40}; "
@@ -246,140 +245,6 @@ def _tensors(inputs: Sequence[_Input], raw: memoryview) -> Iterator[SentTensor]:
         raise InvalidInference(
             f"{len(raw) - at} bytes are left behind the JSON and the binary data of its inputs"
         )
-
-
-def choices_of(
-    parameters: Parameters,
-    headers: Mapping[bytes, bytes],
-    remaining_ms: float | None = None,
-    query: bytes = b"",
-) -> tuple[tuple[str, str], ...]:
-    """Return what chooses the answer, by the names that ``/classify`` has for it.
-
-    A deadline may be given in several ways: the earliest counts.
-
-    Args:
-        parameters: of the request.
-        headers: X-Deadline-Ms, in milliseconds, and grpc-timeout, as gRPC writes it, are looked at.
-        remaining_ms: what gRPC says is left, if it says.
-        query: of the URL, with more parameters.
-
-    Raises:
-        InvalidInference: a parameter is unknown, or given twice otherwise than as a deadline, or a deadline is no number.
-    """
-    choices: dict[str, str] = {}
-    deadlines_ms = [] if remaining_ms is None else [remaining_ms]
-    in_query = parse_qsl(query.decode("latin-1"), keep_blank_values=True) if query else ()
-    for name, value in (*parameters.items(), *in_query):
-        if name in WITHOUT_EFFECT or value is None:
-            continue
-        if name not in (*CHOICES, TIMEOUT):
-            known = ", ".join((*CHOICES, TIMEOUT))
-            raise InvalidInference(f"there is no parameter {name!r}; there are {known}")
-        if isinstance(value, bool) or not isinstance(value, str | int | float):
-            raise InvalidInference(
-                f"the parameter {name!r} is {value!r:.40}; it must be a number or a text"
-            )
-        if len(str(value)) > LONGEST_VALUE:
-            raise InvalidInference(f"the parameter {name!r} is {value!r:.40}…, which is too long")
-        if name == TIMEOUT:
-            timeout_us = _number("the parameter 'timeout'", str(value))
-            if timeout_us:
-                deadlines_ms.append(timeout_us / 1e3)
-        elif name == "deadline_ms":
-            deadlines_ms.append(_number("the parameter 'deadline_ms'", str(value)))
-        elif name in choices:
-            raise InvalidInference(f"the parameter {name!r} is given twice, again as {value!r:.40}")
-        else:
-            choices[name] = str(value)
-    if header := headers.get(b"x-deadline-ms"):
-        deadlines_ms.append(_number("the header X-Deadline-Ms", header.decode("latin-1")))
-    if header := headers.get(b"grpc-timeout"):
-        deadlines_ms.append(_grpc_timeout_ms(header.decode("latin-1")))
-    if deadlines_ms:
-        choices["deadline_ms"] = f"{min(deadlines_ms):.15g}"
-    return tuple(choices.items())
-
-
-def _number(what: str, text: str) -> float:
-    if not NUMBER.fullmatch(text):
-        raise InvalidInference(f"{what} is {text!r:.40}; it must be a number")
-    return float(text)
-
-
-def _grpc_timeout_ms(text: str) -> float:
-    found = GRPC_TIMEOUT.fullmatch(text)
-    if found is None:
-        raise InvalidInference(
-            f"the header grpc-timeout is {text!r:.40}; it must be up to 8 digits and a unit of H, M, S, m, u, n"
-        )
-    return int(found[1]) * UNIT_MS[found[2]]
-
-
-def wanted_outputs(
-    outputs: Iterable[tuple[str, Parameters]], is_binary: bool = False
-) -> tuple[WantedOutput, ...]:
-    """Return what a request wants, all outputs if it does not say.
-
-    Args:
-        outputs: names and their own parameters.
-        is_binary: unless these say something else.
-
-    Raises:
-        InvalidInference: one is unknown or has a parameter that cannot be, or it is wanted twice: a request of a
-            megabyte could have a reply of gigabytes otherwise.
-    """
-    wanted: dict[str, WantedOutput] = {}
-    for name, parameters in outputs:
-        if name in wanted:
-            raise InvalidInference(f"the output {name!r} is wanted twice")
-        wanted[name] = _wanted_output(name, parameters, is_binary)
-    return tuple(wanted.values()) or ALL_OUTPUTS[is_binary]
-
-
-def _wanted_output(name: str, parameters: Parameters, is_binary: bool) -> WantedOutput:
-    if name not in OUTPUTS:
-        raise InvalidInference(f"there is no output {name!r}; there are {', '.join(OUTPUTS)}")
-    if "shared_memory_region" in parameters:
-        raise InvalidInference(
-            f"the output {name!r} is wanted in shared memory; there is none here"
-        )
-    classes = parameters.get("classification", 0)
-    if type(classes) is not int or classes < 0:
-        raise InvalidInference(
-            f"classification of the output {name!r} is {classes!r:.40}; it must be a number of classes"
-        )
-    if classes and name != PROBABILITIES:
-        raise InvalidInference(f"the output {name!r} cannot be classified; {PROBABILITIES!r} can")
-    is_binary = parameters.get("binary_data", is_binary)
-    if not isinstance(is_binary, bool):
-        raise InvalidInference(
-            f"binary_data of the output {name!r} is {is_binary!r:.40}; it must be true or false"
-        )
-    return WantedOutput(name, is_binary, classes)
-
-
-def output_tensor(
-    wanted: WantedOutput, probabilities: NDArray[np.float32], labels: Sequence[str]
-) -> OutputTensor:
-    """Return an output for the answers to a request, (N, classes)."""
-    if wanted.name != PROBABILITIES:
-        best = probabilities.argmax(axis=1)
-        if wanted.name == CLASS_ID:
-            return OutputTensor(wanted.name, "INT64", best.shape, best.astype("<i8", copy=False))
-        names = [labels[k].encode() for k in best.tolist()]
-        return OutputTensor(wanted.name, "BYTES", best.shape, names)
-    if not wanted.classes:
-        return OutputTensor(
-            wanted.name, "FP32", probabilities.shape, probabilities.astype("<f4", copy=False)
-        )
-    order = np.argsort(-probabilities, axis=1, kind="stable")[:, : wanted.classes]
-    named = [
-        f"{row[k]:f}:{k}:{labels[k]}".encode()
-        for row, ks in zip(probabilities, order.tolist(), strict=True)
-        for k in ks
-    ]
-    return OutputTensor(wanted.name, "BYTES", order.shape, named)
 
 
 def write_reply(

@@ -1,5 +1,8 @@
 """The protocol over HTTP: ``/v2``."""
 
+import asyncio
+from functools import partial
+
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
@@ -10,7 +13,14 @@ from service.front.open_inference import documents
 from service.front.open_inference.documents import Document
 from service.front.open_inference.inference import infer as infer_images
 from service.front.open_inference.inference import model_statistics, served_model, versions
-from service.front.open_inference.messages import check_load, model_of, read_request, write_reply
+from service.front.open_inference.messages import (
+    check_load,
+    model_of,
+    read_request,
+    takes_long,
+    wants_ready_only,
+    write_reply,
+)
 from service.front.received import Received, accounted, receive
 from service.front.routes import check_ready, front_of
 from service.problems import EmptyBody, Problem, UnsupportedEncoding
@@ -83,8 +93,9 @@ async def stats(request: Request, model: str, version: str = "") -> Document:
 async def index(request: Request) -> list[Document]:
     """List the bundles."""
     front = front_of(request)
+    ready_only = wants_ready_only(await _optional_body(front, request) or b"{}")
     names = [each.bundle_name for each in front.serving.bundles]
-    return documents.repository_index(names, is_ready=not front.draining)
+    return documents.repository_index(names, is_ready=not front.draining, ready_only=ready_only)
 
 
 @router.post("/repository/models/{model}/load")
@@ -92,13 +103,17 @@ async def index(request: Request) -> list[Document]:
 async def reload(request: Request, model: str) -> Document:
     """Answer from the bundle that is in the model's folder now: there is one, so that what unloads it loads it again."""
     front = front_of(request)
-    try:
-        limit = front.settings.max_body_bytes
-        check_load(await front.bodies.read(request, dict(request.scope["headers"]), limit))
-    except EmptyBody:
-        pass  # there need be none
+    check_load(await _optional_body(front, request) or b"{}")
     await front.engine.call("reload", model=served_model(front.serving, model, "").name)
     return {}
+
+
+async def _optional_body(front: Front, request: Request) -> bytes:
+    headers = dict(request.scope["headers"])
+    try:
+        return await front.bodies.read(request, headers, front.settings.max_body_bytes)
+    except EmptyBody:
+        return b""
 
 
 @router.post("/models/{model}/infer")
@@ -115,6 +130,7 @@ async def _infer(front: Front, received: Received, request: Request) -> Response
     """Read a request, and answer it."""
     headers = received.headers
     model, version = model_of(received.path)
+    served_model(front.serving, model, version)  # an unknown one is told first, whatever the body
     body = await front.bodies.read(request, headers, front.settings.max_body_bytes)
     served = served_model(front.serving, model, version, received.request_id)
     received.state["model"] = served.name
@@ -127,7 +143,13 @@ async def _infer(front: Front, received: Received, request: Request) -> Response
                 headers={"Accept-Encoding": "identity"},
             )
         side = served.manifest.preprocessing.size
-        asked = read_request(body, headers, side, request.scope["query_string"])
+        read = partial(read_request, body, headers, side, request.scope["query_string"])
+        if takes_long(body, headers):
+            with front.bodies.kept(body):
+                async with front.long_reading:
+                    asked = await asyncio.to_thread(read)
+        else:
+            asked = read()
         outcome = await infer_images(front, served, received, asked, read_at)
         if isinstance(outcome, Problem):  # of one of several, accounted for
             return rendered(front, outcome, received)

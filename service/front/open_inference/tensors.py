@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model.images import Pixels
+from service.front.open_inference.json_numbers import Numbers
 from service.problems import Problem
 
 FILES, PIXELS = "image", "images"
@@ -49,7 +50,7 @@ class SentTensor:
 
     Attributes:
         raw: its elements in row-major order, little-endian, those of BYTES each behind its length; None if it came as values.
-        values: its elements, nested as its shape says or flat, if it is not raw.
+        values: its elements, nested as its shape says or flat, if it is not raw; many numbers are ``Numbers``.
         content_type: how its elements are written, in MLServer's words.
     """
 
@@ -207,6 +208,14 @@ def _from_values(tensor: SentTensor, types: set[type]) -> NDArray[np.float64]:
     Each is looked at before numpy is: it would take true for 1, and copy a hundred thousand texts into as many places of
     the longest one's size.
     """
+    what = "numbers" if float in types else "whole numbers"
+    if isinstance(tensor.values, Numbers):
+        try:
+            return tensor.values.read(tensor.shape, types)
+        except (ValueError, OverflowError) as error:
+            raise InvalidInference(
+                f"the data of {tensor} are not all {what}, flat or nested as its shape says, {shown(tensor.shape)}"
+            ) from error
     values = tensor.values if isinstance(tensor.values, list) else [tensor.values]
     if values and isinstance(values[0], list):
         for size in tensor.shape[1:]:
@@ -216,7 +225,6 @@ def _from_values(tensor: SentTensor, types: set[type]) -> NDArray[np.float64]:
                 )
             values = [*chain.from_iterable(values)]
     if not {*map(type, values)} <= types:
-        what = "numbers" if float in types else "whole numbers"
         raise InvalidInference(f"the data of {tensor} are not all {what}")
     _check_count(tensor, len(values), prod(tensor.shape))
     try:

@@ -116,9 +116,11 @@ def test_contents_may_be_in_fields_of_their_type(stub: Stub) -> None:
 def test_the_deadline_of_a_call_is_that_of_the_request(stub: Stub) -> None:
     by_call = stub.ModelInfer(request(), timeout=50)
     by_parameter = stub.ModelInfer(request(deadline_ms=40_000), timeout=50)
+    of_a_week = stub.ModelInfer(request(), timeout=7 * 86_400)
 
     assert 40_000 < parameters_of(by_call)["deadline_ms"] < 51_000  # gRPC rounds up by 1 %
     assert parameters_of(by_parameter)["deadline_ms"] == 40_000
+    assert parameters_of(of_a_week)["deadline_ms"] == 86_400_000  # the longest there is
 
 
 def test_what_cannot_be_in_time_is_refused_with_the_code_of_a_deadline(stub: Stub) -> None:
@@ -143,6 +145,29 @@ def test_what_is_wrong_is_told_with_a_code(stub: Stub) -> None:
     assert refused(infer, elsewhere)[0] is grpc.StatusCode.NOT_FOUND
     load = message("RepositoryModelLoadRequest", model_name="cifar10")
     assert refused(stub.RepositoryModelLoad, load)[0] is grpc.StatusCode.NOT_FOUND  # no key is set
+
+
+def test_bytes_that_are_no_message_are_refused_in_words(server: ServerProcess) -> None:
+    with grpc.insecure_channel(f"127.0.0.1:{server.settings['grpc_port']}") as channel:
+        for method in methods():
+            path = f"/{SERVICE}/{method.name}"
+            if (
+                not method.client_streaming and "Load" not in path and "Unload" not in path
+            ):  # no key
+                code, details = refused(channel.unary_unary(path), b"\xff\xff no message")
+                assert code is grpc.StatusCode.INVALID_ARGUMENT, method.name
+                assert method.input_type.name in details
+        sent = request(subnetwork="narrow-column-1").SerializeToString()
+        replies = list(
+            channel.stream_stream(
+                f"/{SERVICE}/ModelStreamInfer",
+                response_deserializer=message_class("ModelStreamInferResponse").FromString,
+            )(iter([b"\xff\xff no message", sent]))
+        )
+    assert [each.error_message for each in replies if each.error_message] == [
+        "what was sent is no ModelInferRequest"
+    ]
+    assert any(each.infer_response.id == "mine" for each in replies)
 
 
 def test_a_stream_gives_better_and_better_answers(stub: Stub) -> None:

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,24 @@ def send(server: ServerProcess, pixels: NDArray[np.uint8], **fields: Any) -> htt
 
 def outputs_of(reply: httpx.Response) -> dict[str, Any]:
     return {each["name"]: each["data"] for each in reply.json()["outputs"]}
+
+
+def test_long_messages_are_answered_as_others_are(server: ServerProcess) -> None:
+    many = np.random.default_rng(8).integers(0, 256, (8, 32, 32, 3), np.uint8)
+    inputs = [tensor("images", "UINT8", many.shape, data=many.tolist())]
+    body, headers = message(inputs, parameters=SURE)
+
+    with ThreadPoolExecutor(3) as clients:
+        replies = [
+            clients.submit(infer, server, body[:-cut] if cut else body, headers)
+            for cut in (0, 0, 2)
+        ]
+    whole, again, cut_off = (reply.result() for reply in replies)
+
+    assert outputs_of(whole) == outputs_of(again) == outputs_of(send(server, many))
+    assert cut_off.status_code == 400
+    elsewhere = infer(server, body, headers, "other/infer")
+    assert (elsewhere.status_code, list(elsewhere.json())) == (404, ["error"])
 
 
 def test_the_calls_of_a_load_tool_are_answered_in_its_order(
@@ -190,6 +209,7 @@ def test_the_digest_is_the_version(
         ("GET", "/v2/nothing", 404),
         ("GET", "/v2/models/cifar10/infer", 405),
         ("POST", "/v2/models/cifar10/infer", 400),
+        ("POST", "/v2/models/other/infer", 404),
         ("POST", "/v2/repository/models/cifar10/load", 404),  # no key is set
     ],
 )
@@ -214,6 +234,8 @@ def test_the_index_lists_the_bundle(server: ServerProcess, bundle: Bundle) -> No
     (listed,) = server.client.post("/v2/repository/index").json()
 
     assert listed == {"name": "cifar10", "version": bundle.digest, "state": "READY", "reason": ""}
+    assert server.client.post("/v2/repository/index", json={"ready": True}).json() == [listed]
+    assert server.client.post("/v2/repository/index", json={"ready": "yes"}).status_code == 400
     assert server.client.get("/v2/health/live").json() == {"live": True}
     assert server.client.get("/v2/health/ready").json() == {"ready": True}
     ready = server.client.get("/v2/models/cifar10/ready").json()
