@@ -32,9 +32,6 @@ DECODE_THREADS = 2  # medium images share two cores at most, the rest is for run
 DECODE_PROCESSES = 1  # for large ones, whose memory is bounded so
 INLINE_BYTES = 64 * 1024  # what decodes in under a millisecond is not worth a thread's 0.1 ms
 INLINE_WORK = 128 * 128  # pixels times scans, as all that follow
-INLINE_A_LOOK = (
-    4 * INLINE_WORK
-)  # in all between two looks at the sockets: a form may hold 64 images
 LARGE_WORK = 4_000_000  # up to 0.1 s, as long as a medium image may wait for another
 # What a hostile image may do to its decoder; a SIGKILL is the system's, short of memory.
 CRASHES = {-signal.SIGSEGV, -signal.SIGBUS, -signal.SIGABRT, -signal.SIGFPE, -signal.SIGILL}
@@ -74,7 +71,6 @@ class ImageDecoder:
         self._on_wake = on_wake
         self._threads = ThreadPoolExecutor(DECODE_THREADS, "decode")
         self._medium, self._large = DecodeQueue(DECODE_THREADS), DecodeQueue(DECODE_PROCESSES)
-        self._work_here = 0  # decoded in place since the last look at the sockets
         self._lock = Lock()  # of the queue of medium ones and their files, which threads take
         self._files: dict[Turn, tuple[ImageFile, Future[Pixels]]] = {}  # medium ones, by turn
         self._turns: dict[Turn, asyncio.Future[None]] = {}  # large ones that wait
@@ -108,7 +104,7 @@ class ImageDecoder:
         try:
             file = read_image_file(content)
             work = self._check_work(file)
-            if work <= INLINE_WORK and len(content) <= INLINE_BYTES and self._has_time_for(work):
+            if work <= INLINE_WORK and len(content) <= INLINE_BYTES:
                 return to_pixels(file, self._preprocessing)
             # A JPEG of one scan is decoded at a part of its size.
             is_medium = work <= LARGE_WORK or (file.format == "JPEG" and file.scans == 1)
@@ -130,16 +126,6 @@ class ImageDecoder:
             begun.cancel()
         for caller in self._callers:
             caller.cancel()
-
-    def _has_time_for(self, work: int) -> bool:
-        """Say whether the event loop may decode an image, and note that it does; what many images hold goes to the threads."""
-        if not self._work_here:
-            asyncio.get_running_loop().call_soon(self._look)
-        self._work_here += work
-        return self._work_here <= INLINE_A_LOOK
-
-    def _look(self) -> None:
-        self._work_here = 0
 
     def _check_work(self, file: ImageFile) -> int:
         """Return how much work an image is: its pixels, once for each scan.

@@ -285,23 +285,6 @@ async def test_a_neighbours_deadline_holds_while_large_images_are_decoded(
     await asyncio.gather(*neighbours)
 
 
-async def test_many_small_images_at_once_leave_a_neighbour_its_turn() -> None:
-    decoder, order = decoder_with(max_waiting=64), list[str]()
-    image = encode(Image.effect_noise((128, 128), 90).convert("RGB"), "PNG")
-
-    async def one() -> None:
-        await decoder.decode(image)
-        order.append("image")
-
-    async def neighbour() -> None:
-        order.append("neighbour")
-
-    await asyncio.gather(*(one() for _ in range(64)), neighbour())
-
-    assert order.index("neighbour") == 4  # the rest is decoded in threads
-    assert len(order) == 65
-
-
 async def test_closing_waits_for_no_image_that_was_not_begun(picture: Image.Image) -> None:
     decoder = decoder_with(max_waiting=100)
     large = encode(picture.resize((1990, 1990)), "JPEG", progressive=True)
