@@ -268,6 +268,11 @@ def test_sigterm_closes_idle_connections_and_stops_listening(start_server: Start
         b"POST /classify HTTP/1.1\r\nHost: here\r\nContent-Length: abc\r\n\r\n",
         b"POST /classify HTTP/1.1\r\nHost: here\r\nTransfer-Encoding: chunked\r\n\r\nxyz\r\n",
         b"hello\r\n\r\n",
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+        b"\x16\x03\x01\x00\xc8\x01\x00\x00\xc4\x03\x03" + bytes(180),  # of TLS
+        b"GET /health/live HTTP/1.1\r\nHost: here\r\nHost: there\r\n\r\n",
+        b"GET /health/live HTTP/1.1\nHost: here\n\n",
+        b"GET /health\0/live HTTP/1.1\r\nHost: here\r\n\r\n",
     ],
 )
 def test_what_is_no_http_is_told_so_as_a_problem(server: ServerProcess, request_: bytes) -> None:
