@@ -40,15 +40,19 @@ class Numbers:
             ValueError, OverflowError: they are not, or not all of these types, or too large, or no numbers.
         """
         # What stands between numbers says how they are nested, once it is seen that only numbers are there.
-        bare = b",".join(part.translate(AS_ZEROS, BLANKS) for part in self._parts())
         outline = b",".join(part.translate(None, BLANKS + NUMBERS) for part in self._parts())
-        if b"0[" in bare or b"]0" in bare:
-            raise ValueError("no JSON")
-        if outline not in (_outline([prod(shape)]), _outline(shape)):
-            raise ValueError("not nested as the shape says, or not all numbers")
+        if outline == b"[%b]" % (b"," * (prod(shape) - 1)):
+            is_json = self.text.startswith(b"[") and self.text.endswith(b"]")
+        else:
+            bare = b",".join(part.translate(AS_ZEROS, BLANKS) for part in self._parts())
+            is_json = outline == _outline(shape) and b"0[" not in bare and b"]0" not in bare
+        if not is_json:
+            raise ValueError("not flat or nested as the shape says, or not all numbers")
         numbers, count = np.empty(prod(shape)), 0
         for part in self._parts():
-            values: list[Any] = from_json(b"[%b]" % part.translate(AS_BLANKS))
+            if b"[" in part or b"]" in part:
+                part = part.translate(AS_BLANKS)
+            values: list[Any] = from_json(b"[%b]" % part)
             if not {*map(type, values)} <= types:
                 raise ValueError("not all of the type")
             numbers[count : count + len(values)] = values
