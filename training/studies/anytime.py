@@ -72,10 +72,11 @@ class Point:
 
 def evaluate_anytime(bundle: Bundle, data: DataSet, folder: Path) -> str:
     """Measure a bundle, write ``anytime.md`` and ``anytime.png`` into ``folder``, and return the table."""
-    measured = [_measure(bundle, s, data) for s in bundle.manifest.subnetworks]
-    in_int8 = {
-        s.name: _measure(bundle, s.in_int8, data) for s in bundle.manifest.subnetworks if s.in_int8
-    }
+    subnetworks = bundle.manifest.subnetworks
+    graphs = [*subnetworks, *(s.in_int8 for s in subnetworks if s.in_int8)]
+    each = _measure_each(bundle, graphs, data)
+    measured = each[: len(subnetworks)]
+    in_int8 = {m.subnetwork.name: m for m in each[len(subnetworks) :]}
     labels, test_labels = data.validation.labels.numpy(), data.test.labels.numpy()
     stages = front(measured, lambda m: m.mmacs)
     curve = budgeted_curve(stages, test_labels)
@@ -138,24 +139,29 @@ def budgeted_curve(stages: Sequence[Measurement], test_labels: NDArray[np.int64]
     return sorted(curve, key=lambda point: point.mmacs)
 
 
-def _measure(bundle: Bundle, subnetwork: Subnetwork, data: DataSet) -> Measurement:
-    """Run a subnetwork on the validation and test images, and time it."""
-    session = open_session(bundle.graph_path(subnetwork), threads=cores())
+def _measure_each(
+    bundle: Bundle, subnetworks: Sequence[Subnetwork], data: DataSet
+) -> list[Measurement]:
+    """Time the subnetworks by turns, and run each on the validation and test images."""
+    sessions = [open_session(bundle.graph_path(s), threads=cores()) for s in subnetworks]
     image, _ = next(data.test.batches([torch.arange(1)]))
+    measured = []
+    for subnetwork, session, latency_ms in zip(
+        subnetworks, sessions, latencies_ms(sessions, image.numpy()), strict=True
+    ):
+        validation, test = (_probabilities(session, part) for part in (data.validation, data.test))
+        is_right = test.argmax(1) == data.test.labels.numpy()
+        measured.append(
+            Measurement(subnetwork, latency_ms, validation, test, float(is_right.mean()))
+        )
+    return measured
 
-    def probabilities(split: Split) -> Floats:
-        batches = split.batches(in_order(split))
-        runs = [session.run(["probabilities"], {"images": b.numpy()})[0] for b, _ in batches]
-        return np.concatenate(runs).astype(np.float64)
 
-    on_test = probabilities(data.test)
-    return Measurement(
-        subnetwork,
-        latencies_ms([session], image.numpy())[0],
-        probabilities(data.validation),
-        on_test,
-        float((on_test.argmax(1) == data.test.labels.numpy()).mean()),
-    )
+def _probabilities(session: onnxruntime.InferenceSession, split: Split) -> Floats:
+    """Return what a subnetwork says of a split's images, (N, classes)."""
+    batches = split.batches(in_order(split))
+    runs = [session.run(["probabilities"], {"images": images.numpy()})[0] for images, _ in batches]
+    return np.concatenate(runs).astype(np.float64)
 
 
 def _markdown(
