@@ -29,6 +29,7 @@ from training.commands.planning import foresee
 from training.commands.scores import by_subnetwork
 from training.config import recipes_help
 from training.data.data_set import DataSet, load_data
+from training.data.small_versions import CACHE_FOLDER
 from training.data.splits import Split
 from training.data.ten_crop import around, ten_crops
 from training.distributed import Group, joined_group, own_device
@@ -217,11 +218,15 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _data_of(
-    checkpoint: Checkpoint, source: str | None, preprocessing: Preprocessing | None = None
+    run: Path,
+    checkpoint: Checkpoint,
+    source: str | None,
+    preprocessing: Preprocessing | None = None,
 ) -> DataSet:
     """Load the data of a run, from where it was or from another place; its images as they were seen, or otherwise."""
     return load_data(
         source or checkpoint.source or checkpoint.dataset,
+        cache=run / CACHE_FOLDER,
         seed=checkpoint.seed,
         preprocessing=preprocessing or checkpoint.recipe.preprocessing,
         skip_unreadable=checkpoint.skips_unreadable,
@@ -256,6 +261,7 @@ def _train(options: argparse.Namespace) -> None:
             preprocessing=recipe.preprocessing,
             views=recipe.views,
             skip_unreadable=options.skip_unreadable,
+            cache=options.out / CACHE_FOLDER,
         )
         if options.image_size not in (None, data.image_size):
             raise TrainingError(
@@ -289,10 +295,10 @@ def _train(options: argparse.Namespace) -> None:
 def _evaluate(options: argparse.Namespace) -> None:
     """Print what each column alone and the full network cost and are worth."""
     checkpoint = load_trained(options.run)
-    data = _data_of(checkpoint, options.data)
+    data = _data_of(options.run, checkpoint, options.data)
     shown, views = data, None
     if options.ten_crop:
-        shown = _data_of(checkpoint, options.data, around(data.preprocessing))
+        shown = _data_of(options.run, checkpoint, options.data, around(data.preprocessing))
         views = partial(ten_crops, size=data.image_size)
     split: Split = getattr(shown, options.split)
     answers = predict_checkpoint(checkpoint, data, split, own_device(), views=views)
@@ -309,7 +315,7 @@ def _evaluate(options: argparse.Namespace) -> None:
 def _reproduce(options: argparse.Namespace) -> None:
     """Train an experiment's networks and print its table."""
     experiment = EXPERIMENTS[options.experiment]
-    load = partial(load_data, options.data, seed=options.seed)
+    load = partial(load_data, options.data, seed=options.seed, cache=options.out / CACHE_FOLDER)
     with _joined(partial(load, preprocessing=experiment.preprocessing, views=experiment.views)) as (
         data,
         device,
@@ -334,7 +340,8 @@ def _reproduce(options: argparse.Namespace) -> None:
 
 def _compare(options: argparse.Namespace) -> None:
     """Train in every way and print their table."""
-    with _joined(partial(load_data, options.data, seed=options.seed)) as (data, device, group):
+    load = partial(load_data, options.data, seed=options.seed, cache=options.out / CACHE_FOLDER)
+    with _joined(load) as (data, device, group):
         compare(
             options.columns,
             data,
@@ -359,7 +366,7 @@ def _export(options: argparse.Namespace) -> None:
         checkpoint = load_trained(options.run)
         manifest = export_bundle(
             checkpoint,
-            _data_of(checkpoint, options.data),
+            _data_of(options.run, checkpoint, options.data),
             options.out,
             name=name,
             precision=options.precision,

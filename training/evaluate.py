@@ -18,7 +18,8 @@ from training.data.data_set import DataSet
 from training.data.splits import Split
 from training.runs.checkpoint import Checkpoint, restore_network
 
-EVALUATION_BATCH = 250
+EVALUATION_BATCH = 250  # images at most, and as many pixels as so many of CIFAR's: larger images would take gigabytes
+EVALUATION_PIXELS = EVALUATION_BATCH * 32 * 32
 NORM_IMAGES = 5_000  # training images that re-estimate batch norm; stable from some thousands
 NORM_IMAGES_OF_AN_EPOCH = 1_000  # the same after each epoch, in a fifth of the time
 
@@ -48,9 +49,14 @@ def reported_subnetworks(architecture: Architecture) -> dict[str, frozenset[int]
     return {subnetwork_name(active, architecture.columns): active for active in sets}
 
 
+def evaluation_batch(image_size: int) -> int:
+    """Return how many images of a size are scored at once, at most."""
+    return max(1, min(EVALUATION_BATCH, EVALUATION_PIXELS // image_size**2))
+
+
 def in_order(split: Split) -> tuple[Tensor, ...]:
     """Return the indices of a split's images in chunks for evaluation, of one size within one image."""
-    n_chunks = max(1, math.ceil(len(split) / EVALUATION_BATCH))
+    n_chunks = max(1, math.ceil(len(split) / evaluation_batch(split.image_size)))
     return torch.tensor_split(torch.arange(len(split)), n_chunks)
 
 

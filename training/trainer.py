@@ -226,7 +226,7 @@ class Run:
                     mean = total / group.size / (step + 1)
                     if not math.isfinite(mean):
                         raise self._diverged(epoch, f"the loss is {mean}")
-                    bar.set_postfix(loss=f"{mean:.3f}", **batches.rates(bar.n))
+                    bar.set_postfix(loss=f"{mean:.3f}", **batches.rates(bar.n), **self.views.cached)
         return mean
 
     def step(

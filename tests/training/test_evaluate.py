@@ -21,6 +21,7 @@ from training.evaluate import (
     EVALUATION_BATCH,
     Score,
     evaluate_checkpoint,
+    evaluation_batch,
     extract_each_for_serving,
     extract_for_serving,
     predict,
@@ -150,6 +151,10 @@ def test_images_are_read_once_however_many_subnetworks_classify_them(
     for active, logits in zip(sets, together, strict=True):
         alone = extract_for_serving(network, active, digits.train, plain)
         assert torch.equal(logits, predict(alone, digits.test, plain))
+
+
+def test_of_larger_images_fewer_are_scored_at_once() -> None:
+    assert [evaluation_batch(size) for size in (8, 32, 64, 224, 2000)] == [250, 250, 62, 5, 1]
 
 
 @pytest.mark.parametrize(("active", "mode"), [((1,), "alone"), ((1, 2), "joint")])

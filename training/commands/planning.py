@@ -1,13 +1,15 @@
 """What to train on a user's images when no recipe is named, and what a run will take before it begins.
 
 A choice is made from the number and the size of the images and from the device, and says why. What a run takes is measured:
-a network of its kind learns a few random images, of which the time, and the bytes kept for the backward pass, are counted.
+a network of its kind learns a few random images and scores others, of which the time, and the bytes kept for the backward pass, are counted.
 """
 
+import math
 import os
 import resource
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
@@ -28,12 +30,15 @@ from model.fractal import FractalNet
 from model.image_files import FORMATS
 from model.presets import Architecture
 from training import TrainingError, epochs_in_words
+from training.augment import DRAWS, augment
 from training.config import RECIPES, Fit, Recipe
 from training.data.data_set import DataSet
 from training.data.digits import PACKAGED
 from training.data.folders import find_images
 from training.data.held_out import HELD_OUT_FRACTION
 from training.data.imagenet import Stored
+from training.evaluate import NORM_IMAGES_OF_AN_EPOCH, evaluation_batch, reported_subnetworks
+from training.optim import Optimizer
 from training.precision import mixed_precision
 from training.runs.history import rate
 
@@ -55,7 +60,9 @@ TRIAL_PIXELS = (
 TRIAL_STEPS = 2  # after one that allocates
 DRAWN_PATHS = 200  # whose mean cost is that of a step
 SPARE = 0.7  # of the free memory, which a run may take
-OVERHEAD = 1.8  # of what is kept for the backward pass, that a step takes in all
+# Of what is kept for the backward pass, that a step takes in all, and of libraries that have begun to compute; with both
+# what runs took at 32 to 128 pixels was foreseen within 15 %.
+OVERHEAD, LIBRARIES_BYTES = 1.15, 180e6
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,34 +99,47 @@ class Outlook:
 
     Attributes:
         image_s: for an image of a step, in the mean over the paths that are drawn.
+        step_s: for the optimiser's part of a step.
+        scoring_s: for the scores after an epoch.
         n_images: that an epoch learns from.
         epochs: of the recipe.
         bytes_of_image: for each of a mini-batch.
         bytes_of_network: whatever the mini-batch.
-        bytes_held: by the process before it begins, its images with them.
+        bytes_held: by the process, its images and its libraries, whatever it computes.
+        bytes_to_score: in all, while subnetworks are scored; the size of the images decides how many are at once.
         batch_size: of the recipe.
     """
 
     image_s: float
+    step_s: float
+    scoring_s: float
     n_images: int
     epochs: int
     bytes_of_image: float
     bytes_of_network: float
     bytes_held: float
+    bytes_to_score: float
     batch_size: int
 
     @property
     def memory_bytes(self) -> float:
         """At its peak."""
-        return self.bytes_held + self.bytes_of_network + self.bytes_of_image * self.batch_size
+        to_learn = self.bytes_held + self.bytes_of_image * self.batch_size
+        return max(to_learn, self.bytes_to_score) + self.bytes_of_network
+
+    @property
+    def epoch_s(self) -> float:
+        """An epoch, with the scores after it."""
+        steps = math.ceil(self.n_images / self.batch_size)
+        return self.image_s * self.n_images + self.step_s * steps + self.scoring_s
 
     @property
     def description(self) -> str:
         """One line for people."""
-        took = timedelta(seconds=max(1, round(self.image_s * self.n_images * self.epochs)))
+        took = timedelta(seconds=max(1, round(self.epoch_s * self.epochs)))
         return (
             f"{epochs_in_words(self.epochs)} in mini-batches of {self.batch_size} will take about {took} "
-            f"({rate(1 / self.image_s)} images/s) and {self.memory_bytes / 1e9:.1f} GB of memory"
+            f"({rate(self.n_images / self.epoch_s)} images/s) and {self.memory_bytes / 1e9:.1f} GB of memory"
         )
 
     def fitting(self, free_bytes: float) -> "Outlook":
@@ -235,51 +255,99 @@ def outlook(recipe: Recipe, data: DataSet, device: torch.device) -> Outlook:
     """
     held = held_bytes(device)
     architecture = recipe.architecture_for(data)
-    size, n = architecture.image_size, max(2, TRIAL_PIXELS // architecture.image_size**2)
-    n = min(n, recipe.batch_size)
+    size = architecture.image_size
+    n = min(max(2, TRIAL_PIXELS // size**2), recipe.batch_size)
+    n_scored = min(len(data.train), NORM_IMAGES_OF_AN_EPOCH) + len(data.validation)
     with torch.random.fork_rng():
-        network = FractalNet(architecture).to(device)
-        convert_conv2d_weight_memory_format(network, torch.channels_last)
-        images = torch.randn(n, architecture.in_channels, size, size, device=device)
-        labels = torch.zeros(n, dtype=torch.int64, device=device)
+        trial = _Trial(recipe, architecture, device)
+        scored = min(evaluation_batch(size), n_scored)
+        trial.score(n)  # what comes first takes longer
+        score_s = trial.seconds(lambda: trial.score(scored)) / scored
+        to_score = held_bytes(device)
+        kept = trial.bytes_kept(n) / n
+        learn_s = trial.seconds(lambda: trial.learn(n), times=TRIAL_STEPS) / n
+        trial.optimizer.step()
+        step_s = trial.seconds(trial.optimizer.step)
+    full = cost.macs(architecture, architecture.all_columns)
+    reported = reported_subnetworks(architecture).values()
+    share_scored = sum(cost.macs(architecture, active) for active in reported) / full
+    weights = sum(p.numel() * p.element_size() for p in trial.network.parameters())
+    return Outlook(
+        image_s=learn_s * _mean_macs(recipe.drop_path, architecture) / full,
+        step_s=step_s,
+        scoring_s=score_s * share_scored * n_scored,
+        n_images=len(data.train),
+        epochs=recipe.epochs,
+        bytes_of_image=OVERHEAD * kept,
+        bytes_of_network=4 * weights,  # they, their gradients, momenta and average
+        bytes_held=held + LIBRARIES_BYTES,
+        bytes_to_score=to_score,
+        batch_size=recipe.batch_size,
+    )
 
-        def step() -> None:
-            with mixed_precision(device):
-                logits = network(images).float()
-            F.cross_entropy(logits, labels).backward()  # type: ignore[no-untyped-call]
 
-        kept = {p.data_ptr(): 0 for p in network.parameters()}
+class _Trial:
+    """A network like a run's, that learns random images and scores others as a run does."""
+
+    def __init__(self, recipe: Recipe, architecture: Architecture, device: torch.device) -> None:
+        self.recipe, self.device = recipe, device
+        self.network = FractalNet(architecture).to(device)
+        convert_conv2d_weight_memory_format(self.network, torch.channels_last)
+        self.optimizer = Optimizer(self.network, recipe)
+
+    def learn(self, n: int) -> None:
+        """Find the gradients of n images."""
+        architecture, kind = self.network.architecture, self.recipe.augmentation
+        side = self.recipe.views.size
+        views = torch.randn(n, architecture.in_channels, side, side, device=self.device)
+        images = augment(
+            views, kind, torch.rand(n, DRAWS[kind], device=self.device), architecture.image_size
+        )
+        labels = torch.zeros(n, dtype=torch.int64, device=self.device)
+        with mixed_precision(self.device):
+            logits = self.network(images).float()
+        F.cross_entropy(logits, labels).backward()  # type: ignore[no-untyped-call]
+
+    @torch.no_grad()
+    def score(self, n: int) -> None:
+        """Ask the full network of n images."""
+        architecture = self.network.architecture
+        size = architecture.image_size
+        images = torch.randn(n, architecture.in_channels, size, size, device=self.device)
+        with mixed_precision(self.device):
+            self.network(images)
+
+    def bytes_kept(self, n: int) -> float:
+        """Learn n images, and return the bytes that were kept for the backward pass, without the weights."""
+        kept = {p.data_ptr(): 0 for p in self.network.parameters()}
 
         def keep(tensor: Tensor) -> Tensor:
             kept.setdefault(tensor.data_ptr(), tensor.numel() * tensor.element_size())
             return tensor
 
         with saved_tensors_hooks(keep, lambda tensor: tensor):
-            step()
+            self.learn(n)
+        return sum(kept.values())
+
+    def seconds(self, work: Callable[[], None], *, times: int = 1) -> float:
+        """Return how long some work takes, in the mean over some times."""
+        self._wait()
         started_at = time.perf_counter()
-        for _ in range(TRIAL_STEPS):
-            step()
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        took_s = (time.perf_counter() - started_at) / TRIAL_STEPS / n
-    weights = sum(p.numel() * p.element_size() for p in network.parameters())
-    return Outlook(
-        image_s=took_s * _share_of_full(recipe.drop_path, architecture),
-        n_images=len(data.train),
-        epochs=recipe.epochs,
-        bytes_of_image=OVERHEAD * sum(kept.values()) / n,
-        bytes_of_network=4 * weights,  # they, their gradients, momenta and average
-        bytes_held=held,
-        batch_size=recipe.batch_size,
-    )
+        for _ in range(times):
+            work()
+        self._wait()
+        return (time.perf_counter() - started_at) / times
+
+    def _wait(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
 
 
-def _share_of_full(kind: DropPath, architecture: Architecture) -> float:
-    """Return the mean multiply-adds of the paths that a step draws, to those of the full network."""
+def _mean_macs(kind: DropPath, architecture: Architecture) -> float:
+    """Return the mean multiply-adds of the steps whose paths are drawn, for an image."""
     rng = Random(0)
     drawn = (draw_passes(kind, rng, architecture) for _ in range(DRAWN_PATHS))
-    steps = [sum(cost.path_macs(architecture, each.path) for each in passes) for passes in drawn]
-    return mean(steps) / cost.macs(architecture, architecture.all_columns)
+    return mean(sum(cost.path_macs(architecture, each.path) for each in passes) for passes in drawn)
 
 
 def held_bytes(device: torch.device) -> float:

@@ -18,7 +18,6 @@ import hashlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -33,11 +32,12 @@ from model.images import Pixels
 from model.preprocessing import Preprocessing
 from training import TrainingError
 from training.data.archives import DOWNLOADS, Archive, Labelled, download, read_archive
-from training.data.decoding import naming, read_pixels
+from training.data.decoding import naming
 from training.data.digits import PACKAGED
 from training.data.folders import EXPECTED, Images, find_images, named
 from training.data.held_out import doubts, stratified
 from training.data.imagenet import Stored
+from training.data.small_versions import SmallVersions
 from training.data.splits import FILES_AHEAD, FileSplit, Split, TensorSplit
 
 OF_CIFAR = Preprocessing(size=32)  # and of SVHN
@@ -96,6 +96,7 @@ def load_data(
     views: Preprocessing | None = None,
     skip_unreadable: bool = False,
     max_tensor_bytes: int = MAX_TENSOR_BYTES,
+    cache: Path | None = None,
 ) -> DataSet:
     """Load a data set and split its training images 9:1 into train and validation, where it has none to validate with.
 
@@ -106,6 +107,7 @@ def load_data(
         views: how those become pixels that a run learns from, where that is another way.
         skip_unreadable: leave images of class folders that cannot be read out, instead of refusing them.
         max_tensor_bytes: class folders with larger training images are left on disk.
+        cache: folder for the small versions of images of class folders, so that each is decoded once; none keeps nothing.
 
     Raises:
         TrainingError: there is no such data, or it cannot be read.
@@ -130,7 +132,7 @@ def load_data(
         preprocessing = Preprocessing(size=train.images.shape[1])
     else:
         classes, (train, larger, validation, test), notes = _class_folders(
-            path, preprocessing, views or preprocessing, max_tensor_bytes, skip_unreadable
+            path, preprocessing, views or preprocessing, max_tensor_bytes, skip_unreadable, cache
         )
     _check_classes(source, classes)
     for kind, split in (("training", train), ("test", test)):
@@ -206,6 +208,7 @@ def _class_folders(
     views: Preprocessing,
     max_tensor_bytes: int,
     skip_unreadable: bool,
+    cache: Path | None,
 ) -> tuple[tuple[str, ...], Parts, tuple[str, ...]]:
     """Read class folders: their names, their images, and what is left out of them."""
     found = find_images(root)
@@ -214,14 +217,14 @@ def _class_folders(
         len(found.train) * how.size**2 * 3 > max_tensor_bytes for how in (preprocessing, views)
     )
     faults: list[str] = []
+    versions = {how: SmallVersions(how, cache) for how in (preprocessing, views)}
 
     def readable(images: Images, how: Preprocessing) -> tuple[Split, Images]:
-        read: Callable[[Stored], Pixels | None] = (
-            _check_header if is_large else partial(read_pixels, preprocessing=how)
-        )
+        small = versions[how]
+        read: Callable[[Stored], Pixels | None] = _check_header if is_large else small.read
         pixels: list[Pixels] = []
         kept: Images = []
-        for image, result in zip(images, _attempt_each(read, images), strict=True):
+        for image, result in zip(images, _attempt_each(read, images, small), strict=True):
             if isinstance(result, TrainingError):
                 faults.append(str(result))
                 continue
@@ -231,14 +234,16 @@ def _class_folders(
         labels = torch.tensor([label for _, label in kept], dtype=torch.int64)
         if not is_large and kept:
             return TensorSplit(torch.from_numpy(np.stack(pixels)), labels), kept
-        return _on_disk(kept, labels, how), kept
+        return _on_disk(kept, labels, small), kept
 
     train, learnt = readable(found.train, preprocessing)
     larger = None
     if views != preprocessing:
         stays_on_disk = is_large or is_large_to_view
         larger = (
-            _on_disk(learnt, train.labels, views) if stays_on_disk else readable(learnt, views)[0]
+            _on_disk(learnt, train.labels, versions[views])
+            if stays_on_disk
+            else readable(learnt, views)[0]
         )
     validation, test = (
         None if images is None else readable(images, preprocessing)[0]
@@ -256,15 +261,15 @@ def _class_folders(
     return found.classes, parts, (*found.notes, note)
 
 
-def _on_disk(images: Images, labels: Tensor, preprocessing: Preprocessing) -> FileSplit:
+def _on_disk(images: Images, labels: Tensor, versions: SmallVersions) -> FileSplit:
     """Return images that are read whenever they are asked for."""
     files = np.empty(len(images), object)
     files[:] = [file for file, _ in images]
-    return FileSplit(files, labels, preprocessing)
+    return FileSplit(files, labels, versions)
 
 
 def _attempt_each(
-    read: Callable[[Stored], Pixels | None], images: Images
+    read: Callable[[Stored], Pixels | None], images: Images, versions: SmallVersions
 ) -> Iterator[Pixels | TrainingError | None]:
     """Give what reading each image gives, or how it fails: all of them are met before training, not days into it."""
 
@@ -277,6 +282,7 @@ def _attempt_each(
     with ThreadPoolExecutor() as pool, tqdm(total=len(images), desc="reading", disable=None) as bar:
         for first in range(0, len(images), FILES_AHEAD):
             for result in pool.map(attempt, images[first : first + FILES_AHEAD]):
+                bar.set_postfix(versions.kept, refresh=False)
                 bar.update()
                 yield result
 

@@ -1,7 +1,7 @@
 """Image files that are read for training and measuring: decoded as the server does, or named in one line."""
 
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 
@@ -23,9 +23,9 @@ def read_pixels(path: Stored, preprocessing: Preprocessing) -> Pixels:
 
 
 def batches_ahead(
-    batches: Iterable[Iterable[Stored]], preprocessing: Preprocessing
+    batches: Iterable[Iterable[Stored]], read: Callable[[Stored], Pixels]
 ) -> Iterator[Pixels]:
-    """Give each batch of files as (n, H, W, 3), in order, some batches ahead decoded in threads."""
+    """Give each batch of files as (n, H, W, 3), in order, some batches ahead read in threads."""
     waiting: deque[list[Future[Pixels]]] = deque()
 
     def decoded() -> Pixels:
@@ -33,7 +33,7 @@ def batches_ahead(
 
     with ThreadPoolExecutor() as pool:
         for files in batches:
-            waiting.append([pool.submit(read_pixels, file, preprocessing) for file in files])
+            waiting.append([pool.submit(read, file) for file in files])
             if len(waiting) > BATCHES_AHEAD:
                 yield decoded()
         while waiting:

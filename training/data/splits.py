@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import tee
 from typing import Protocol, Self
@@ -12,9 +12,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from model.preprocessing import Preprocessing
 from training.data.decoding import batches_ahead
 from training.data.imagenet import Member, named_and_sized
+from training.data.small_versions import SmallVersions
 
 FILES_AHEAD = 10_000  # that wait to be opened; each takes a kilobyte
 
@@ -25,6 +25,10 @@ class Split(Protocol):
     @property
     def labels(self) -> Tensor:
         """The class of each image."""
+
+    @property
+    def image_size(self) -> int:
+        """Height and width of an image, in pixels."""
 
     def __len__(self) -> int:
         """Return the number of images."""
@@ -44,6 +48,10 @@ class Split(Protocol):
     def identities(self) -> list[bytes]:
         """Return what tells each image from others, wherever it is stored."""
 
+    @property
+    def cached(self) -> Mapping[str, str]:
+        """What there is of images decoded before, for a bar; nothing where all are in memory."""
+
 
 @dataclass(frozen=True, slots=True)
 class TensorSplit:
@@ -51,6 +59,11 @@ class TensorSplit:
 
     images: Tensor
     labels: Tensor
+
+    @property
+    def image_size(self) -> int:
+        """Height and width of an image, in pixels."""
+        return self.images.shape[1]
 
     def __len__(self) -> int:
         """Return the number of images."""
@@ -79,14 +92,24 @@ class TensorSplit:
         """Return a hash of each image's pixels."""
         return [hashlib.sha256(image.tobytes()).digest() for image in self.images.numpy()]
 
+    @property
+    def cached(self) -> Mapping[str, str]:
+        """Nothing: all are in memory."""
+        return {}
+
 
 @dataclass(frozen=True, slots=True)
 class FileSplit:
-    """Image files and their labels int64 (N,), decoded when a batch is asked for."""
+    """Image files and their labels int64 (N,), read when a batch is asked for."""
 
     files: NDArray[np.object_]
     labels: Tensor
-    preprocessing: Preprocessing
+    versions: SmallVersions
+
+    @property
+    def image_size(self) -> int:
+        """Height and width of an image, in pixels."""
+        return self.versions.preprocessing.size
 
     def __len__(self) -> int:
         """Return the number of images."""
@@ -105,7 +128,7 @@ class FileSplit:
         chunks, chunks_to_read = tee(chunks)
         files = (self.files[chunk.numpy()] for chunk in chunks_to_read)
         device = self.labels.device
-        for chunk, images in zip(chunks, batches_ahead(files, self.preprocessing), strict=True):
+        for chunk, images in zip(chunks, batches_ahead(files, self.versions.read), strict=True):
             yield torch.from_numpy(images).to(device), self.labels[chunk.to(device)]
 
     def content(self) -> Iterator[bytes]:
@@ -119,3 +142,8 @@ class FileSplit:
             os.fsencode(str(file) if isinstance(file, Member) else os.path.realpath(file))
             for file in self.files
         ]
+
+    @property
+    def cached(self) -> Mapping[str, str]:
+        """How many small versions there are, and what they take."""
+        return self.versions.kept

@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -56,7 +57,7 @@ class LabelledImages:
         """Give all images in order, (n, H, W, 3) at a time."""
         starts = range(0, len(self.paths), BATCH)
         batches = (self.paths[first : first + BATCH] for first in starts)
-        return batches_ahead(batches, self.preprocessing)
+        return batches_ahead(batches, partial(read_pixels, preprocessing=self.preprocessing))
 
     def some(self, n: int) -> NDArray[np.uint8]:
         """Return up to n images from all over the folder, (n, H, W, 3)."""

@@ -84,7 +84,10 @@ def test_more_epochs_and_larger_mini_batches_take_more(
 
     assert (expected.n_images, expected.epochs) == (128, 3)
     assert expected.bytes_of_image > 8 * 8 * (8 + 8 + 8) * 2  # what three layers give, in bf16
-    assert replace(expected, batch_size=64).memory_bytes > expected.memory_bytes
+    assert replace(expected, bytes_to_score=1e12).memory_bytes > 1e12
+    assert replace(expected, batch_size=100_000).memory_bytes > 2 * expected.memory_bytes
+    assert replace(expected, batch_size=64).epoch_s < expected.epoch_s  # half of the steps
+    assert expected.epoch_s > expected.scoring_s > 0
     line, batch_size = foresee(small_recipe, few_digits, CPU)
     assert "images/s" in line
     assert batch_size == small_recipe.batch_size
