@@ -66,7 +66,7 @@ def check_folder(root: Path) -> str:
     Raises:
         TrainingError: it holds no images by class.
     """
-    found = find_images(root, notes_empty=True)
+    found = find_images(root, allows_empty=True)
     images = _look_at_all(found)
     readable = [image for image in images if not image.fault]
     return "\n".join(
@@ -76,6 +76,7 @@ def check_folder(root: Path) -> str:
             *_sizes(readable),
             *_faults(images, root),
             *_duplicates(readable, root),
+            *found.empty,
             *found.notes,
             *_suggestions(found, readable),
         )

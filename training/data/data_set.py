@@ -211,7 +211,7 @@ def _class_folders(
     cache: Path | None,
 ) -> tuple[tuple[str, ...], Parts, tuple[str, ...]]:
     """Read class folders: their names, their images, and what is left out of them."""
-    found = find_images(root)
+    found = find_images(root, allows_empty=True)  # what else is wrong is told with it
     # By the size that is seen: where the images are is part of their hash, which scoring and export have to find again.
     is_large, is_large_to_view = (
         len(found.train) * how.size**2 * 3 > max_tensor_bytes for how in (preprocessing, views)
@@ -250,13 +250,22 @@ def _class_folders(
         for images in (found.validation, found.test)
     )
     parts = (train, larger, validation, test)
-    if not faults:
-        return found.classes, parts, found.notes
     what = f"{len(faults)} images cannot be read" if len(faults) > 1 else "an image cannot be read"
-    if not skip_unreadable:
-        raise TrainingError(
+    problems = list(found.empty)
+    if faults and not skip_unreadable:
+        problems.append(
             f"{root}: {what}; mend the data, or go without with --skip-unreadable: {named(faults)}"
         )
+    lost = set(range(len(found.classes))) - set(train.labels.tolist())
+    if lost and not problems:
+        lacking = named(found.classes[label] for label in sorted(lost))
+        problems.append(
+            f"{root}: no image of these classes can be read: {lacking}: {named(faults)}"
+        )
+    if problems:
+        raise TrainingError("; ".join(problems))
+    if not faults:
+        return found.classes, parts, found.notes
     note = f"{what}, left out: {named(faults)}"
     return found.classes, parts, (*found.notes, note)
 

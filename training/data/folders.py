@@ -32,6 +32,7 @@ class ClassFolders:
         validation: images to choose by, where there is a folder of them.
         test: images to publish figures of, where there is a folder of them.
         notes: what is in the folder and is left out, a sentence each.
+        empty: which classes have no images, a sentence for each part.
     """
 
     classes: tuple[str, ...]
@@ -39,14 +40,15 @@ class ClassFolders:
     validation: Images | None
     test: Images | None
     notes: tuple[str, ...]
+    empty: tuple[str, ...] = ()
 
 
-def find_images(root: Path, *, notes_empty: bool = False) -> ClassFolders:
+def find_images(root: Path, *, allows_empty: bool = False) -> ClassFolders:
     """List the images of a folder of class folders, of one with ``train`` and ``test`` (or ``val``), or of ImageNet's archives.
 
     Args:
         root: the folder.
-        notes_empty: say which classes have no images in a note, instead of refusing them.
+        allows_empty: leave it to the caller to tell of classes that have no images, instead of refusing them.
 
     Raises:
         TrainingError: it is neither, or a class has no images.
@@ -76,13 +78,13 @@ def find_images(root: Path, *, notes_empty: bool = False) -> ClassFolders:
                 )
         folders = [root / "train", *scored]
     held = [_look_into(folder, classes) for folder in folders]
-    empty = [each.emptiness for each in held if each.emptiness]
-    if empty and not notes_empty:
+    empty = tuple(each.emptiness for each in held if each.emptiness)
+    if empty and not allows_empty:
         raise TrainingError("; ".join(empty))
     train, *others = (each.images for each in held)
     validation = others[0] if len(others) > 1 else None
     test = others[-1] if others else None
-    return ClassFolders(classes, train, validation, test, (*empty, *_left_out(held)))
+    return ClassFolders(classes, train, validation, test, tuple(_left_out(held)), empty)
 
 
 def named(names: Iterable[str]) -> str:

@@ -226,8 +226,29 @@ def test_class_folders_without_images_are_named_at_once(photos: Path) -> None:
     for name in ("empty", "later"):
         (photos / name).mkdir()
 
-    with pytest.raises(TrainingError, match=r"hold no images \(.*\): empty, later; fill or remove"):
+    (photos / "later" / "1.gif").touch()
+    broken = next(photos.glob("*/*.jpg"))
+    broken.write_text("no image")
+
+    with pytest.raises(TrainingError) as refusal:
         load_data(str(photos), seed=0)
+
+    assert "hold no images (.jfif, .jpeg, .jpg, .png, .webp): empty, later; but" in str(
+        refusal.value
+    )
+    assert "an image cannot be read; mend the data" in str(refusal.value)  # told with it
+    assert str(broken) in str(refusal.value)
+
+
+def test_a_class_of_which_no_image_can_be_read_is_not_gone_without(photos: Path) -> None:
+    (photos / "broken").mkdir()
+    for i in range(2):
+        (photos / "broken" / f"{i}.jpg").write_text("no image")
+
+    with pytest.raises(
+        TrainingError, match=r"no image of these classes can be read: broken: .*0.jpg"
+    ):
+        load_data(str(photos), seed=0, skip_unreadable=True)
 
 
 def test_a_class_folder_with_images_of_other_formats_alone_is_told_of_them(photos: Path) -> None:
