@@ -31,7 +31,7 @@ serve: $(VENV)/.serve ## serve the bundled model on http://127.0.0.1:8000
 	@exec $(BIN)/anytime serve
 
 test: $(VENV)/.dev ## run the tests
-	$(BIN)/pytest
+	$(BIN)/pytest -n 2 --dist loadfile
 
 check: $(VENV)/.dev ## formatting, lint, types, import contracts and licences
 	$(BIN)/ruff format --check
