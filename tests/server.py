@@ -52,15 +52,9 @@ class ServerProcess:
 
     @property
     def client(self) -> httpx.Client:
-        """The calling thread's own, with a connection for each request.
-
-        A shared pool closes connections that another thread was just given, and a kept connection may be
-        ended by the server, as idle, while the next request is on its way.
-        """
+        """The calling thread's own: a shared pool closes connections that another thread was just given."""
         if get_ident() not in self._clients:
-            self._clients[get_ident()] = httpx.Client(
-                base_url=self._url, timeout=60, limits=httpx.Limits(max_keepalive_connections=0)
-            )
+            self._clients[get_ident()] = httpx.Client(base_url=self._url, timeout=60)
         return self._clients[get_ident()]
 
     @property

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -90,9 +91,11 @@ def test_request_that_changes_something_is_not_repeated(ask: Ask, replicas: Repl
 
 
 def test_where_no_replica_is_left_a_problem_says_when_to_ask_again(tmp_path: Path) -> None:
-    gone = f"127.0.0.1:{free_port()}"
-    with run_proxy(tmp_path, gone, gone) as send:
-        replies = [send("POST", "/classify") for _ in range(2)]
+    with socket.socket() as deaf:  # holds a port, and listens to nobody
+        deaf.bind(("127.0.0.1", 0))
+        gone = f"127.0.0.1:{deaf.getsockname()[1]}"
+        with run_proxy(tmp_path, gone, gone) as send:
+            replies = [send("POST", "/classify") for _ in range(2)]
 
     for reply in replies:
         assert (reply.status, json.loads(reply.body)["type"]) == (503, "/problems/not-ready")

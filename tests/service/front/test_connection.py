@@ -48,6 +48,8 @@ def post(body: bytes, *headers: bytes, target: bytes = b"/classify?deadline_ms=6
 
 
 def ended(server: ServerProcess, reason: str) -> float:
+    """Ask on a connection of its own: one that is kept might be ended, as idle, while the request is on its way."""
+    server.close_clients()
     return server.metrics()[f'anytime_connections_ended_total{{reason="{reason}"}}']
 
 
