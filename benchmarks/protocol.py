@@ -10,7 +10,6 @@ Triton has one ONNX file of the bundle, this server all.
 import argparse
 import json
 import subprocess
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -47,17 +46,14 @@ def measure(bundle: Path, images: Path, rounds: int) -> tuple[Rounds, Rounds]:
     with TemporaryDirectory() as folder, _running(system, images, Path(folder)) as server:
         for seed in range(rounds):
             for way in WAYS:
-                common = ("--dialect", way, "--seed", seed, "--deadline-ms", 2000)
-                for found, count, connections in (
-                    (alone, ALONE, 1),
-                    (saturated, SATURATING, CONNECTIONS),
-                ):
-                    load = ("--in-turn", count, "--connections", connections)
-                    found[way] += _load(server, bundle, images, *common, *load)
-                p50_ms, per_s = (
-                    alone[way][-1]["answered_ms"]["p50"],
-                    saturated[way][-1]["answers_per_s"],
+                common = ("--dialect", way, "--seed", seed, "--deadline-ms", 2000, "--in-turn")
+                (one,) = _load(server, bundle, images, *common, ALONE, "--connections", 1)
+                (many,) = _load(
+                    server, bundle, images, *common, SATURATING, "--connections", CONNECTIONS
                 )
+                alone[way].append(one)
+                saturated[way].append(many)
+                p50_ms, per_s = one["answered_ms"]["p50"], many["answers_per_s"]
                 print(f"  {WAYS[way]}: {p50_ms:.2f} ms, {per_s:.0f}/s", flush=True)
     return alone, saturated
 
@@ -69,11 +65,8 @@ def _running(system: System, images: Path, folder: Path) -> AbstractContextManag
 
 def _load(server: Server, bundle: Path, images: Path, *words: object) -> list[Figures]:
     """Return the load generator's figures of each phase."""
-    command = [sys.executable, "-m", "benchmarks.load", "--port", server.port, "--core", LOAD_CORE]
-    command += ["--bundle", bundle, "--images", images, *words]
-    done = subprocess.run(
-        [str(word) for word in command], cwd=ROOT, stdout=subprocess.PIPE, check=True
-    )
+    command = server.load_command(bundle, images, *words, core=LOAD_CORE)
+    done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, check=True)
     found: list[Figures] = json.loads(done.stdout)
     return found
 
@@ -121,7 +114,7 @@ def _row(
     system: System, bundle: Path, images: Path, rates: Sequence[int], seconds: float
 ) -> list[str]:
     """Measure one server."""
-    common: tuple[object, ...] = ("--dialect", "pixels", "--deadline-ms", DEADLINE_MS)
+    common: tuple[object, ...] = ("--deadline-ms", DEADLINE_MS)
     with TemporaryDirectory() as folder, _running(system, images, Path(folder)) as server:
         (alone,) = _load(server, bundle, images, *common, "--in-turn", ALONE, "--connections", 1)
         phases = [f"--phase={rate}:{seconds:g}" for rate in rates]

@@ -52,21 +52,9 @@ class Session:
         self, server: Server, *load: object, query: str = "", deadline_ms: float
     ) -> Figures:
         """Return the load generator's figures of its last phase."""
-        command = [sys.executable, "-m", "benchmarks.load", "--core", LOAD_CORE]
-        command += [
-            "--port",
-            server.port,
-            "--bundle",
-            self.bundle.folder,
-            "--images",
-            self.images,
-            "--query",
-            query,
-        ]
-        command += ["--deadline-ms", deadline_ms, *load]
-        output = subprocess.run(
-            [str(word) for word in command], cwd=ROOT, stdout=subprocess.PIPE, check=True
-        ).stdout
+        words = ("--query", query, "--deadline-ms", deadline_ms, *load)
+        command = server.load_command(self.bundle.folder, self.images, *words, core=LOAD_CORE)
+        output = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, check=True).stdout
         last: Figures = json.loads(output)[-1]
         return last
 

@@ -111,6 +111,19 @@ class Server:
         """Its first process."""
         return self._process.pid
 
+    def load_command(self, bundle: Path, images: Path, *words: object, core: int) -> list[str]:
+        """Return the command that sends it a load, on a core, in its dialect unless the words name another.
+
+        Args:
+            bundle: whose labels answers are compared with.
+            images: folder of <class>/*.jpg.
+            words: what ``benchmarks.load`` is told besides.
+            core: of the load generator.
+        """
+        command = [sys.executable, "-m", "benchmarks.load", "--core", core, "--port", self.port]
+        command += ["--dialect", self.system.dialect, "--bundle", bundle, "--images", images]
+        return [str(word) for word in (*command, *words)]
+
     def memory_mib(self) -> float:
         """Return the memory of all its processes; what they share is counted once (PSS)."""
         return sum(self.memory_by_name().values())

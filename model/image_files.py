@@ -1,7 +1,8 @@
 """What an image file says of itself before a pixel is decoded: format, size, scans, orientation.
 
 Only the chain of segments or chunks is followed, in a bounded number of steps, and the scans of a JPEG are found at some
-billions of bytes a second; nothing is unpacked. So it may be asked anywhere, of any bytes. What pixels do not need is left out of what goes to the decoder: of a PNG its profiles and texts.
+billions of bytes a second; nothing is unpacked. So it may be asked anywhere, of any bytes. What pixels do not need is left
+out of what goes to the decoder: of a PNG its profiles and texts.
 """
 
 import struct
@@ -132,7 +133,10 @@ def _read_jpeg(content: bytes) -> ImageFile:
 
 
 def _find(marker: bytes, content: bytes, at: int, most: int) -> list[int]:
-    """Return the first places of a marker, from one on; ``bytes.find`` takes up to ten times as long, where half of it is everywhere."""
+    """Return the first places of a marker, from a place on.
+
+    ``bytes.find`` takes up to ten times as long where half of the marker is everywhere.
+    """
     first, second = marker
     values, places = np.frombuffer(content, np.uint8), list[int]()
     for begin in range(at, len(content), SEARCHED_BYTES):

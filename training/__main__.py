@@ -21,6 +21,7 @@ from model.bundle import PRETRAINED_DIR, is_bundle, read_bundle
 from model.manifest import Precision
 from model.preprocessing import Preprocessing
 from training import TrainingError
+from training.bundle_commands import add_measure, add_specialise
 from training.commands.arguments import DATA_HELP, add_run_arguments, add_seed, positive
 from training.commands.asking import add_train_arguments, asked_for
 from training.commands.exits import end_on_signals, run_command
@@ -40,8 +41,6 @@ from training.runs.checkpoint import Checkpoint, load_trained
 from training.runs.files import check_writable
 from training.runs.history import Followed, by_class
 from training.runs.origin import data_of_bundle
-from training.specialise import specialise
-from training.studies.anytime import evaluate_anytime
 from training.studies.compare import compare
 from training.studies.reproduce import EXPERIMENTS, reproduce
 from training.trainer import train
@@ -177,41 +176,8 @@ def _parser() -> argparse.ArgumentParser:
     export.set_defaults(command=_export)
 
     add_import(commands)
-
-    own = commands.add_parser(
-        "specialise",
-        help="give columns of a bundle filters of their own, taught by its full network",
-        description="Train columns of a bundle on, each alone and taught by the full network, and write a bundle with "
-        "them in their places, of the subnetworks that are on its front. Stopped, it goes on where it was.",
-    )
-    own.add_argument("--bundle", required=True, type=Path, help="folder of an exported bundle")
-    own.add_argument("--data", default="digits", help=DATA_HELP + " (default: %(default)s)")
-    own.add_argument(
-        "--columns",
-        type=positive(int),
-        nargs="+",
-        default=[1, 2, 3],
-        help="to train on, 1 is the shallowest (default: 1 2 3)",
-    )
-    own.add_argument("--epochs", type=positive(int), help="of each column, instead of the recipe's")
-    own.add_argument(
-        "--shifted",
-        action="store_true",
-        help="show them shifted images too: for columns of a million parameters and more",
-    )
-    own.add_argument("--out", required=True, type=Path, help="folder of runs and of the bundle")
-    own.set_defaults(command=_specialise)
-
-    measure = commands.add_parser(
-        "measure",
-        help="measure a bundle: accuracy against cost and latency, and what budgets buy",
-        description="Measure every subnetwork of a bundle on this machine; write a table and a plot of accuracy against "
-        "multiply-adds and latency, and the curve of a shared budget with exits by confidence.",
-    )
-    measure.add_argument("--bundle", required=True, type=Path, help="folder of an exported bundle")
-    measure.add_argument("--data", default="digits", help=DATA_HELP + " (default: %(default)s)")
-    measure.add_argument("--out", required=True, type=Path, help="folder of table and plot")
-    measure.set_defaults(command=_measure)
+    add_specialise(commands)
+    add_measure(commands)
     for name, command in commands.choices.items():
         command.epilog = f"example: {EXAMPLES[name]}"
     return parser
@@ -374,30 +340,6 @@ def _export(options: argparse.Namespace) -> None:
         )
     print(f"{options.out}: bundle {name}, every file checked and measured through ONNX Runtime")
     print(listing(manifest))
-
-
-def _specialise(options: argparse.Namespace) -> None:
-    """Train columns on alone and print what the new bundle holds."""
-    bundle = read_bundle(options.bundle)
-    manifest = specialise(
-        bundle,
-        data_of_bundle(bundle, options.data),
-        options.out,
-        columns=options.columns,
-        epochs=options.epochs,
-        shifted=options.shifted,
-        device=own_device(),
-        report=partial(print, flush=True),
-    )
-    print(listing(manifest))
-
-
-def _measure(options: argparse.Namespace) -> None:
-    """Measure a bundle and print its table."""
-    bundle = read_bundle(options.bundle)
-    data = data_of_bundle(bundle, options.data)
-    check_writable(options.out)
-    print(evaluate_anytime(bundle, data, options.out))
 
 
 if __name__ == "__main__":

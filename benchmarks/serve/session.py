@@ -2,7 +2,6 @@
 
 import json
 import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -74,12 +73,10 @@ class Session:
 
     def load(self, server: Server, *arguments: object) -> subprocess.Popen[str]:
         """Start the load generator on a server."""
-        command = [sys.executable, "-m", "benchmarks.load", "--core", self.load_core]
-        command += ["--port", server.port, "--dialect", server.system.dialect]
-        command += ["--bundle", self.bundle.folder, "--images", self.images, *arguments]
-        return subprocess.Popen(
-            [str(word) for word in command], cwd=ROOT, stdout=subprocess.PIPE, text=True
+        command = server.load_command(
+            self.bundle.folder, self.images, *arguments, core=self.load_core
         )
+        return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
 
     def measure(self, server: Server, *arguments: object) -> list[dict[str, Any]]:
         """Return the load generator's figures of each phase.

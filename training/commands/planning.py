@@ -1,7 +1,8 @@
 """What to train on a user's images when no recipe is named, and what a run will take before it begins.
 
 A choice is made from the number and the size of the images and from the device, and says why. What a run takes is measured:
-a network of its kind learns a few random images and scores others, of which the time, and the bytes kept for the backward pass, are counted.
+a network of its kind learns a few random images and scores others, of which the time, and the bytes kept for the backward
+pass, are counted.
 """
 
 import math

@@ -15,7 +15,7 @@ from math import inf
 from typing import Protocol
 
 A_LOOK = 4  # requests handled at most before replies are written
-LOOK_S = 0.002  # and what they may take; a core that runs them too takes half of it
+LOOK_S = 0.002  # that they may take, with the runs of an engine on the same core
 SHEDS_EACH = 12  # shed beside each that is handled, which take as long
 MAY_WAIT = 0.25  # of its deadline, here; the rest is for the engine and the reply
 COST_GAIN = 0.05  # of the way to what handling the last request took
@@ -142,8 +142,8 @@ class Inbox:
         if self._was_left:  # since the look before, nothing but its requests took time
             took_s = (begun_at - self._looked_at) / max(self._looked, 1)
             self._cost_s += COST_GAIN * (took_s - self._cost_s)
-            in_time = LOOK_S / self._cost_s if self._cost_s else inf
-            self._a_look = int(min(max(in_time, 1), A_LOOK))
+            fitting = LOOK_S / self._cost_s if self._cost_s else inf
+            self._a_look = int(min(max(fitting, 1), A_LOOK))
             self._sheds_a_look = SHEDS_EACH * self._a_look
         waiting = self._waiting
         self._look_out(begun_at, is_crowded=bool(waiting or self._sheds))

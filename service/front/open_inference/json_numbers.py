@@ -5,7 +5,7 @@ Read at once, a megabyte of them keeps every other thread from the interpreter f
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from math import prod
 from typing import Any
 
@@ -23,7 +23,7 @@ AS_ZEROS = bytes.maketrans(NUMBERS, b"0" * len(NUMBERS))
 AS_BLANKS = bytes.maketrans(b"[]", b"  ")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Numbers:
     """An array that was taken out of a message, to be read.
 
@@ -31,7 +31,11 @@ class Numbers:
         text: its JSON, which may be wrong.
     """
 
-    text: bytes = field(repr=False)
+    text: bytes
+
+    def __repr__(self) -> str:
+        """Return how its JSON begins, for who has to be told that it is out of place."""
+        return self.text[:PART].decode("latin-1")
 
     def read(self, shape: Sequence[int], types: set[type]) -> NDArray[np.float64]:
         """Return the numbers in a shape, which they are nested by or flat.

@@ -73,7 +73,11 @@ def test_a_bad_value_is_named_by_where_it_came_from(monkeypatch: pytest.MonkeyPa
     [
         (["serve", "--port", "x"], 2, r"anytime: --port: .*, got 'x'\n"),
         (["serve", "--prot", "1"], 2, r"(?s).*No such option: --prot .*--port.*"),
-        (["serve", "/none"], 1, r"anytime: /none/manifest.json: No such file or directory\n"),
+        (
+            ["serve", "/none", "--port", "0"],
+            1,
+            r"anytime: /none/manifest.json: No such file or directory\n",
+        ),
         (["serve", "/none", "--bundle-dir", "/nil"], 2, r"(?s).*the bundle is named twice.*"),
         (["fly"], 2, r"(?s).*No such command 'fly'.*"),
     ],

@@ -83,8 +83,9 @@ def test_many_numbers_are_no_files_and_no_parameter() -> None:
     beside = '"inputs": [{"name": "image", "datatype": "BYTES", "shape": [1], "data": ["YQ=="]}]'
 
     for text in (f'"inputs": [{{{tensor}}}]', f'"parameters": {{"data": {numbers}}}, {beside}'):
-        with pytest.raises(InvalidInference):
+        with pytest.raises(InvalidInference) as refused:
             read_request(b"{%b}" % text.encode(), {}, SIDE)
+        assert "Numbers" not in str(refused.value)
 
 
 def test_other_data_are_read_as_they_are() -> None:
