@@ -13,7 +13,7 @@ import httpx
 DASHBOARDS = Path(__file__).parent / "grafana" / "dashboards"
 WINDOW_S = 20
 STEP_S = 1.0
-UNITS = {
+UNITS = {  # Grafana's, by a factor and what is drawn; its others are named, as "suffix:requests"
     "s": (1e3, " ms"),
     "bytes": (2**-20, " MiB"),
     "reqps": (1.0, " /s"),
@@ -75,7 +75,7 @@ class _Drawing:
 
         places = [panel["gridPos"] for panel in dashboard["panels"]]
         rows = max(place["y"] + place["h"] for place in places)
-        figure = plt.figure(figsize=(19, 0.42 * rows))
+        figure = plt.figure(figsize=(19, 0.48 * rows))
         figure.text(0.03, 0.1 / rows, LEGEND, fontsize=9)
         grid = figure.add_gridspec(
             rows,
@@ -99,11 +99,14 @@ class _Drawing:
                 axis.axis("off")
                 axis.text(0, 0, panel["title"], fontsize=14, weight="bold", va="bottom")
                 continue
-            axis.set_title(panel["title"], fontsize=9, loc="left")
+            _, unit = _scale_and_unit(panel)
+            is_beside_numbers = not unit or panel["type"] == "stat"
+            title = panel["title"] + ("" if is_beside_numbers else f" ({unit.strip()})")
+            axis.set_title(title, fontsize=9, loc="left")
             getattr(self, f"_{panel['type']}")(axis, panel)
             if panel["type"] in ("timeseries", "heatmap"):
                 axis.set_xlim(0, self._ended_at - self._started_at)
-                axis.tick_params(labelsize=7)
+                axis.tick_params(labelsize=7, pad=1)
                 self._mark(axis, marks)
         figure.savefig(file, dpi=80)
         plt.close(figure)
@@ -137,19 +140,18 @@ class _Drawing:
                 axis.axvline(begin, color=MARKS[name], linestyle=":", linewidth=1)
 
     def _timeseries(self, axis: Any, panel: dict[str, Any]) -> None:
-        scale, unit = UNITS.get(panel["fieldConfig"]["defaults"]["unit"], (1.0, ""))
+        scale, unit = _scale_and_unit(panel)
         for legend, points in self._found(panel["targets"]):
             values = [scale * value for _, value in points]
             axis.plot([at for at, _ in points], values, label=legend if any(values) else None)
-        _limit(axis, panel, scale)
-        axis.set_ylabel(unit, fontsize=7)
+        _limit(axis, panel, scale, unit)
         if axis.get_legend_handles_labels()[0]:
             axis.legend(fontsize=6, loc="best")
 
     def _heatmap(self, axis: Any, panel: dict[str, Any]) -> None:
         from matplotlib.colors import PowerNorm
 
-        scale, unit = UNITS.get(panel["fieldConfig"]["defaults"]["unit"], (1.0, ""))
+        scale, _ = _scale_and_unit(panel)
         by_edge = sorted(
             (float(edge), dict(points)) for edge, points in self._found(panel["targets"])
         )
@@ -171,11 +173,10 @@ class _Drawing:
             )
             every = 1 + len(edges) // EDGES
             axis.set_yticks(range(1, len(edges) + 1, every), edges[::every])
-        axis.set_ylabel(unit, fontsize=7)
 
     def _stat(self, axis: Any, panel: dict[str, Any]) -> None:
         defaults = panel["fieldConfig"]["defaults"]
-        scale, unit = UNITS.get(defaults["unit"], (1.0, ""))
+        scale, unit = _scale_and_unit(panel)
         found = self._found_last(panel["targets"])
         colour = "text"
         for step in defaults["thresholds"]["steps"]:
@@ -190,7 +191,7 @@ class _Drawing:
             for legend, value in found
         ]
         text = "\n".join(lines) or "no data"
-        size = 12 if is_named else 22
+        size = 12 if is_named else 22 if len(text) < 9 else 16
         axis.text(0.5, 0.5, text, color="white", fontsize=size, ha="center", va="center")
 
     def _table(self, axis: Any, panel: dict[str, Any]) -> None:
@@ -204,12 +205,19 @@ class _Drawing:
             table.set_fontsize(7)
 
 
+def _scale_and_unit(panel: dict[str, Any]) -> tuple[float, str]:
+    """Return what a panel's values are multiplied by, and the unit that they then have, after a blank."""
+    unit = panel["fieldConfig"]["defaults"]["unit"]
+    _, is_suffix, suffix = unit.partition("suffix:")
+    return UNITS.get(unit, (1.0, f" {suffix}" if is_suffix else ""))
+
+
 def _rounded(value: float) -> str:
     """Return three digits of a number, or all before its point."""
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
 
 
-def _limit(axis: Any, panel: dict[str, Any], scale: float) -> None:
+def _limit(axis: Any, panel: dict[str, Any], scale: float, unit: str) -> None:
     """Show what a value can be, and where its colour changes."""
     defaults = panel["fieldConfig"]["defaults"]
     if "min" in defaults:
@@ -217,6 +225,6 @@ def _limit(axis: Any, panel: dict[str, Any], scale: float) -> None:
     if "max" in defaults:
         axis.set_ylim(top=scale * defaults["max"] * 1.02)
     for step in defaults["thresholds"]["steps"][1:]:
-        axis.axhline(
-            scale * step["value"], color=COLOURS[step["color"]], linestyle="--", linewidth=1
-        )
+        value, colour = scale * step["value"], step["color"]
+        label = f"{colour} from {_rounded(value)}{unit}"
+        axis.axhline(value, color=COLOURS[colour], linestyle="--", linewidth=1, label=label)

@@ -72,7 +72,7 @@ ARE_DEADLINES_MET = Row(
         ),
         Panel(
             "Burn rate, 1 h",
-            "none",
+            "suffix:times",
             {"burn rate": f"max({chosen('release:anytime_errors:ratio_rate1h')}) / 0.01"},
             "How many times faster than in 30 days the budget is spent. At 14.4 somebody is paged.",
             kind="stat",
@@ -92,7 +92,7 @@ ARE_DEADLINES_MET = Row(
         ),
         Panel(
             "Replicas not ready",
-            "none",
+            "suffix:replicas",
             {"not ready": f"count({chosen('up')}) - (sum({chosen('anytime_ready')}) or vector(0))"},
             "Replicas that Prometheus knows and that take no requests: gone, starting or draining.",
             kind="stat",
@@ -290,7 +290,7 @@ WHAT_RUNS = Row(
     [
         Panel(
             "Bundles, by digest",
-            "none",
+            "suffix:replicas",
             {"{{name}} {{digest}}": f"count by (name, digest) ({chosen('anytime_bundle_info')})"},
             "How many replicas answer from which bundle. Two rows outside a rollout: answers depend on the replica.",
             kind="table",
@@ -313,7 +313,7 @@ WHAT_RUNS = Row(
         ),
         Panel(
             "Reloads that failed",
-            "none",
+            "suffix:in an hour",
             {
                 "failed": f"sum(round(increase({chosen('anytime_reloads_total', FAILED, over='1h')})))"
             },
@@ -325,7 +325,7 @@ WHAT_RUNS = Row(
         ),
         Panel(
             "Other reloads",
-            "none",
+            "suffix:in an hour",
             {
                 "{{outcome}}": "sum by (outcome) "
                 f"(round(increase({chosen('anytime_reloads_total', NOT_FAILED, over='1h')})))"
@@ -336,7 +336,7 @@ WHAT_RUNS = Row(
         ),
         Panel(
             "Processes that died",
-            "none",
+            "suffix:in an hour",
             {"died": f"sum(round(increase({chosen('anytime_processes_died_total', over='1h')})))"},
             "Fronts and engines that died in an hour and were started again; the log says which. Without an engine all is refused.",
             kind="stat",

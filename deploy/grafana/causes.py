@@ -9,7 +9,7 @@ WHY_QUEUE = Row(
     [
         Panel(
             "Queue",
-            "short",
+            "suffix:requests",
             {
                 "{{instance}} {{model}}": "sum by (instance, model) "
                 f"({rate('anytime_queue_time_seconds_sum', OF_MODEL)})"
@@ -51,7 +51,7 @@ WHY_QUEUE = Row(
         ),
         Panel(
             "Requests a run",
-            "none",
+            "suffix:requests",
             {"mean": mean("anytime_batch_size")},
             "Over 1 requests wait for each other and run together, which is cheaper for each.",
         ),
@@ -71,7 +71,7 @@ WHY_MACHINE = Row(
         ),
         Panel(
             "Slowdown since the start",
-            "none",
+            "suffix:times",
             {"{{instance}} {{device}}": chosen("anytime_slowdown_ratio")},
             "Run latency now over that at warm-up. 2 is a neighbour, a limit, or a falling clock frequency.",
             steps=((None, "green"), (2.0, "red")),
@@ -95,13 +95,13 @@ WHY_MACHINE = Row(
         ),
         Panel(
             "Connections",
-            "short",
+            "suffix:open",
             {"{{instance}}": chosen("anytime_connections")},
             "Connections open. Many more than before with no more requests: clients that do not keep theirs, or hold them to harm.",
         ),
         Panel(
             "Log lines dropped",
-            "short",
+            "suffix:lines",
             {
                 "{{instance}}": f"increase({chosen('anytime_log_lines_dropped_total', over='$__rate_interval')})"
             },
@@ -122,7 +122,7 @@ WHO_ASKS = Row(
         ),
         Panel(
             "Connections that the server ended",
-            "short",
+            "suffix:connections/s",
             {"{{reason}}": f"sum by (reason) ({rate('anytime_connections_ended_total')})"},
             "A second, by what their clients did or left undone. slow_head, slow_body, unread or malformed in numbers: somebody holds "
             "connections, or speaks no HTTP. Addresses are in the proxy's log.",

@@ -14,7 +14,20 @@ OF_MODEL = 'model=~"$model"'
 SUBNETWORK = f'{OF_MODEL},subnetwork=~"$subnetwork"'
 SOURCE = {"type": "prometheus", "uid": "${datasource}"}
 
-Unit = Literal["percentunit", "s", "reqps", "bytes", "short", "none"]
+Unit = Literal[  # Grafana's: one that it does not know is a suffix
+    "percentunit",
+    "s",
+    "reqps",
+    "bytes",
+    "none",
+    "suffix:requests",
+    "suffix:replicas",
+    "suffix:open",
+    "suffix:connections/s",
+    "suffix:lines",
+    "suffix:times",
+    "suffix:in an hour",
+]
 Kind = Literal["timeseries", "stat", "table", "heatmap"]
 Colour = Literal["green", "orange", "red", "text"]
 
