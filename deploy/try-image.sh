@@ -1,7 +1,7 @@
 #!/bin/sh
 # Build the CPU image and try it, on a Debian machine without a container engine's daemon:
 #
-#   apt-get install --no-install-recommends buildah podman runc debootstrap netavark aardvark-dns iptables prometheus
+#   apt-get install --no-install-recommends buildah podman runc debootstrap netavark aardvark-dns iptables prometheus haproxy
 #   pip install podman-compose
 #   deploy/try-image.sh                    builds, then runs tests/deploy/test_image.py against the image
 #
@@ -14,16 +14,19 @@ PYTHON=${PYTHON:-python3}
 BASE=localhost/anytime-base:bookworm
 IMAGE=localhost/anytime:cpu
 PROMETHEUS=localhost/anytime-prometheus:bookworm
+PROXY=localhost/anytime-haproxy:bookworm
 
-for tool in buildah podman podman-compose runc debootstrap prometheus; do
+for tool in buildah podman podman-compose runc debootstrap prometheus haproxy; do
   command -v "$tool" >/dev/null || { echo "try-image: $tool is not installed" >&2; exit 1; }
 done
 
-# A machine that is itself a container or a small virtual one: no systemd, no CAP_SYS_RESOURCE to raise limits.
+# A machine that is itself a container or a small virtual one: no systemd, no CAP_SYS_RESOURCE to raise limits; the proxy
+# wants 8,000 files.
 mkdir -p "$WORK"
+FILES=$(ulimit -Hn)
 cat >"$WORK/containers.conf" <<CONF
 [containers]
-default_ulimits = ["nofile=1024:1024", "nproc=1024:1024"]
+default_ulimits = ["nofile=$FILES:$FILES", "nproc=1024:1024"]
 [engine]
 runtime = "runc"
 cgroup_manager = "cgroupfs"
@@ -65,4 +68,14 @@ if ! buildah inspect --type image "$PROMETHEUS" >/dev/null 2>&1; then
   buildah commit --quiet --rm --format docker "$container" "$PROMETHEUS"
 fi
 
-IMAGE_UNDER_TEST=$IMAGE PROMETHEUS_IMAGE=$PROMETHEUS "$PYTHON" -m pytest tests/deploy/test_image.py
+if ! buildah inspect --type image "$PROXY" >/dev/null 2>&1; then
+  container=$(buildah from "$BASE")
+  mkdir -p "$WORK/proxy"
+  ldd "$(command -v haproxy)" | awk '$2 == "=>" { print $3 }' | xargs cp --dereference --target-directory "$WORK/proxy"
+  buildah copy --quiet "$container" "$WORK/proxy" /usr/lib/
+  buildah copy --quiet "$container" "$(command -v haproxy)" /bin/haproxy
+  buildah config --cmd '["haproxy", "-W", "-f", "/usr/local/etc/haproxy/haproxy.cfg"]' --user 65534 "$container"
+  buildah commit --quiet --rm --format docker "$container" "$PROXY"
+fi
+
+IMAGE_UNDER_TEST=$IMAGE PROMETHEUS_IMAGE=$PROMETHEUS PROXY_IMAGE=$PROXY "$PYTHON" -m pytest tests/deploy/test_image.py

@@ -6,11 +6,13 @@
 import io
 import json
 import os
+import re
 import subprocess
 import time
 import urllib.parse
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -146,24 +148,23 @@ def test_health_check_of_the_image_passes_once_it_is_ready(server: str) -> None:
     podman("healthcheck", "run", server)  # fails unless the check does not
 
 
-def test_bad_setting_ends_with_one_line() -> None:
-    result = podman("run", "--rm", "--env", "ANYTIME_MAX_BATCH=none", IMAGE, check=False)
+@pytest.mark.parametrize(
+    ("environment", "named"),
+    [
+        pytest.param((*OPEN, "--env", "ANYTIME_MAX_BATCH=none"), "ANYTIME_MAX_BATCH", id="setting"),
+        pytest.param((), "ANYTIME_OPEN=true", id="keys"),
+        pytest.param((*OPEN, "--env", "ANYTIME_BUNDLE_DIR=/nowhere"), "/nowhere", id="bundle"),
+    ],
+)
+def test_what_cannot_be_served_ends_it_with_one_line(
+    environment: tuple[str, ...], named: str
+) -> None:
+    result = podman("run", "--rm", *environment, IMAGE, check=False)
 
-    assert "ANYTIME_MAX_BATCH" in result.splitlines()[-1]
-
-
-def test_without_keys_it_starts_only_where_that_is_said() -> None:
-    result = podman("run", "--rm", IMAGE, check=False)
-
-    assert "ANYTIME_OPEN=true" in result.splitlines()[-1]
-
-
-def test_missing_bundle_ends_with_one_line() -> None:
-    result = podman(
-        "run", "--rm", "--env", "ANYTIME_BUNDLE_DIR=/nowhere", *OPEN, IMAGE, check=False
-    )
-
-    assert "/nowhere" in result.splitlines()[-1]
+    # The log is on the other stream, before that line or after it.
+    lines = [each for each in result.splitlines() if not each.startswith("{")]
+    assert sum(named in each for each in lines) == 1
+    assert "Traceback" not in result
 
 
 def test_stop_signal_ends_it_with_exit_code_zero() -> None:
@@ -178,19 +179,26 @@ def test_stop_signal_ends_it_with_exit_code_zero() -> None:
         podman("rm", "--force", name)
 
 
-def test_prometheus_sees_the_demo_load_on_the_composed_server() -> None:
+@contextmanager
+def composed(profile: str, services: Sequence[str], **variables: str) -> Iterator[None]:
+    """Run services of the compose file until the block ends."""
     project = f"anytime-try-{os.getpid()}"
-    environment = os.environ | {
-        "SERVER_IMAGE": IMAGE, "SERVER_PORT": "18000", "PROMETHEUS_PORT": "19090",
-        "LOAD_PEAK": "20", "LOAD_SECONDS": "60",
-    }  # fmt: skip
+    environment = os.environ | variables | {"SERVER_IMAGE": IMAGE, "SERVER_PORT": "18000"}
 
     def compose(*arguments: str) -> None:
-        command = ["podman-compose", "--project-name", project, *arguments]
+        command = ["podman-compose", "--project-name", project, "--profile", profile, *arguments]
         subprocess.run(command, check=True, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL)
 
-    compose("--profile", "load", "up", "--detach", "--no-build", "server", "prometheus", "load")
+    compose("up", "--detach", "--no-build", *services)
     try:
+        yield
+    finally:
+        compose("down", "--volumes")
+
+
+def test_prometheus_sees_the_demo_load_on_the_composed_server() -> None:
+    services = ("server", "prometheus", "load")
+    with composed("load", services, PROMETHEUS_PORT="19090", LOAD_PEAK="20", LOAD_SECONDS="60"):
         fetch_when_there("http://127.0.0.1:19090/api/v1/status/buildinfo")
         query = urllib.parse.quote("sum by (job) (anytime_requests_total) > 10")
         for _ in range(300):  # scraped every 5 s
@@ -201,5 +209,21 @@ def test_prometheus_sees_the_demo_load_on_the_composed_server() -> None:
 
         (series,) = reply["data"]["result"]
         assert series["metric"]["job"] == "anytime"
-    finally:
-        compose("--profile", "load", "down", "--volumes")
+
+
+def test_each_of_three_composed_replicas_answers_behind_the_proxy() -> None:
+    services = ("server", "replica", "proxy")
+    with composed("replicas", services, PROXY_PORT="18080", PROXY_PRIVATE_PORT="18404"):
+        fetch_when_there("http://127.0.0.1:18080/health/ready")
+        answered = re.compile(
+            r'haproxy_server_http_responses_total\{proxy="replicas",server="(.*)",code="2xx"\} [1-9]'
+        )
+        for _ in range(300):  # each is found by its name, and then checked
+            assert fetch("http://127.0.0.1:18080/classify?deadline_ms=1000", png())["label"]
+            with urllib.request.urlopen("http://127.0.0.1:18404/metrics", timeout=10) as reply:
+                names = answered.findall(reply.read().decode())
+            if len(names) == 3:
+                break
+            time.sleep(0.1)
+
+        assert len(names) == 3
