@@ -1,7 +1,13 @@
+import tracemalloc
+from random import Random
+
 import pytest
 
+from service.observability import feedback
 from service.observability.feedback import AnswerMemory, Kept
 from tests.server import ServerProcess
+
+LABELS = [f"label {n}" for n in range(10)]
 
 
 def remembering(*request_ids: str, capacity: int = 10) -> AnswerMemory:
@@ -36,6 +42,34 @@ def test_the_oldest_answer_is_forgotten_first() -> None:
     assert (
         memory.take("a", now=100.0) == memory.take("c", now=100.0) == Kept("full", "cat", "m", "b")
     )
+
+
+def test_the_latest_answers_are_kept_however_many_came_before_and_take_no_more_memory() -> None:
+    rng = Random(1)
+    memory, latest = AnswerMemory(capacity=200, window_s=60.0), dict[str, Kept]()
+
+    def answer(n: int) -> None:
+        request_id = f"{rng.randrange(10**9)}"
+        memory.remember(
+            request_id, subnetwork="full", label=LABELS[n % 10], model="m", bundle="b", now=100.0
+        )
+        latest[request_id] = Kept("full", LABELS[n % 10], "m", "b")
+        if len(latest) > 200:
+            gone = next(iter(latest))
+            del latest[gone]
+            assert memory.take(gone, now=100.0) == "unknown"
+
+    for n in range(1_000):
+        answer(n)
+    tracemalloc.start()
+    for n in range(10_000):
+        answer(n)
+    snapshot = tracemalloc.take_snapshot()
+    tracemalloc.stop()
+
+    of_memory = snapshot.filter_traces([tracemalloc.Filter(True, feedback.__file__)])
+    assert sum(each.size for each in of_memory.statistics("filename")) < 1_000
+    assert {each: memory.take(each, now=100.0) for each in latest} == latest
 
 
 def test_of_two_answers_with_one_id_the_later_counts() -> None:
