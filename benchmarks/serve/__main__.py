@@ -23,9 +23,9 @@ from model.bundle import read_bundle
 PARTS = ("floor", "deadlines", "capacity", "overload", "modes", "peers", "sweep")
 RATES = (50, 100, 300, 500, 700, 1000, 1500, 2000, 3000, 4000, 6000, 10000)
 MODES = ("answer", "refuse")  # of on_miss
-MODE_RATES = (1200, 1600, 2000, 3000, 4000, 5000, 10000, 16000)
+MODE_RATES = (1200, 1600, 2000, 3000, 4000, 5000)
 MODE_CONNECTIONS = (64, 512, 3000)
-MODE_SEEDS = 2
+MODE_PAIRS = 5
 IN_TIME = 0.99  # of all requests offered: the server holds the rate
 ROUNDS = 5  # more would only take time
 FLOOR_ROUNDS = 7
@@ -110,26 +110,15 @@ def measure_overload(session: Session, seconds: float) -> None:
 
 
 def measure_modes(session: Session) -> None:
-    """Compare the values of ``on_miss`` side by side, with few connections and with many."""
+    """Compare the values of ``on_miss`` on one server, in pairs that take turns in who is first, with few connections and with many."""
     points = session.found["modes"] = []
-    with ExitStack() as stack:
-        servers = [
-            stack.enter_context(
-                session.serving(
-                    anytime(
-                        session.bundle.folder,
-                        "anytime",
-                        settings={"ANYTIME_DEFAULT_ON_MISS": mode},
-                    )
-                )
-            )
-            for mode in MODES
-        ]
-        for seed in range(MODE_SEEDS):
+    with session.serving(anytime(session.bundle.folder, "anytime")) as server:
+        for pair in range(MODE_PAIRS):
             for connections in MODE_CONNECTIONS:
-                for rate in MODE_RATES:
-                    for mode, server in zip(MODES, servers, strict=True):
-                        point = session.point(server, rate, seed, connections)
+                for place, rate in enumerate(MODE_RATES):
+                    for mode in MODES if (pair + place) % 2 else reversed(MODES):
+                        query = f"on_miss={mode}"
+                        point = session.point(server, rate, pair, connections, query)
                         if point is not None:
                             points.append(point | {"on_miss": mode, "connections": connections})
 

@@ -4,7 +4,7 @@ import argparse
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from statistics import median
+from statistics import mean, median, stdev
 from typing import Any
 
 from benchmarks.documents import DOCS, percent, spread, table, write_section
@@ -57,33 +57,40 @@ def write_modes(found: Mapping[str, Any], docs: Path) -> None:
     text = (
         f"## Late answers or refusals past the capacity\n\n`{COMMAND} --parts modes --seconds {conditions['seconds']:g}` on "
         f"{conditions['machine']} ({conditions['system']}; {versions}), commit {conditions['commit']}, {conditions['started']}. "
-        "The server has one core and the load generator another; both values of `on_miss` by turns, Poisson arrivals, latency from the intended send "
-        f"time, deadline {conditions['deadline_ms']:g} ms. In time of all offered, median and range over the seeds; then the latest answer "
-        "of all seeds. Runs in which the generator lagged are thrown out.\n\n"
+        "The server has one core and the load generator another; both values of `on_miss` by turns on one server, Poisson arrivals, latency from the "
+        f"intended send time, deadline {conditions['deadline_ms']:g} ms. In time of all offered, median and range of the runs; then the latest answer "
+        "of all of them. Apart: `refuse` less `answer`, in points, the mean of the pairs and its standard error. Runs in which the generator lagged "
+        "are thrown out.\n\n"
     )
-    cells: dict[tuple[int, float], dict[str, list[Point]]] = {}
+    cells: dict[tuple[int, float], dict[str, dict[int, Point]]] = {}
     for point in points:
         cell = cells.setdefault((point["connections"], point["rate"]), {})
-        cell.setdefault(point["on_miss"], []).append(point)
+        cell.setdefault(point["on_miss"], {})[point["seed"]] = point
     rows = [
-        [
-            str(connections),
-            f"{rate:g}",
-            *(_mode(cell.get(mode, [])) for mode in ("answer", "refuse")),
-        ]
+        [str(connections), f"{rate:g}", *map(_mode, modes), _apart(*modes)]
         for (connections, rate), cell in sorted(cells.items())
+        for modes in [(cell.get("answer", {}), cell.get("refuse", {}))]
     ]
-    header = ["connections", "offered/s", "`on_miss=answer`", "`on_miss=refuse`"]
+    header = ["connections", "offered/s", "`on_miss=answer`", "`on_miss=refuse`", "apart"]
     write_section(docs / "results.md", "modes", text + table(header, rows))
 
 
-def _mode(points: Sequence[Point]) -> str:
+def _mode(by_seed: Mapping[int, Point]) -> str:
+    points = list(by_seed.values())
     if not points:
         return "–"
     in_time = spread([point["in_time"] for point in points], percent)
     text = f"{in_time}, n = {sum(point['offered'] for point in points)}"
     latest_ms = [point["answered_ms"]["max"] for point in points if point["answered_ms"]]
     return f"{text}; latest {max(latest_ms):.0f} ms" if latest_ms else text
+
+
+def _apart(answer: Mapping[int, Point], refuse: Mapping[int, Point]) -> str:
+    pairs = sorted(answer.keys() & refuse.keys())
+    apart = [100 * (refuse[seed]["in_time"] - answer[seed]["in_time"]) for seed in pairs]
+    if len(apart) < 2:
+        return "–"
+    return f"{mean(apart):+.1f} ± {stdev(apart) / len(apart) ** 0.5:.1f} ({len(apart)})"
 
 
 def _conditions(conditions: Mapping[str, Any]) -> str:

@@ -66,14 +66,20 @@ def test_ours_is_compared_with_the_bare_handler(tmp_path: Path) -> None:
     assert "| 900 (900–900) | 1000 (1000–1000) | 0.9 (0.9–0.9) | 2 |" in text
 
 
-def test_the_values_of_on_miss_stand_side_by_side(tmp_path: Path) -> None:
+def test_the_values_of_on_miss_stand_side_by_side_with_the_difference_of_their_pairs(
+    tmp_path: Path,
+) -> None:
+    in_time = {"answer": (0.8, 0.6), "refuse": (0.9, 0.9)}
     modes = [
-        point("anytime", 2000, 0.8) | {"on_miss": mode, "connections": 64, "offered": 10}
-        for mode in ("answer", "refuse")
+        point("anytime", 2000, 0.8)
+        | {"on_miss": mode, "connections": 64, "offered": 10, "in_time": share, "seed": seed}
+        for mode, shares in in_time.items()
+        for seed, share in enumerate(shares)
     ]
 
     write_modes({"conditions": CONDITIONS, "modes": modes}, tmp_path)
 
     written = (tmp_path / "results.md").read_text()
-    cell = "100.0 % (100.0 %–100.0 %), n = 10; latest 3 ms"
-    assert f"| 64 | 2000 | {cell} | {cell} |" in written
+    answer = "70.0 % (60.0 %–80.0 %), n = 20; latest 3 ms"
+    refuse = "90.0 % (90.0 %–90.0 %), n = 20; latest 3 ms"
+    assert f"| 64 | 2000 | {answer} | {refuse} | +20.0 ± 10.0 (2) |" in written
