@@ -20,7 +20,7 @@ Examples:
 
 \b
   anytime classify cat.jpg                               with the bundled network
-  anytime classify photos/ '*.png' --deadline-ms 5       folders and patterns
+  anytime classify photos/ '*.png' --deadline-ms 20      folders and patterns
   anytime classify cat.jpg --deadline-ms 50 --watch      a first answer at once, and better ones
   anytime classify - --json --url http://127.0.0.1:8000 < cat.jpg
 
@@ -89,12 +89,13 @@ def classify(
         "stop_at_confidence": stop_at_confidence,
     }
     options = {name: value for name, value in asked.items() if value is not None}
-    show = _print_json if as_json else _Rows(files).show
 
     async def work(client: "AsyncClient") -> bool:
         from service.client import AnytimeError, InvalidParameter, Unreachable
 
-        await client.subnetworks(model)  # makes the connection, before a deadline counts
+        served = await client.subnetworks(model)  # makes the connection, before a deadline counts
+        names = [each.name for each in served.subnetworks]
+        show = _print_json if as_json else _Rows([each.name for each in files], names).show
         were_answered = True
         for file in files:
             try:
@@ -131,16 +132,21 @@ async def _answers(
 
 
 class _Rows:
-    """Prints answers as rows of a table."""
+    """Prints answers as rows of a table.
 
-    def __init__(self, files: Sequence[ImageFile]) -> None:
-        longest = min(max(len(each.name) for each in files), LONGEST_NAME)
+    Args:
+        images: their names.
+        subnetworks: those of all that may answer.
+    """
+
+    def __init__(self, images: Sequence[str], subnetworks: Sequence[str]) -> None:
+        longest = min(max(map(len, images)), LONGEST_NAME)
         self._table = Table(
             [
                 ("image", max(longest, len("image"))),
                 ("label", 12),
                 ("confidence", -10),
-                ("subnetwork", 14),
+                ("subnetwork", max(map(len, ("subnetwork", *subnetworks)))),
                 ("latency", -11),
                 ("", 0),
             ]
