@@ -130,7 +130,13 @@ async def find_each(
     async def outcome(n: int, image: bytes | Pixels) -> Found | Problem:
         own = received._replace(request_id=f"{received.request_id}-{n}")
         with served:
-            return await accounted(front, own, find(front, served, own, query, read_at, image))
+            return await accounted(front, own, find_in_turn(own, image))
+
+    async def find_in_turn(own: Received, image: bytes | Pixels) -> Found:
+        if isinstance(image, bytes):  # a look at the sockets between any two that are decoded
+            async with front.next_of_several:
+                await asyncio.sleep(0)
+        return await find(front, served, own, query, read_at, image)
 
     try:
         return await asyncio.gather(*(outcome(n, image) for n, image in enumerate(images, 1)))

@@ -1,5 +1,6 @@
 """Several files in one form: each is answered in its order, for itself."""
 
+import socket
 from collections.abc import Sequence
 
 import httpx
@@ -63,6 +64,22 @@ def test_each_file_has_an_id_of_its_own_for_its_label(
     assert [each["request_id"] for each in answers] == ["several-1", "several-2"]
     label = {"request_id": "several-2", "label": answers[1]["label"]}
     assert server.client.post("/feedback", json=label).json()["is_right"]
+
+
+def test_each_file_of_a_client_that_left_has_one_fate(
+    server: ServerProcess, images: list[bytes]
+) -> None:
+    parts = [("file", ("a.png", each)) for each in images * 20]
+    form = server.client.build_request("POST", "/classify", files=parts)
+    head = "".join(f"{name}: {value}\r\n" for name, value in form.headers.items())
+    before = sum(server.requests_by_outcome().values())
+
+    with socket.create_connection(server.address) as connection:
+        connection.sendall(f"POST /classify HTTP/1.1\r\n{head}\r\n".encode() + form.read())
+
+    while (ended := sum(server.requests_by_outcome().values()) - before) < len(parts):
+        pass
+    assert ended == len(parts)
 
 
 def test_one_file_is_answered_as_ever(server: ServerProcess, images: list[bytes]) -> None:
