@@ -23,7 +23,7 @@ from model.bundle import read_bundle
 PARTS = ("floor", "deadlines", "capacity", "overload", "modes", "peers", "sweep")
 RATES = (50, 100, 300, 500, 700, 1000, 1500, 2000, 3000, 4000, 6000, 10000)
 MODES = ("answer", "refuse")  # of on_miss
-MODE_RATES = (1200, 1600, 2000, 3000, 4000, 5000)
+MODE_RATES = (1200, 1600, 2000, 3000, 5000)
 MODE_CONNECTIONS = (64, 512, 3000)
 MODE_PAIRS = 5
 IN_TIME = 0.99  # of all requests offered: the server holds the rate
