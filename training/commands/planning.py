@@ -58,7 +58,9 @@ SHIPPED = PRETRAINED_DIR / "cifar10"
 TRIAL_PIXELS = (
     32 * 32 * 32
 )  # of so many images; as many as a step takes were more exact, and too many
-TRIAL_STEPS = 2  # after one that allocates
+TRIALS = (
+    3  # of what is timed, after one that allocates; the fastest counts, as what else runs only adds
+)
 DRAWN_PATHS = 200  # whose mean cost is that of a step
 SPARE = 0.7  # of the free memory, which a run may take
 # Of what is kept for the backward pass, that a step takes in all, and of libraries that have begun to compute; with both
@@ -266,7 +268,7 @@ def outlook(recipe: Recipe, data: DataSet, device: torch.device) -> Outlook:
         score_s = trial.seconds(lambda: trial.score(scored)) / scored
         to_score = held_bytes(device)
         kept = trial.bytes_kept(n) / n
-        learn_s = trial.seconds(lambda: trial.learn(n), times=TRIAL_STEPS) / n
+        learn_s = trial.seconds(lambda: trial.learn(n)) / n
         trial.optimizer.step()
         step_s = trial.seconds(trial.optimizer.step)
     full = cost.macs(architecture, architecture.all_columns)
@@ -330,14 +332,16 @@ class _Trial:
             self.learn(n)
         return sum(kept.values())
 
-    def seconds(self, work: Callable[[], None], *, times: int = 1) -> float:
-        """Return how long some work takes, in the mean over some times."""
+    def seconds(self, work: Callable[[], None]) -> float:
+        """Return how long some work takes where nothing else delays it: the least of a few times."""
+        return min(self._timed(work) for _ in range(TRIALS))
+
+    def _timed(self, work: Callable[[], None]) -> float:
         self._wait()
         started_at = time.perf_counter()
-        for _ in range(times):
-            work()
+        work()
         self._wait()
-        return (time.perf_counter() - started_at) / times
+        return time.perf_counter() - started_at
 
     def _wait(self) -> None:
         if self.device.type == "cuda":

@@ -34,6 +34,7 @@ MOST_CLASSES = (
     30  # that a confusion matrix has room for; of more, the commonest mistakes are listed
 )
 MISTAKES = 20
+ROOM_FOR_NAMES = 1.3  # times the slowest latency, as each name stands to the right of its point
 BINS = 10  # of confidence, in the drawing of calibration
 
 
@@ -90,7 +91,7 @@ def write_report(path: Path, manifest: Manifest, data: DataSet, seen: Mapping[st
         machine=f"{platform.machine()}, {cores()} cores",
         seen=seen,
         front=front,
-        chart=_svg(_draw_front(manifest, seen, front)),
+        chart=_svg(draw_front(manifest, seen, front)),
         calibration=_svg(_draw_calibration(front, seen, labels)),
         best=best,
         confusion=_confusion(seen[best.name].classes, labels, len(data.classes)),
@@ -165,7 +166,7 @@ def _mistakes(
     return [(classes[a], classes[b], -n) for n, a, b in sorted(found)[:MISTAKES]]
 
 
-def _draw_front(
+def draw_front(
     manifest: Manifest, seen: Mapping[str, Seen], front: Sequence[Subnetwork]
 ) -> "Figure":
     """Draw the expected accuracy of each subnetwork, and how sure it is, against its latency."""
@@ -195,8 +196,8 @@ def _draw_front(
     steps = [(seen[each.name].latency_ms, 100 * each.accuracy.estimate.value) for each in front]
     axes.step([x for x, _ in steps], [y for _, y in steps], where="post", color="#1457a8")
     axes.set(xlabel="latency of one image, ms", ylabel="expected accuracy, %")
-    axes.margins(x=0.15)  # for the names
-    axes.set_xlim(left=0)
+    slowest_ms = max(own.latency_ms for own in seen.values())
+    axes.set_xlim(0, ROOM_FOR_NAMES * slowest_ms)
     return figure
 
 

@@ -6,12 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.text import Annotation
 
 from model.bundle import REPORT_FILE, read_bundle
 from model.manifest import Manifest
 from tests.training.conftest import TrainedRun
 from training.data.data_set import DataSet
-from training.export.report import Seen, write_report
+from training.export.report import Seen, draw_front, worth_their_time, write_report
 
 
 @pytest.fixture
@@ -59,6 +60,23 @@ def test_the_report_shows_what_more_time_gets_right(
     assert "It makes no mistake on these images." in report
 
 
+def test_every_name_stands_inside_the_drawing_of_the_front(manifest: Manifest) -> None:
+    few = np.arange(1)
+    seen = {each.name: answering(few, 1, 27.0 + i) for i, each in enumerate(manifest.subnetworks)}
+
+    figure = draw_front(manifest, seen, worth_their_time(manifest, seen))
+
+    figure.draw_without_rendering()
+    (axes,) = figure.axes
+    frame = axes.get_window_extent()
+    names = [each for each in axes.texts if isinstance(each, Annotation)]
+    assert [each.get_text() for each in names] == [each.name for each in manifest.subnetworks]
+    for each in names:
+        edges = each.get_window_extent()
+        assert frame.x0 < edges.x0
+        assert edges.x1 < frame.x1
+
+
 def test_class_names_are_shown_as_they_are(
     trained: TrainedRun, manifest: Manifest, tmp_path: Path
 ) -> None:
@@ -74,3 +92,5 @@ def test_class_names_are_shown_as_they_are(
     report = (tmp_path / "report.html").read_text()
     assert "&lt;b&gt;zero&lt;/b&gt;" in report
     assert "<b>zero" not in report
+    assert "Its commonest mistakes: " in report
+    assert "&lt;b&gt;zero&lt;/b&gt; taken for $1$, " in report
