@@ -28,8 +28,10 @@ def main() -> int:
     if options.core is not None:
         os.sched_setaffinity(0, {options.core})
     dialect = DIALECTS[options.dialect]
-    if options.query:
-        dialect = replace(dialect, path=f"{dialect.path}&{options.query}")
+    asked_for = [
+        replace(dialect, path=f"{dialect.path}&{query}") if query else dialect
+        for query in options.query
+    ]
     deadlines_s = [deadline_ms / 1e3 for deadline_ms in options.deadline_ms]
     try:
         classes = read_bundle(options.bundle).manifest.labels
@@ -46,9 +48,9 @@ def main() -> int:
     except (ValueError, BundleError) as error:
         sys.stderr.write(f"load: {error}\n")
         return 2
-    asked = {(each.deadline_s, each.image) for each in planned}
-    wires = {(d, i): dialect.request(images[i], d) for d, i in asked}
-    requests = [wires[each.deadline_s, each.image] for each in planned]
+    asked = [(each.phase % len(asked_for), each.deadline_s, each.image) for each in planned]
+    wires = {(q, d, i): asked_for[q].request(images[i], d) for q, d, i in set(asked)}
+    requests = [wires[each] for each in asked]
     gc.disable()  # a collection would stall the generator for longer than a deadline
     to = {"port": options.port, "connections": options.connections}
     if options.in_turn:
@@ -66,7 +68,12 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.load", description=__doc__)
     parser.add_argument("--port", type=int, required=True, help="of a server on this machine")
     parser.add_argument("--dialect", choices=DIALECTS, default="anytime", help="of the server")
-    parser.add_argument("--query", default="", help="further parameters, as in a URL")
+    parser.add_argument(
+        "--query",
+        nargs="+",
+        default=[""],
+        help="further parameters, as in a URL; several take turns, a phase each",
+    )
     parser.add_argument("--bundle", type=Path, required=True, help="gives the names of the classes")
     parser.add_argument("--images", type=Path, required=True, help="folder of <class>/*.jpg")
     load = parser.add_mutually_exclusive_group(required=True)

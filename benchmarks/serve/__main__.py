@@ -25,7 +25,8 @@ RATES = (50, 100, 300, 500, 700, 1000, 1500, 2000, 3000, 4000, 6000, 10000)
 MODES = ("answer", "refuse")  # of on_miss
 MODE_RATES = (1200, 1600, 2000, 3000, 5000)
 MODE_CONNECTIONS = (64, 512, 3000)
-MODE_PAIRS = 5
+MODE_PAIRS = 20
+MODE_S = 0.5  # of a mode, before the other's turn
 IN_TIME = 0.99  # of all requests offered: the server holds the rate
 ROUNDS = 5  # more would only take time
 FLOOR_ROUNDS = 7
@@ -110,17 +111,23 @@ def measure_overload(session: Session, seconds: float) -> None:
 
 
 def measure_modes(session: Session) -> None:
-    """Compare the values of ``on_miss`` on one server, in pairs that take turns in who is first, with few connections and with many."""
+    """Compare the values of ``on_miss`` by turns on one server, in one load a point, with few connections and with many."""
     points = session.found["modes"] = []
+    turns = 1 + len(MODES) * MODE_PAIRS  # it settles in the first
     with session.serving(anytime(session.bundle.folder, "anytime")) as server:
-        for pair in range(MODE_PAIRS):
-            for connections in MODE_CONNECTIONS:
-                for place, rate in enumerate(MODE_RATES):
-                    for mode in MODES if (pair + place) % 2 else reversed(MODES):
-                        query = f"on_miss={mode}"
-                        point = session.point(server, rate, pair, connections, query)
-                        if point is not None:
-                            points.append(point | {"on_miss": mode, "connections": connections})
+        for connections in MODE_CONNECTIONS:
+            for rate in MODE_RATES:
+                phases = ["--phase", f"{rate}:{MODE_S}"] * turns
+                queries = [f"on_miss={mode}" for mode in MODES]
+                common = ("--deadline-ms", session.deadline_ms, "--connections", connections)
+                figures = session.measure(server, *phases, *common, "--query", *queries)
+                points += [
+                    each
+                    | {"rate": rate, "connections": connections}
+                    | {"pair": (turn - 1) // len(MODES), "on_miss": MODES[turn % len(MODES)]}
+                    for turn, each in enumerate(figures)
+                    if turn and not each["lagging"]
+                ]
 
 
 def sweep(session: Session, systems: Sequence[System], seed: int, part: str) -> None:

@@ -55,17 +55,17 @@ def write_modes(found: Mapping[str, Any], docs: Path) -> None:
     points, conditions = found["modes"], found["conditions"]
     versions = ", ".join(f"{name} {number}" for name, number in conditions["versions"].items())
     text = (
-        f"## Late answers or refusals past the capacity\n\n`{COMMAND} --parts modes --seconds {conditions['seconds']:g}` on "
+        f"## Late answers or refusals past the capacity\n\n`{COMMAND} --parts modes` on "
         f"{conditions['machine']} ({conditions['system']}; {versions}), commit {conditions['commit']}, {conditions['started']}. "
-        "The server has one core and the load generator another; both values of `on_miss` by turns on one server, Poisson arrivals, latency from the "
-        f"intended send time, deadline {conditions['deadline_ms']:g} ms. In time of all offered, median and range of the runs; then the latest answer "
-        "of all of them. Apart: `refuse` less `answer`, in points, the mean of the pairs and its standard error. Runs in which the generator lagged "
+        "The server has one core and the load generator another; both values of `on_miss` by turns on one server, half a second each, Poisson arrivals, latency from the "
+        f"intended send time, deadline {conditions['deadline_ms']:g} ms. In time of all offered, median and range of the turns; then the latest answer "
+        "of all of them. Apart: `refuse` less `answer`, in points, the mean of the pairs and its standard error. Turns in which the generator lagged "
         "are thrown out.\n\n"
     )
     cells: dict[tuple[int, float], dict[str, dict[int, Point]]] = {}
     for point in points:
         cell = cells.setdefault((point["connections"], point["rate"]), {})
-        cell.setdefault(point["on_miss"], {})[point["seed"]] = point
+        cell.setdefault(point["on_miss"], {})[point["pair"]] = point
     rows = [
         [str(connections), f"{rate:g}", *map(_mode, modes), _apart(*modes)]
         for (connections, rate), cell in sorted(cells.items())
@@ -75,8 +75,8 @@ def write_modes(found: Mapping[str, Any], docs: Path) -> None:
     write_section(docs / "results.md", "modes", text + table(header, rows))
 
 
-def _mode(by_seed: Mapping[int, Point]) -> str:
-    points = list(by_seed.values())
+def _mode(by_pair: Mapping[int, Point]) -> str:
+    points = list(by_pair.values())
     if not points:
         return "–"
     in_time = spread([point["in_time"] for point in points], percent)
@@ -87,7 +87,7 @@ def _mode(by_seed: Mapping[int, Point]) -> str:
 
 def _apart(answer: Mapping[int, Point], refuse: Mapping[int, Point]) -> str:
     pairs = sorted(answer.keys() & refuse.keys())
-    apart = [100 * (refuse[seed]["in_time"] - answer[seed]["in_time"]) for seed in pairs]
+    apart = [100 * (refuse[pair]["in_time"] - answer[pair]["in_time"]) for pair in pairs]
     if len(apart) < 2:
         return "–"
     return f"{mean(apart):+.1f} ± {stdev(apart) / len(apart) ** 0.5:.1f} ({len(apart)})"

@@ -92,13 +92,12 @@ class Session:
         return phases
 
     def point(
-        self, server: Server, rate: float, seed: int, connections: int = 512, query: str = ""
+        self, server: Server, rate: float, seed: int, connections: int = 512
     ) -> dict[str, Any] | None:
-        """Return the figures at a rate, with further parameters; None if the generator lagged at every try."""
+        """Return the figures at a rate; None if the generator lagged at every try."""
         for attempt in range(TRIES):
             arguments: tuple[object, ...] = ("--deadline-ms", self.deadline_ms)
             arguments += ("--seed", 100 * seed + attempt, "--connections", connections)
-            arguments += ("--query", query)
             phases = ("--phase", f"{rate}:{SETTLE_S}", "--phase", f"{rate}:{self.seconds}")
             _, figures = self.measure(server, *phases, *arguments)
             if not figures["lagging"]:

@@ -1,8 +1,16 @@
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from benchmarks.load.planning import Phase, plan, read_images
+from tests.server import ServerProcess
+
+ROOT = Path(__file__).parents[2]
 
 
 def test_equal_seeds_give_equal_loads_and_others_do_not() -> None:
@@ -58,3 +66,22 @@ def test_images_of_a_class_that_the_bundle_does_not_know_are_refused(tmp_path: P
 
     with pytest.raises(ValueError, match="knows no class cat"):
         read_images(tmp_path, ["dog"], count=1, seed=0)
+
+
+def test_several_queries_take_turns_a_phase_each(
+    start_server: Callable[..., ServerProcess], tmp_path: Path
+) -> None:
+    (tmp_path / "cat").mkdir()
+    shutil.copy(ROOT / "docs" / "samples" / "cat.jpg", tmp_path / "cat")
+    bundle, names = ROOT / "model" / "pretrained" / "cifar10", ("narrow-column-1", "wide-column-1")
+    server = start_server(bundle_dir=bundle)
+    server.wait_for("ready")
+    words = f"--port {server.client.base_url.port} --bundle {bundle} --deadline-ms 30000".split()
+    words += ["--images", str(tmp_path), *["--phase", "50:0.1"] * 3]
+    words += ["--query", *(f"subnetwork={name}" for name in names)]
+
+    load = [sys.executable, "-m", "benchmarks.load", *words]
+    phases = json.loads(subprocess.run(load, cwd=ROOT, capture_output=True, check=True).stdout)
+
+    answered_by = [list(phase["subnetworks"]) for phase in phases]
+    assert answered_by == [[names[0]], [names[1]], [names[0]]]

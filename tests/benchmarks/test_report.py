@@ -72,9 +72,9 @@ def test_the_values_of_on_miss_stand_side_by_side_with_the_difference_of_their_p
     in_time = {"answer": (0.8, 0.6), "refuse": (0.9, 0.9)}
     modes = [
         point("anytime", 2000, 0.8)
-        | {"on_miss": mode, "connections": 64, "offered": 10, "in_time": share, "seed": seed}
+        | {"on_miss": mode, "connections": 64, "offered": 10, "in_time": share, "pair": pair}
         for mode, shares in in_time.items()
-        for seed, share in enumerate(shares)
+        for pair, share in enumerate(shares)
     ]
 
     write_modes({"conditions": CONDITIONS, "modes": modes}, tmp_path)
