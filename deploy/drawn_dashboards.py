@@ -100,8 +100,8 @@ class _Drawing:
                 axis.text(0, 0, panel["title"], fontsize=14, weight="bold", va="bottom")
                 continue
             _, unit = _scale_and_unit(panel)
-            is_beside_numbers = not unit or panel["type"] == "stat"
-            title = panel["title"] + ("" if is_beside_numbers else f" ({unit.strip()})")
+            has_axis = panel["type"] != "stat"  # which tells its unit beside the number
+            title = f"{panel['title']} ({unit.strip()})" if unit and has_axis else panel["title"]
             axis.set_title(title, fontsize=9, loc="left")
             getattr(self, f"_{panel['type']}")(axis, panel)
             if panel["type"] in ("timeseries", "heatmap"):

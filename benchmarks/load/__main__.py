@@ -28,7 +28,7 @@ def main() -> int:
     if options.core is not None:
         os.sched_setaffinity(0, {options.core})
     dialect = DIALECTS[options.dialect]
-    asked_for = [
+    dialects = [
         replace(dialect, path=f"{dialect.path}&{query}") if query else dialect
         for query in options.query
     ]
@@ -48,8 +48,8 @@ def main() -> int:
     except (ValueError, BundleError) as error:
         sys.stderr.write(f"load: {error}\n")
         return 2
-    asked = [(each.phase % len(asked_for), each.deadline_s, each.image) for each in planned]
-    wires = {(q, d, i): asked_for[q].request(images[i], d) for q, d, i in set(asked)}
+    asked = [(each.phase % len(dialects), each.deadline_s, each.image) for each in planned]
+    wires = {(q, d, i): dialects[q].request(images[i], d) for q, d, i in set(asked)}
     requests = [wires[each] for each in asked]
     gc.disable()  # a collection would stall the generator for longer than a deadline
     to = {"port": options.port, "connections": options.connections}

@@ -1,8 +1,8 @@
 """``python -m benchmarks.serve``: measure the real server, alone and beside others, and write the tables and plots.
 
 The server runs on one core and the load generator on another. Nothing else should run on the machine. The parts, in
-order: the floor (a bare handler), deadlines without load, capacity, a long overload, both values of ``on_miss`` up to
-three times the capacity, the peers, and rounds of a sweep over the rates for as long as the budget lasts.
+order: the floor (a bare handler), deadlines without load, capacity, a long overload, both values of ``on_miss`` by
+turns at 1,200 to 5,000 requests a second, the peers, and rounds of a sweep over the rates for as long as the budget lasts.
 """
 
 import argparse
@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 from benchmarks.conditions import describe_conditions
 from benchmarks.serve.report import publish, write_modes
@@ -26,7 +27,7 @@ MODES = ("answer", "refuse")  # of on_miss
 MODE_RATES = (1200, 1600, 2000, 3000, 5000)
 MODE_CONNECTIONS = (64, 512, 3000)
 MODE_PAIRS = 20
-MODE_S = 0.5  # of a mode, before the other's turn
+MODE_TURN_S = 0.5
 IN_TIME = 0.99  # of all requests offered: the server holds the rate
 ROUNDS = 5  # more would only take time
 FLOOR_ROUNDS = 7
@@ -112,12 +113,13 @@ def measure_overload(session: Session, seconds: float) -> None:
 
 def measure_modes(session: Session) -> None:
     """Compare the values of ``on_miss`` by turns on one server, in one load a point, with few connections and with many."""
-    points = session.found["modes"] = []
+    points: list[dict[str, Any]] = []
+    session.found["modes"] = {"turn_s": MODE_TURN_S, "points": points}
     turns = 1 + len(MODES) * MODE_PAIRS  # it settles in the first
     with session.serving(anytime(session.bundle.folder, "anytime")) as server:
         for connections in MODE_CONNECTIONS:
             for rate in MODE_RATES:
-                phases = ["--phase", f"{rate}:{MODE_S}"] * turns
+                phases = ["--phase", f"{rate}:{MODE_TURN_S}"] * turns
                 queries = [f"on_miss={mode}" for mode in MODES]
                 common = ("--deadline-ms", session.deadline_ms, "--connections", connections)
                 figures = session.measure(server, *phases, *common, "--query", *queries)

@@ -52,25 +52,25 @@ def write_tables(found: Mapping[str, Any], docs: Path) -> None:
 
 def write_modes(found: Mapping[str, Any], docs: Path) -> None:
     """Put the comparison of the values of ``on_miss`` in its place in ``results.md``."""
-    points, conditions = found["modes"], found["conditions"]
+    modes, conditions = found["modes"], found["conditions"]
     versions = ", ".join(f"{name} {number}" for name, number in conditions["versions"].items())
     text = (
         f"## Late answers or refusals past the capacity\n\n`{COMMAND} --parts modes` on "
         f"{conditions['machine']} ({conditions['system']}; {versions}), commit {conditions['commit']}, {conditions['started']}. "
-        "The server has one core and the load generator another; both values of `on_miss` by turns on one server, half a second each, Poisson arrivals, latency from the "
-        f"intended send time, deadline {conditions['deadline_ms']:g} ms. In time of all offered, median and range of the turns; then the latest answer "
+        "The server has one core and the load generator another; both values of `on_miss` by turns on one server, "
+        f"{modes['turn_s']:g} s each, Poisson arrivals, latency from the intended send time, deadline {conditions['deadline_ms']:g} ms. In time of all offered, median and range of the turns; then the latest answer "
         "of all of them. Apart: `refuse` less `answer`, in points, the mean of the pairs and its standard error. Turns in which the generator lagged "
         "are thrown out.\n\n"
     )
     cells: dict[tuple[int, float], dict[str, dict[int, Point]]] = {}
-    for point in points:
+    for point in modes["points"]:
         cell = cells.setdefault((point["connections"], point["rate"]), {})
         cell.setdefault(point["on_miss"], {})[point["pair"]] = point
-    rows = [
-        [str(connections), f"{rate:g}", *map(_mode, modes), _apart(*modes)]
-        for (connections, rate), cell in sorted(cells.items())
-        for modes in [(cell.get("answer", {}), cell.get("refuse", {}))]
-    ]
+    rows = []
+    for (connections, rate), cell in sorted(cells.items()):
+        answer, refuse = cell.get("answer", {}), cell.get("refuse", {})
+        pairs = _mode(answer), _mode(refuse), _apart(answer, refuse)
+        rows.append([str(connections), f"{rate:g}", *pairs])
     header = ["connections", "offered/s", "`on_miss=answer`", "`on_miss=refuse`", "apart"]
     write_section(docs / "results.md", "modes", text + table(header, rows))
 

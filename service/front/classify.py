@@ -133,8 +133,8 @@ async def find_each(
             return await accounted(front, own, find_in_turn(own, image))
 
     async def find_in_turn(own: Received, image: bytes | Pixels) -> Found:
-        if isinstance(image, bytes):  # a look at the sockets between any two that are decoded
-            async with front.next_of_several:
+        if isinstance(image, bytes):
+            async with front.form_pacing:  # others' requests are looked at between any two images
                 await asyncio.sleep(0)
         return await find(front, served, own, query, read_at, image)
 

@@ -55,7 +55,7 @@ class Front:
         lines_dropped: how many lines of the log were lost.
 
     Attributes:
-        next_of_several: held by the next image to be decoded of those that share a request, for a look at the sockets.
+        form_pacing: held by the image of a form that is next, while others' requests are looked at.
         long_reading: held while a thread reads a long message: several would take turns with the event loop each.
         draining: the server is about to stop, and still answers what reaches it.
     """
@@ -103,7 +103,7 @@ class Front:
         self.inbox = Inbox(self)
         self.turns = Turns()
         self.long_reading = asyncio.Lock()
-        self.next_of_several = asyncio.Lock()
+        self.form_pacing = asyncio.Lock()
         self._shed_cpu_s = 0.0
         self._pulse = Pulse(STALLED_AFTER_LOOKS)
 

@@ -70,16 +70,18 @@ def test_the_values_of_on_miss_stand_side_by_side_with_the_difference_of_their_p
     tmp_path: Path,
 ) -> None:
     in_time = {"answer": (0.8, 0.6), "refuse": (0.9, 0.9)}
-    modes = [
+    points = [
         point("anytime", 2000, 0.8)
         | {"on_miss": mode, "connections": 64, "offered": 10, "in_time": share, "pair": pair}
         for mode, shares in in_time.items()
         for pair, share in enumerate(shares)
     ]
 
+    modes = {"turn_s": 0.5, "points": points}
     write_modes({"conditions": CONDITIONS, "modes": modes}, tmp_path)
 
     written = (tmp_path / "results.md").read_text()
     answer = "70.0 % (60.0 %–80.0 %), n = 20; latest 3 ms"
     refuse = "90.0 % (90.0 %–90.0 %), n = 20; latest 3 ms"
+    assert "0.5 s each" in written
     assert f"| 64 | 2000 | {answer} | {refuse} | +20.0 ± 10.0 (2) |" in written

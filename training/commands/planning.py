@@ -58,9 +58,7 @@ SHIPPED = PRETRAINED_DIR / "cifar10"
 TRIAL_PIXELS = (
     32 * 32 * 32
 )  # of so many images; as many as a step takes were more exact, and too many
-TRIALS = (
-    3  # of what is timed, after one that allocates; the fastest counts, as what else runs only adds
-)
+TRIALS = 3  # of what is timed, after one that allocates: the fastest counts
 DRAWN_PATHS = 200  # whose mean cost is that of a step
 SPARE = 0.7  # of the free memory, which a run may take
 # Of what is kept for the backward pass, that a step takes in all, and of libraries that have begun to compute; with both
