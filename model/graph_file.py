@@ -70,11 +70,11 @@ SCHEMA = {
     ),
     "Node": (
         "1 input *string, 2 output *string, 3 name string, 4 op_type string, 5 attribute *Attribute, 6 doc_string string, "
-        "7 domain string"
+        "7 domain string, 9 metadata_props *Pair"
     ),
     "Graph": (
         "1 node *Node, 2 name string, 5 initializer *Tensor, 10 doc_string string, 11 input *bytes, 12 output *bytes, "
-        "13 value_info *bytes"
+        "13 value_info *bytes, 16 metadata_props *Pair"
     ),
     "Model": (
         "1 ir_version int64, 2 producer_name string, 3 producer_version string, 5 model_version int64, "
@@ -121,7 +121,7 @@ def check_graph(content: bytes, *, weights_file: str, weights_bytes: int) -> Non
             _check_padding(constants.get(node.input[1]))
         for attribute in node.attribute:
             largest = max(map(abs, attribute.ints), default=0)
-            if attribute.name != "value" and largest > MOST_IN_LISTS:
+            if node.op_type != "Constant" and largest > MOST_IN_LISTS:
                 raise GraphRefused(
                     f"{node.op_type} has {attribute.name} of {largest}, at most {MOST_IN_LISTS} is allowed"
                 )

@@ -27,6 +27,17 @@ def test_a_small_padding_passes() -> None:
     check(model)
 
 
+def test_a_graph_as_bundles_of_format_1_have_it_passes() -> None:
+    """They say the shape of what the classifier takes in a constant's list, and note where each part comes from."""
+    model = small_graph()
+    shape = helper.make_node("Constant", [], ["shape"], value_ints=[-1, 128])
+    model.graph.node.extend([shape, helper.make_node("Reshape", ["y", "shape"], ["z"])])
+    for part in (model.graph, model.graph.node[0]):
+        part.metadata_props.add(key="namespace", value="network.blocks.0")
+
+    check(model)
+
+
 def test_every_graph_of_the_bundled_networks_passes() -> None:
     for folder in (each for each in PRETRAINED_DIR.iterdir() if each.is_dir()):
         assert read_bundle(folder)
@@ -75,6 +86,11 @@ def pad_by_what_is_computed(model: onnx.ModelProto) -> None:
 def pad_by_another_of_the_same_name(model: onnx.ModelProto) -> None:
     pad(model, 1)
     pad(model, 30_000)
+
+
+def pad_by_a_constant_of_gigabytes(model: onnx.ModelProto) -> None:
+    constant = helper.make_node("Constant", [], ["by"], value_ints=[30_000] * 8)
+    model.graph.node.extend([constant, helper.make_node("Pad", ["x", "by"], ["z"])])
 
 
 def have_no_operators(model: onnx.ModelProto) -> None:
@@ -142,6 +158,7 @@ def hide_a_huge_constant(model: onnx.ModelProto) -> None:
         (pad_by_gigabytes, "Conv has pads of 30000, at most 64 is allowed"),
         (pad_by_a_tensor_of_gigabytes, "Pad has a padding of 30000, at most 64 is allowed"),
         (pad_by_what_is_computed, "a padding that is not written in the graph"),
+        (pad_by_a_constant_of_gigabytes, "a padding that is not written in the graph"),
         (pad_by_another_of_the_same_name, "names a tensor twice"),
         (have_no_operators, "has no operators"),
         (read_another_file, "'../../etc/passwd'; only weights.bin may be read"),
