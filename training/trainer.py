@@ -36,6 +36,7 @@ from training.precision import has_bf16, mixed_precision
 from training.runs.checkpoint import (
     CHECKPOINT_FILE,
     Checkpoint,
+    check_holds_no_run,
     load_checkpoint,
     load_weights,
     save_checkpoint,
@@ -319,12 +320,9 @@ class Run:
 
 def _start(recipe: Recipe, data: DataSet, folder: Path, *, seed: int, resume: bool) -> Checkpoint:
     """Return the checkpoint to go on from: the one in ``folder``, or that of a run not begun."""
-    exists = (folder / CHECKPOINT_FILE).exists()
-    if exists and not resume:
-        raise TrainingError(
-            f"{folder}: holds a checkpoint already; continue it with --resume or choose another --out"
-        )
-    if not exists:
+    if not resume:
+        check_holds_no_run(folder)
+    if not (folder / CHECKPOINT_FILE).exists():
         return Checkpoint(
             recipe=recipe,
             seed=seed,

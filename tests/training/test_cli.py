@@ -1,5 +1,6 @@
 """``python -m training`` teaches, answers in tables, and fails in one line."""
 
+import os
 import resource
 import shutil
 import signal
@@ -210,6 +211,19 @@ def test_no_memory_left_is_one_line_that_says_what_to_lower(
     assert line.startswith("error: out of memory; lower --batch-size or --image-size (")
 
 
+def test_output_that_nobody_reads_any_more_ends_a_command_without_a_word(
+    class_folders: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)  # as `anytime data check FOLDER | head` may
+
+    with os.fdopen(writer, "w") as closed:
+        monkeypatch.setattr(sys, "stdout", closed)
+        assert main(["data", "check", str(class_folders)]) == 1
+
+    assert capsys.readouterr().err == ""
+
+
 def test_a_plain_network_has_no_paths_to_drop(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -242,6 +256,16 @@ def test_a_run_that_goes_on_no_longer_needs_the_one_it_began_with(
 
     assert main([*train, second, "--begin-with", first, "--resume"]) == 0
     assert not capsys.readouterr().err
+
+
+def test_a_folder_that_holds_a_run_is_refused_before_the_data_are_read(
+    trained: TrainedRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    missing = str(tmp_path / "photos")
+
+    assert main(["train", "--data", missing, "--out", str(trained.folder)]) == 1
+
+    assert f"{trained.folder}: holds a checkpoint already; " in capsys.readouterr().err
 
 
 def test_a_teacher_needs_pupils_in_its_mini_batch(

@@ -11,7 +11,7 @@ from model.drop_path import DropPath
 from training.commands.arguments import DATA_HELP, IMAGE_SIZES, add_seed, positive, within
 from training.commands.planning import Choice, choose
 from training.config import RECIPES, Augmentation, Fit, Mixing
-from training.runs.checkpoint import CHECKPOINT_FILE, load_checkpoint
+from training.runs.checkpoint import CHECKPOINT_FILE, check_holds_no_run, load_checkpoint
 
 
 def add_train_arguments(command: argparse.ArgumentParser) -> None:
@@ -80,8 +80,10 @@ def asked_for(options: argparse.Namespace, device: torch.device) -> Choice:
     """Return what a run is asked to train; what is not said is chosen, unless a checkpoint to resume has it.
 
     Raises:
-        TrainingError: its parts do not fit together, or the checkpoint to resume cannot be read.
+        TrainingError: its parts do not fit together, or the checkpoint to resume cannot be read or was not asked for.
     """
+    if not options.resume:
+        check_holds_no_run(options.out)  # before the data are read, which may take minutes
     if options.recipe:
         choice = Choice(recipe=RECIPES[options.recipe])
     elif options.resume and (options.out / CHECKPOINT_FILE).exists():

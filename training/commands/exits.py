@@ -1,6 +1,7 @@
 """How a command ends: its exit code, one line on stderr where it cannot go on, and SIGTERM as Ctrl-C."""
 
 import argparse
+import os
 import signal
 import sys
 
@@ -17,6 +18,10 @@ def run_command(options: argparse.Namespace) -> int:
     """
     try:
         options.command(options)
+        sys.stdout.flush()
+    except BrokenPipeError:  # who reads the output has seen enough, as head has
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except (TrainingError, BundleError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -69,6 +69,18 @@ def described(recipe: str, epochs: int, seed: int, origin: str) -> str:
     return f"{origin}; {own}" if origin else own
 
 
+def check_holds_no_run(folder: Path) -> None:
+    """See to it that a run may begin in a folder.
+
+    Raises:
+        TrainingError: it holds the checkpoint of one.
+    """
+    if (folder / CHECKPOINT_FILE).exists():
+        raise TrainingError(
+            f"{folder}: holds a checkpoint already; continue it with --resume or choose another --out"
+        )
+
+
 def save_checkpoint(checkpoint: Checkpoint, folder: Path) -> None:
     """Write the checkpoint beside the old one and put it in its place."""
     fields = {name: getattr(checkpoint, name) for name in Checkpoint.__slots__}
