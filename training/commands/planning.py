@@ -195,7 +195,8 @@ def for_folder(
 ) -> Choice:
     """Choose for a folder of images what is not told, and say what and why.
 
-    Few images teach a network that has seen others before far more than one of drawn weights (docs/results.md).
+    5 or 20 images a class teach a network that has seen others before far more than one of drawn weights, and 50 as much
+    (docs/results.md).
     """
     sizes = SIZES_ON_GPU if is_gpu else SIZES
     suited = next(size for side, size in sizes if seen.shorter_side >= side)
