@@ -48,7 +48,9 @@ HEADERS_READ = 200  # images whose size is looked at, spread over the folder
 SIZES = ((96, 64), (0, 32))
 SIZES_ON_GPU = ((256, 128), *SIZES)
 IMAGES_TO_LEARN = 20_000  # images seen in a run; few images are seen more often
-EPOCHS = (30, 100)  # at least and at most
+# At least and at most; of weights that are begun with the least, after which the full network learns no more of 20 images a
+# class (docs/results.md).
+EPOCHS = (30, 100)
 STEPS_AN_EPOCH = (
     10  # at least, as far as mini-batches of 16 allow: batch norm and Muon need many steps
 )
@@ -208,11 +210,12 @@ def for_folder(
     low, high = BATCHES
     wanted = max(low, min(high, seen.n_train // STEPS_AN_EPOCH))
     least, most = EPOCHS
+    often_enough = IMAGES_TO_LEARN // max(1, seen.n_train)
     is_photo = suited > 32
     recipe = replace(
         RECIPES[name].at_size(size),
         batch_size=_power_of_two(wanted),
-        epochs=max(least, min(most, IMAGES_TO_LEARN // max(1, seen.n_train))),
+        epochs=least if is_begun else max(least, min(most, often_enough)),
         fit=fit or ("crop" if is_photo else "stretch"),
         augmentation="crop" if is_photo else "++",
     )
