@@ -59,8 +59,8 @@ def write_modes(found: Mapping[str, Any], docs: Path) -> None:
         f"{conditions['machine']} ({conditions['system']}; {versions}), commit {conditions['commit']}, {conditions['started']}. "
         "The server has one core and the load generator another; both values of `on_miss` by turns on one server, "
         f"{modes['turn_s']:g} s each, Poisson arrivals, latency from the intended send time, deadline {conditions['deadline_ms']:g} ms. In time of all offered, median and range of the turns; then the latest answer "
-        "of all of them. Apart: `refuse` less `answer`, in points, the mean of the pairs and its standard error. Turns in which the generator lagged "
-        "are thrown out.\n\n"
+        "of all of them. Apart: `refuse` less `answer`, in points, the mean of the pairs and its standard error. Pairs in which the generator lagged "
+        "are thrown out, and the point is measured again where that is more than half of them.\n\n"
     )
     cells: dict[tuple[int, float], dict[str, dict[int, Point]]] = {}
     for point in modes["points"]:

@@ -14,7 +14,15 @@ from typing import Any
 from unittest.mock import patch
 
 from benchmarks.documents import table, write_section
-from benchmarks.virtual.cases import BASIC, EXTRA, TABLES, Case, Play, correct_per_request
+from benchmarks.virtual.cases import (
+    BASIC,
+    EXTRA,
+    PATIENT,
+    TABLES,
+    Case,
+    Play,
+    correct_per_request,
+)
 from service.scheduling import forecast, latency, policies, scheduler
 from service.scheduling.admission import Admission
 from service.scheduling.forecast import Capacity, Forecast
@@ -24,10 +32,11 @@ LOADS = (0.1, 0.5, 0.9, 1.5)
 SPECIAL = (
     *(Case(name, "callers", mix) for name in TABLES for mix in ("25 ms", "5-100 ms")),
     *(Case(name, "poisson", mix, stalls=True) for name in TABLES for mix in ("25 ms", "5-100 ms")),
+    *(Case(name, kind, PATIENT) for name in TABLES for kind in ("poisson", "gamma", "callers")),
     *(Case(name, "gamma", "5-100 ms", streams=0.3) for name in TABLES),
     *(Case(name, "poisson", mix, is_slow=True) for name in TABLES for mix in ("25 ms", "5-100 ms")),
 )
-GROUPS = ("CPU core", "GPU", "callers", "stalls", "outside", "streams", "slow")
+GROUPS = ("CPU core", "GPU", "patient", "callers", "stalls", "outside", "streams", "slow")
 
 Points = Mapping[tuple[Case, float], float]
 
@@ -46,12 +55,14 @@ RULES: Mapping[str, Sequence[tuple[Any, str, Any]]] = {
     "none runs that takes more than steady arrivals leave": [
         (Capacity, "steady_s", lambda self, now: inf)
     ],
+    "a run is as long as arrivals bear": [(Capacity, "lost_during", lambda *_, **__: 0.0)],
     "arrivals count that are due after all that wait": [(scheduler, "LOOK_AHEAD", 1.0)],
     "a head that forces small batches is given up": [
         (Anytime, "_choose_overloaded", _keep_the_head)
     ],
     "a batch stops growing at 5 % of gain": [(policies, "EFFICIENT", 1.0)],
     "32 and 64 arrivals prove a rate, and not only 16": [(forecast, "PROOFS", (16,))],
+    "a proven rate is that of a short time": [(forecast, "BURST_S", inf)],
     "deadlines that have gone by are no work": [
         (Admission, "_hopeless_at", lambda self, due_at: inf)
     ],
@@ -68,6 +79,8 @@ RULES: Mapping[str, Sequence[tuple[Any, str, Any]]] = {
 
 def group_of(case: Case) -> str:
     """Return the column that a case belongs to."""
+    if case.mix == PATIENT:
+        return "patient"
     if case.arrivals == "callers":
         return "callers"
     if case.stalls:

@@ -15,6 +15,8 @@ from service.scheduling.simulator import Machine, Simulation, Tally
 
 NOISE_CV = 0.1  # coefficient of variation of run latencies
 STALL_S, STALL_GAP_S = (0.005, 0.050), 0.1  # length, evenly drawn, and mean gap
+PATIENT = "5 ms and 200 ms"  # one of four is urgent
+DEADLINES_S = MIXES_S | {PATIENT: (0.005, 0.2, 0.2, 0.2)}
 CALLERS = 10  # closed-loop callers at a load of 1
 PAUSE_S = 0.001  # between an answer and the next request of the same caller
 
@@ -82,7 +84,7 @@ class Case:
     Args:
         table: of ``TABLES``.
         arrivals: of ``ARRIVALS``, or ``callers``: so many that each asks again a millisecond after its answer.
-        mix: of ``MIXES_S``: the deadlines.
+        mix: of ``DEADLINES_S``: the deadlines.
         devices: work side by side.
         overhead_s: what a request costs outside its run on the same core.
         slows_down: whether the machine is half as fast for a fifth of the time.
@@ -216,7 +218,7 @@ class Play:
         return simulation.tally
 
     def _deadlines_s(self) -> Sequence[float]:
-        return deadlines(MIXES_S[self.case.mix], count=self.requests, seed=self.seed)
+        return deadlines(DEADLINES_S[self.case.mix], count=self.requests, seed=self.seed)
 
 
 def correct_per_request(play: Play, run: Callable[[Play], Tally] = Play.run) -> float:

@@ -1,7 +1,8 @@
 """PURE: what a queue does not show: requests yet to arrive, work outside the runs, and the runs under way.
 
 - The rate is what the latest arrivals prove: 16, 32 or 64 of them in so short a time, less one standard deviation. It rises
-  within 16 arrivals of a burst, and falls as time passes without one. One request alone proves nothing.
+  within 16 arrivals of a burst, and falls as time passes without one. One request alone proves nothing. It is expected of
+  a short time; the mean rate of the last quarter of a second, of longer ones.
 - The deadlines of the latest arrivals stand for those of the coming ones, and so do the models that they asked.
 - Reading and decoding an arrival may take time from the device (on a shared core), and goes before the runs.
 """
@@ -17,6 +18,7 @@ PROOFS = (16, 32, 64)  # so many of the latest arrivals prove a rate
 SHORTEST_PROOF_S = 0.004  # what comes in less comes at one instant, and proves no rate
 LASTING_S = 0.25  # time constant of the lasting rate, some deadlines long
 DEADLINES_KEPT = 32  # the latest deadlines stand for the coming ones
+BURST_S = 0.1  # a rate that a few arrivals prove is that of so short a time
 MEAN_GAIN = 0.05  # an observation: a mean over some twenty
 LEAST_FREE = 0.05  # arrivals that cost more time than there is still leave a little to decide with
 LEAST_IDLE = 0.03  # callers that wait for their answers take all the time there is, and leave it to a short backlog
@@ -67,6 +69,11 @@ class Forecast:
         self.overhead_s += MEAN_GAIN * (cost_s - self.overhead_s)
         self.deciding_s += MEAN_GAIN * (deciding_s - self.deciding_s)
 
+    @property
+    def shortest_s(self) -> float:
+        """The shortest of the latest deadlines; infinite before the first."""
+        return self._ascending_s[0] if self._ascending_s else inf
+
     def rate(self, now: float) -> float:
         """Return the arrivals to expect, per second."""
         arrivals, rate = self._arrivals, 0.0
@@ -79,6 +86,25 @@ class Forecast:
     def lasting_rate(self, now: float) -> float:
         """Return the mean rate of arrivals, per second, over a quarter of a second: what a late answer waits for."""
         return self._lasting * exp(-max(now - self._lasting_at, 0.0) / LASTING_S)
+
+    def coming_before(self, slacks_s: Sequence[float], now: float) -> list[float]:
+        """Return how many arrivals to expect that come to be due before each waiting request.
+
+        They come at the rate that is proven, and once that would have lasted as long as a burst may, at the lasting one.
+
+        Args:
+            slacks_s: seconds until each waiting request is due, ascending.
+            now: seconds.
+        """
+        rate, overtaking_s = self.rate(now), self.overtaking_s(slacks_s)
+        if not overtaking_s or overtaking_s[-1] <= BURST_S:  # they ascend
+            return [rate * each_s for each_s in overtaking_s]
+        lasting = min(self.lasting_rate(now), rate)
+        burst = (rate - lasting) * BURST_S
+        return [
+            rate * each_s if each_s <= BURST_S else burst + lasting * each_s
+            for each_s in overtaking_s
+        ]
 
     def overtaking_s(self, slacks_s: Sequence[float]) -> list[float]:
         """Return for how long arrivals go before each waiting request: E[max(slack - deadline, 0)].
@@ -99,6 +125,24 @@ class Forecast:
                 sooner += 1
             found.append((sooner * slack_s - sum_s) / count)
         return found
+
+    def losing_s(self, busy_s: float, *, alone_s: float, idle_s: float, urgent_s: float) -> float:
+        """Return for how long urgent arrivals come that are lost because no device is free: E[min(busy, busy + alone - deadline)].
+
+        Those are not counted that an idle machine could not meet, or that could wait.
+
+        Args:
+            busy_s: for how long none is free.
+            alone_s: how long before its deadline the run of a request must start.
+            idle_s: the shortest deadline that an idle machine meets.
+            urgent_s: deadlines that are no shorter are not urgent.
+        """
+        deadlines_s, until_s = self._ascending_s, busy_s + alone_s
+        first = bisect_left(deadlines_s, idle_s)
+        lost = deadlines_s[first : bisect_left(deadlines_s, min(until_s, urgent_s), first)]
+        if not lost:
+            return 0.0
+        return sum([min(busy_s, until_s - each_s) for each_s in lost]) / len(deadlines_s)
 
 
 class Capacity:
@@ -174,6 +218,24 @@ class Capacity:
         """Return the devices' time for each arrival at their lasting rate, once it is read."""
         rate = self._forecast.lasting_rate(now)
         return len(self._serving) / rate - self._forecast.deciding_s if rate else inf
+
+    def lost_during(
+        self, run_s: float, now: float, *, alone_s: float, idle_s: float, urgent_s: float
+    ) -> float:
+        """Return how many urgent requests to expect that come during a run, and to which no device comes in time.
+
+        Args:
+            run_s: what it takes, on a device that is free.
+            now: seconds.
+            alone_s, idle_s, urgent_s: see ``Forecast.losing_s``.
+        """
+        if len(self._in_flight) < len(self._serving) - 1:
+            return 0.0
+        busy_s = min([run_s, *[end_at - now for end_at in self._in_flight.values()]])
+        losing_s = self._forecast.losing_s(
+            busy_s, alone_s=alone_s, idle_s=idle_s, urgent_s=urgent_s
+        )
+        return self._forecast.lasting_rate(now) * losing_s if losing_s else 0.0
 
     def idle_fraction(self, now: float) -> float:
         """Return the fraction of time that is left if all arrivals are answered."""

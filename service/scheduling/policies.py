@@ -7,11 +7,14 @@ The policy ``anytime``: by the k-th deadline k requests must be done, so that ea
 until then, for the k that leaves least. Accuracy is concave in time, so equal shares lose least. Where several models
 share the devices, shares are equal in multiples of what each costs at least. The most accurate subnetwork within the
 share runs, in a batch while a larger one saves time. None runs that takes more, in its best batch, than the arrivals of
-the last quarter of a second leave each other: a short queue does not tempt a busy machine. See docs/scheduling.md.
+the last quarter of a second leave each other: a short queue does not tempt a busy machine. Where a run is so long that
+urgent arrivals would be lost during it, a shallower one or a smaller batch runs that gives more correct answers, those
+of the arrivals included. See docs/scheduling.md.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from math import inf
 from typing import NamedTuple, Protocol
 
 from service.scheduling.latency import LatencyModel
@@ -37,6 +40,7 @@ class Outlook(NamedTuple):
         runnable: how many of the most urgent may run together; at least 1.
         head_s: seconds until the run of the most urgent one must have ended.
         missed_after: how many of the most urgent can no longer be met by a run that ends after so many seconds.
+        lost_during: how many arrivals are to be expected that a run of so many seconds leaves no time.
         share_s: the run time that each may take for all that wait to be met, those to come before them included.
         steady_s: the run time that each request may take if as many go on to come; less than 0 past the capacity.
         device: the one that is free.
@@ -46,6 +50,7 @@ class Outlook(NamedTuple):
     runnable: int
     head_s: float
     missed_after: Callable[[float], int]
+    lost_during: Callable[[float], float]
     share_s: float
     steady_s: float
     device: int
@@ -81,12 +86,13 @@ class Option:
             _first_near(min(paces_s[:size]), paces_s, EFFICIENT) for size in range(1, max_batch + 1)
         ]
 
-    def efficient_size(self, most: int, limit_s: float, device: int) -> int:
-        """Return the smallest batch size with about the least time per request, of those within a limit; 0 if none is."""
+    def efficient_sizes(self, most: int, limit_s: float, device: int) -> Iterator[int]:
+        """Yield batch sizes within a limit, the largest first: each the smallest with about the least time per request of those up to it."""
         size = self._efficient[most]
-        while size and self._latency.predict_s(self.name, size, device) > limit_s:
+        while size:
+            if self._latency.predict_s(self.name, size, device) <= limit_s:
+                yield size
             size = self._efficient[size - 1]
-        return size
 
 
 class Policy(Protocol):
@@ -108,19 +114,28 @@ class Anytime:
         self._latency = latency
 
     def choose(self, outlook: Outlook) -> Choice | ExpireHead:
-        """Return the deepest subnetwork that those who wait have time for, and those who go on to come."""
-        steady_s = outlook.steady_s / self._latency.devices.slowdown(outlook.device)
+        """Return the deepest subnetwork that those who wait have time for, and those who go on to come.
+
+        Where arrivals would be lost during its run, the one that gives most correct answers for each that waits.
+        """
+        latency, device = self._latency, outlook.device
+        steady_s = outlook.steady_s / latency.devices.slowdown(device)
+        best, most = None, -inf
         for option in reversed(self.options):
+            if option.accuracy <= most:
+                break
             if option.pace_s > steady_s:
                 continue
-            size = option.efficient_size(outlook.runnable, outlook.head_s, outlook.device)
-            if (
-                size
-                and self._latency.typical_s(option.name, size, outlook.device)
-                <= size * outlook.share_s
-            ):
-                return Choice(option.name, size)
-        return self._choose_overloaded(outlook)
+            for size in option.efficient_sizes(outlook.runnable, outlook.head_s, device):
+                if latency.typical_s(option.name, size, device) > size * outlook.share_s:
+                    break
+                lost = outlook.lost_during(latency.predict_s(option.name, size, device))
+                correct = option.accuracy - self.options[0].accuracy * lost / size
+                if correct > most:
+                    best, most = Choice(option.name, size), correct
+                if not lost:
+                    break
+        return best or self._choose_overloaded(outlook)
 
     def _choose_overloaded(self, outlook: Outlook) -> Choice | ExpireHead:
         """Choose where not all can be met: run the fastest subnetwork in a batch of the best size.

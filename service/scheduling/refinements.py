@@ -132,7 +132,7 @@ class Refinements:
                 break
             size += 1
         limit_s = self._deliver_at(self.head) - now
-        return self._waiting.take(max(option.efficient_size(size, limit_s, device), 1))
+        return self._waiting.take(next(option.efficient_sizes(size, limit_s, device), 1))
 
     def _deliver_at(self, request: Request) -> float:
         """Return when the best answer so far must be delivered."""

@@ -1,3 +1,5 @@
+from functools import partial
+
 import pytest
 
 from service.scheduling.forecast import Capacity, Forecast
@@ -57,6 +59,30 @@ def test_the_latest_deadlines_stand_for_those_to_come() -> None:
         forecast.arrived(0.1 + k / 1000, 0.02 if k % 2 else 0.04)
 
     assert forecast.overtaking_s([0.03, 0.05]) == pytest.approx([0.005, 0.02])
+
+
+def test_those_arrivals_are_lost_in_a_run_that_an_idle_machine_would_meet() -> None:
+    forecast = Forecast()
+    for deadline_s in (0.001, 0.004, 0.01, 0.02, 0.5):  # no machine meets the first
+        forecast.arrived(0.0, deadline_s)
+
+    losing_s = partial(forecast.losing_s, alone_s=0.005, idle_s=0.002)
+    assert losing_s(0.004, urgent_s=1.0) == pytest.approx(0.004 / 5)
+    assert losing_s(0.02, urgent_s=1.0) == pytest.approx((0.02 + 0.015 + 0.005) / 5)
+    assert losing_s(0.02, urgent_s=0.01) == pytest.approx(0.02 / 5)
+
+
+def test_what_a_burst_proves_is_expected_of_a_tenth_of_a_second_and_of_longer_times_what_lasts() -> (
+    None
+):
+    forecast = after(64, 0.0001, deadline_s=0.0)
+    now = 0.0063
+    rate, lasting = forecast.rate(now), forecast.lasting_rate(now)
+
+    assert rate > 10 * lasting > 0
+    assert forecast.coming_before([0.05, 1.1], now) == pytest.approx(
+        [0.05 * rate, 0.1 * rate + lasting]
+    )
 
 
 def test_none_overtakes_where_all_deadlines_are_alike() -> None:

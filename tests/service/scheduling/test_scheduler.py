@@ -73,7 +73,8 @@ def test_a_lone_request_gets_the_most_accurate_subnetwork_that_fits(
 
 @pytest.mark.parametrize(
     ("count", "subnetwork"),
-    [(15, "full"), (20, "column-1")],  # 16 in so short a time prove that 800 a second come
+    # 16 in so short a time prove that 800 a second come, for a tenth of a second.
+    [(15, "full"), (20, "column-2")],
 )
 def test_time_is_left_to_those_who_come_after_all_that_wait(count: int, subnetwork: str) -> None:
     core = scheduler()
@@ -266,6 +267,23 @@ def test_none_runs_that_takes_more_time_than_steady_arrivals_leave_though_few_of
     assert first_run(rate=0) == "full"
     assert first_run(rate=200) == "column-2"
     assert first_run(rate=2000) == "column-1"  # twice what that can answer
+
+
+@pytest.mark.parametrize(
+    ("urgent", "devices", "subnetwork"),
+    [(0, 1, "full"), (50, 1, "column-2"), (50, 2, "full")],
+)
+def test_a_patient_request_gives_up_depth_for_urgent_ones_that_a_long_run_would_lose(
+    urgent: int, devices: int, subnetwork: str
+) -> None:
+    core = scheduler(devices=devices)
+    for n in range(urgent):
+        core.admit(request(0.006, arrived_at=0.04 * n), 0.04 * n)
+        core.finished(run_of(core.next_action(0.04 * n)), 0.04 * n + 0.004)
+
+    core.admit(request(3.0, arrived_at=0.04 * urgent), 0.04 * urgent)
+
+    assert run_of(core.next_action(0.04 * urgent)).subnetwork == subnetwork
 
 
 def test_the_least_urgent_request_gives_way_in_a_full_queue() -> None:

@@ -91,6 +91,17 @@ def test_no_fixed_choice_is_better_by_more_than_two_per_cent(rate: float) -> Non
     assert ours > 0.997 * serve(requests(), "slackfit").correct(ACCURACY)
 
 
+@pytest.mark.parametrize("devices", [1, 2])
+def test_urgent_requests_are_met_beside_a_crowd_that_can_wait(devices: int) -> None:
+    urgent = offered(rate=100, count=800, deadline_s=0.004, on_miss="refuse")
+    gap_s = 0.002 / devices
+    patient = [Request(gap_s * n, gap_s * n + 9.0) for n in range(4000 * devices)]
+
+    tally = serve(patient + urgent, devices=devices)
+
+    assert tally.received - tally.in_time.total() <= 0.01 * len(urgent)
+
+
 def test_a_machine_that_slows_down_is_followed() -> None:
     requests = offered(rate=1000, count=2000, deadline_s=0.01)
     tally = serve(requests, machine=Machine(TRUTH, slow=[(0.5, 1.5)], slowdown=3.0))
