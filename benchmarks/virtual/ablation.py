@@ -55,7 +55,9 @@ RULES: Mapping[str, Sequence[tuple[Any, str, Any]]] = {
     "none runs that takes more than steady arrivals leave": [
         (Capacity, "steady_s", lambda self, now: inf)
     ],
-    "a run is as long as arrivals bear": [(Capacity, "lost_during", lambda *_, **__: 0.0)],
+    "no run is so long that urgent arrivals are lost": [
+        (Capacity, "lost_during", lambda *_, **__: 0.0)
+    ],
     "arrivals count that are due after all that wait": [(scheduler, "LOOK_AHEAD", 1.0)],
     "a head that forces small batches is given up": [
         (Anytime, "_choose_overloaded", _keep_the_head)

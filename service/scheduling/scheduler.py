@@ -28,8 +28,7 @@ leaves exactly once: in a ``Run`` after which it is not refined, in an ``Expire`
 """
 
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Sequence
-from functools import partial
+from collections.abc import Iterable, Sequence
 from math import inf
 from operator import attrgetter
 
@@ -42,9 +41,7 @@ from service.scheduling.policies import Choice, ExpireHead, Outlook
 from service.scheduling.refinements import Refinements
 from service.scheduling.requests import Action, Deliver, Expire, Request, Run, Shed, Wait
 
-URGENT = (
-    0.5  # of the time that the most urgent of those who wait has: what comes with less is urgent
-)
+URGENT = 0.5  # of the time that the head has: arrivals with less are urgent
 LOOK_AHEAD = 2.0  # times the longest slack: what comes in that time has to find time too
 STEADY = 1.2  # times the time that each arrival can have: their rate is known no better
 
@@ -241,25 +238,25 @@ class Scheduler:
         end_at = now + self.devices.reserve_s
         outside_s = self._forecast.overhead_s / 2
         weight = self._weight(self._forecast.pace_s, model)  # of an arrival
-        urgent_s = URGENT * (model.queue.head.deadline_at - now)
-        lost_during: Callable[[float], float] = _lose_none
-        if self._forecast.shortest_s < urgent_s:
-            lost_during = partial(
-                self._capacity.lost_during,
-                now=now,
-                alone_s=model.least_s(),
-                idle_s=model.idle_s(),
-                urgent_s=urgent_s,
-            )
         return Outlook(
             waiting=len(model.queue),
             runnable=runnable,
             head_s=head_s,
             missed_after=lambda run_s: model.queue.due_before(end_at + run_s),
-            lost_during=lost_during,
+            lost_during=lambda run_s: self._lost_during(run_s, model, now),
             share_s=self._least_share_s(model, timely, end_at, weight, now) - outside_s,
             steady_s=STEADY * (self._capacity.steady_s(now) / weight - outside_s),
             device=device,
+        )
+
+    def _lost_during(self, run_s: float, model: Model, now: float) -> float:
+        """Return how many urgent arrivals to expect that a run for a model, of so many seconds, leaves no time."""
+        urgent_s = URGENT * (model.queue.head.deadline_at - now)
+        if self._forecast.shortest_s >= urgent_s:
+            return 0.0
+        alone_s, idle_s = model.least_s(), model.idle_s()
+        return self._capacity.lost_during(
+            run_s, now, alone_s=alone_s, idle_s=idle_s, urgent_s=urgent_s
         )
 
     def _least_share_s(
@@ -379,11 +376,6 @@ class Scheduler:
         if delivery_at is not None:
             due_at.append(delivery_at)
         return min(due_at, default=None)
-
-
-def _lose_none(run_s: float) -> float:
-    """Expect no urgent arrivals during a run."""
-    return 0.0
 
 
 _DUE_FIRST = attrgetter("queue.head.deadline_at")
