@@ -13,7 +13,7 @@ import uvicorn
 from uvicorn.server import ServerState
 
 from service.front.front import Front
-from service.front.handling import Handler, ShedRequest, classifies, let_in, why_shed
+from service.front.handling import Handler, Shedding, ShedRequest, classifies, let_in
 from service.front.http.exchange import Exchange, Headers, refused, scope_of
 from service.front.http.lingering import Lingering
 from service.front.http.request_parser import LargeHeadError, MalformedError, RequestParser
@@ -59,7 +59,8 @@ class Connection(asyncio.Protocol):
         self._reading: Exchange | None = None
         self._unread_bytes = 0  # in the inbox
         self._data_arrived_at = 0.0
-        self._is_lost = False
+        self._lost_within_s = 0.0
+        self._shedding = Shedding(self._front)
         self._shed: ShedRequest | None = None  # the request that is read, if it is shed by its head
         self._begun_at = 0.0  # the work on what is read
         self._made_at = self._head_read_at = self._paused_at = 0.0
@@ -99,7 +100,7 @@ class Connection(asyncio.Protocol):
         elif self._reading is not None or self._shed is not None or self._parser.is_in_head:
             if len(data) >= LARGE_PART:
                 self._awaits_turn = self._front.turns.must_wait(self, self._arrived_at)
-            self.read(data, time.monotonic(), is_lost=False)
+            self.read(data, time.monotonic(), lost_within_s=0.0)
         else:
             arrived_at, is_first = self._arrivals.read(
                 time.monotonic(), replied_at=self._replied_at
@@ -107,7 +108,7 @@ class Connection(asyncio.Protocol):
             if is_first:
                 self._loop.call_soon(self._arrivals.looked)  # runs when all sockets were read
             self._unread_bytes += len(data)
-            self._front.inbox.offer(self, data, arrived_at)
+            self._front.inbox.offer(self, data, arrived_at, self._shedding.usual_deadline_s)
             self._regulate_reading()
 
     def read_on(self) -> None:
@@ -115,10 +116,10 @@ class Connection(asyncio.Protocol):
         self._awaits_turn = False
         self._regulate_reading()
 
-    def read(self, data: bytes, arrived_at: float, *, is_lost: bool) -> None:
+    def read(self, data: bytes, arrived_at: float, *, lost_within_s: float) -> None:
         """Read requests that have come at an instant, or a part of one; see ``Reader``."""
         self._unread_bytes = 0
-        self._is_lost = is_lost
+        self._lost_within_s = lost_within_s
         self._data_arrived_at = arrived_at
         self._begun_at = time.monotonic()
         try:
@@ -204,7 +205,7 @@ class Connection(asyncio.Protocol):
         if self._is_deaf:
             return
         self._head_read_at = self._begun_at
-        shed = why_shed(self._front, head, self._arrived_at, is_lost=self._is_lost)
+        shed = self._shedding.why(head, self._arrived_at, lost_within_s=self._lost_within_s)
         stays = head.http_version == "1.1" and head.keep_alive
         awaits_continue = (b"expect", b"100-continue") in head.headers
         headers = self._front.access.origins.headers(head.headers)

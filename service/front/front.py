@@ -28,6 +28,7 @@ from service.hop import ServedBundle
 from service.observability.log import RequestLog
 from service.outcomes import NO_MODEL, Outcome
 from service.problems import InvalidParameter, NotReady, Overloaded, Problem, problem_of
+from service.scheduling.published import late_until
 from service.schemas import ClassifyQuery
 from service.settings import Settings
 
@@ -172,49 +173,61 @@ class Front:
         )
 
     def check_head(
-        self, arrived_at: float, query_string: bytes, *, is_lost: bool
+        self, arrived_at: float, query_string: bytes, *, lost_within_s: float
     ) -> Problem | None:
         """Say why a request is shed by its head, if it is: those read before it leave it no time, or no place.
 
         Args:
             arrived_at: when it did.
             query_string: its parameters.
-            is_lost: whether it waited so long that one like it would be.
+            lost_within_s: with such a deadline or a shorter one it is lost; 0 if it has not waited to be read.
         """
         serving, unread = self.engine.serving, self.arrivals.waiting
-        if serving is None or (unread < CROWD and not is_lost):
+        if serving is None or (unread < CROWD and not lost_within_s):
             return None
         try:
             served = serving.asked(query_string)
             query = served.parse_query(query_string)
         except InvalidParameter:  # told in its turn
             return None
-        last = self._last[1] if self._last is not None else None
-        if is_lost and (query is last or query == last):
+        if served.least_s() <= query.deadline_ms / 1e3 <= lost_within_s:
+            self._last = served, query
             return CROWDED
         return self.check_load(served, arrived_at, query, unread=unread)
 
-    def in_time_since(self, arrived_at: float, now: float) -> float:
-        """Return since when a request like the last one must have arrived to be answered in time.
-
-        What is lost so is shed, though it may have wanted a late answer: what waits behind it could be in time.
+    def of_use_s(self, query_string: bytes) -> float | None:
+        """Return for how long an answer to a request is waited for here before others go first: until its deadline, or later
+        where no machine meets that; None where the query is not valid.
         """
-        last = self._last
-        load = last[0].load() if last is not None else None
-        if last is None or load is None:
-            return -inf
-        served, query = last
-        return load.in_time_since(
-            arrived_at,
-            query.deadline_ms / 1e3,
-            now=now,
-            subnetwork=served.place_of(query.subnetwork),
-            ahead=self._ahead(self.arrivals.waiting),
-        )
+        serving = self.engine.serving
+        if serving is None:
+            return None
+        try:
+            served = serving.asked(query_string)
+            query = served.parse_query(query_string)
+        except InvalidParameter:
+            return None
+        deadline_s, least_s = query.deadline_ms / 1e3, served.least_s()
+        if deadline_s >= least_s:
+            return deadline_s
+        max_lateness = self.settings.max_lateness
+        return late_until(0.0, deadline_s, query.on_miss, idle_s=least_s, max_lateness=max_lateness)
+
+    def met_from(self, due_at: float, now: float) -> float:
+        """Return from when on a request must be due for any model to answer it in time, of those due about an instant.
+
+        What is due before is shed, though it may have wanted a late answer: what waits behind it could be in time.
+        """
+        loads = [each.load() for each in self.engine.serving.bundles] if self.engine.serving else []
+        ahead = self._ahead(self.arrivals.waiting)
+        met = [each.met_from(due_at, now=now, ahead=ahead) for each in loads if each is not None]
+        return min(met) if len(met) == len(loads) > 0 else -inf
 
     def deadline_s(self) -> float:
-        """Return the deadline of the last request."""
-        return self._last[1].deadline_ms / 1e3 if self._last is not None else inf
+        """Return the deadline of the last request; of the first, that of requests that say none."""
+        if self._last is None:
+            return self.settings.default_deadline_ms / 1e3
+        return self._last[1].deadline_ms / 1e3
 
     def check_load(
         self,

@@ -78,6 +78,39 @@ class Handler:
             exchange.cut()
 
 
+class Shedding:
+    """Says which of a connection's requests are shed by their heads.
+
+    Attributes:
+        usual_deadline_s: what its next request is taken to have: that of the last one; None before there was one.
+    """
+
+    def __init__(self, front: Front) -> None:
+        self.usual_deadline_s: float | None = None
+        self._front = front
+        self._query_string: bytes | None = None  # which has it
+
+    def why(
+        self, head: RequestParser, arrived_at: float, *, lost_within_s: float
+    ) -> Problem | None:
+        """Say why a request to classify is shed, if it is; a stranger's is not: he learns nothing of the load.
+
+        Args:
+            head: its own.
+            arrived_at: when it did.
+            lost_within_s: with such a deadline or a shorter one it is lost.
+        """
+        if head.raw_path.decode("latin-1") not in CLASSIFYING or head.method != b"POST":
+            return None
+        front, query_string = self._front, head.query_string
+        if query_string != self._query_string:
+            self._query_string = query_string
+            self.usual_deadline_s = front.of_use_s(query_string)
+        if front.access.is_stranger(head.headers):
+            return None
+        return front.check_head(arrived_at, query_string, lost_within_s=lost_within_s)
+
+
 class ShedRequest:
     """A request that is shed by its head, at as little cost as can be: in a flood there are tens of thousands a second.
 
@@ -148,17 +181,6 @@ def let_in(access: Access, exchange: Exchange) -> Problem | None:
     ]
     exchange.on_over = entered.leave
     return None
-
-
-def why_shed(
-    front: Front, head: RequestParser, arrived_at: float, *, is_lost: bool
-) -> Problem | None:
-    """Say why a request to classify is shed, if it is; a stranger's is not: he learns nothing of the load."""
-    if head.raw_path.decode("latin-1") not in CLASSIFYING or head.method != b"POST":
-        return None
-    if front.access.is_stranger(head.headers):
-        return None
-    return front.check_head(arrived_at, head.query_string, is_lost=is_lost)
 
 
 @lru_cache(maxsize=4)  # in a flood all are told the same

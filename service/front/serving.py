@@ -115,6 +115,11 @@ class Served:
             self._load = None if row is None else Published.from_floats(row)
         return self._load
 
+    def least_s(self) -> float:
+        """Return the shortest deadline in seconds that an idle machine meets; 0 where that is not known."""
+        load = self.load()
+        return load.idle_s[0] if load is not None else 0.0
+
 
 class Canary:
     """A bundle that answers a share of a model's requests.

@@ -11,7 +11,6 @@ between two, or after the last.
 
 from bisect import bisect_right
 from collections.abc import Sequence
-from math import inf
 from typing import Literal, NamedTuple
 
 from service.scheduling.requests import OnMiss, Shed
@@ -131,23 +130,16 @@ class Published(NamedTuple):
         tuples = row[tables_at:idle_at], row[idle_at:]
         return cls._make((row[:STEPS], row[STEPS:scalars_at], *row[scalars_at:tables_at], *tuples))
 
-    def in_time_since(
-        self, arrived_at: float, deadline_s: float, *, now: float, subnetwork: int, ahead: int
-    ) -> float:
-        """Return since when a request must have arrived to be answered in time; for those that arrived about an instant.
+    def met_from(self, due_at: float, *, now: float, ahead: int) -> float:
+        """Return from when on a request must be due to be answered in time; for those that are due about an instant.
 
         Args:
-            arrived_at: that instant.
-            deadline_s: their deadline, from their arrival.
+            due_at: that instant.
             now: the present.
-            subnetwork: 0 if any may answer, else the place, from 1, of the one that must.
             ahead: requests of this front that the engine does not know yet.
         """
-        if self.idle_s[subnetwork] > deadline_s:
-            return -inf  # not even an idle machine would do: it is told so in its turn
-        start_at = self.start_at[bisect_right(self.due_at, arrived_at + deadline_s)]
-        start_at = max(start_at + ahead * self.pace_s, now)
-        return start_at + self.run_s[subnetwork] - deadline_s
+        start_at = self.start_at[bisect_right(self.due_at, due_at)]
+        return max(start_at + ahead * self.pace_s, now) + self.run_s[0]
 
     def check_before_decode(
         self,

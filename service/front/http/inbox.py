@@ -1,18 +1,21 @@
 """What has arrived, since when, and what of it waits for its turn, so that a flood costs no timely request its answer.
 
-A loop that handles whatever it reads writes no reply meanwhile. Here each look at the sockets handles a few requests, in
-their order, and replies go out between looks: the fewer the longer one takes, since the engine reckons with how late replies
-are. Where so many wait that one more would be late, that one is shed at once, so that its client may ask elsewhere, and so
-are those whose time is over; both some a look. Where more time is over than can be shed in a look, the newest are handled: a
-flood of any size leaves half of the time for answers.
+A loop that handles whatever it reads writes no reply meanwhile. Here each look at the sockets handles a few requests, the
+most urgent first, and replies go out between looks: the fewer the longer one takes, since the engine reckons with how late
+replies are. When a request is due is known once its head is read; until then it is taken to have the deadline of the one
+before it on the same connection, or of the one before it on any.
+
+Where so many wait that one more would be late, that one is shed at once, so that its client may ask elsewhere, and so are
+those whose time is over; both some a look. Where more time is over than can be shed in a look, the last ones to be due are
+handled: a flood of any size leaves half of the time for answers.
 """
 
 import asyncio
 import time
-from collections import OrderedDict
+from bisect import bisect_left, insort
 from collections.abc import Callable
 from math import inf
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 A_LOOK = 4  # requests handled at most before replies are written
 LOOK_S = 0.002  # that they may take, with the runs of an engine on the same core
@@ -70,18 +73,33 @@ class Arrivals:
 class Reader(Protocol):
     """A connection."""
 
-    def read(self, data: bytes, arrived_at: float, *, is_lost: bool) -> None:
-        """Handle what has come over it, at that instant; shed what would be classified if that is lost."""
+    def read(self, data: bytes, arrived_at: float, *, lost_within_s: float) -> None:
+        """Handle what has come over it, at that instant.
+
+        Args:
+            lost_within_s: what is to be classified within so many seconds or fewer is lost, and shed; 0 if nothing is.
+        """
 
 
 class Outlook(Protocol):
     """What a front expects of requests like the one before."""
 
-    def in_time_since(self, arrived_at: float, now: float) -> float:
-        """Return since when one must have arrived to be answered in time, for those that arrived about an instant."""
+    def met_from(self, due_at: float, now: float) -> float:
+        """Return from when on one must be due to be answered in time, for those that are due about an instant."""
 
     def deadline_s(self) -> float:
         """Return its deadline, from its arrival."""
+
+
+class Waiting(NamedTuple):
+    """What has come over a connection and is not handled; such are ordered by when they should be due."""
+
+    due_at: float
+    number: int  # in the order in which they came, no two the same
+    reader: Reader
+    data: bytes
+    arrived_at: float
+    deadline_s: float
 
 
 class Inbox:
@@ -96,44 +114,62 @@ class Inbox:
         self._loop = asyncio.get_running_loop()
         self._outlook = outlook
         self._clock = clock
-        self._waiting: OrderedDict[Reader, tuple[bytes, float]] = OrderedDict()
+        self._order: list[Waiting] = []
+        self._of: dict[Reader, Waiting] = {}
+        self._offered = 0
         self._looked = self._sheds = 0  # handled, and shed, in this look
         self._is_scheduled = False
         self._looked_at = 0.0
         self._was_left = False  # whether the look before has left some waiting
         self._cost_s = 0.0  # of a request, while others wait
         self._a_look, self._sheds_a_look = A_LOOK, SHEDS_EACH * A_LOOK
-        self._most_waiting = inf  # behind so many, one more would be late
-        self._lost_before = -inf  # what has arrived earlier is
+        self._met_from = -inf  # what is due earlier is lost
 
     def __len__(self) -> int:
         """Return how many connections have something here."""
-        return len(self._waiting)
+        return len(self._order)
 
-    def offer(self, reader: Reader, data: bytes, arrived_at: float) -> None:
-        """Handle what has come over a connection, now or in its turn."""
-        waiting = self._waiting
-        if reader in waiting:
-            before, arrived_at = waiting[reader]
-            waiting[reader] = before + data, arrived_at
-        elif self._sheds < self._sheds_a_look and (
-            arrived_at < self._lost_before or len(waiting) > self._most_waiting
-        ):
-            self._shed(reader, data, arrived_at)
-        elif waiting or self._looked >= self._a_look:
-            waiting[reader] = data, arrived_at
+    def offer(
+        self, reader: Reader, data: bytes, arrived_at: float, deadline_s: float | None = None
+    ) -> None:
+        """Handle what has come over a connection, now or in its turn.
+
+        Args:
+            reader: the connection.
+            data: what has come.
+            arrived_at: when it did.
+            deadline_s: what it is taken to have from there, as long as nobody has read it; None for that of other requests.
+        """
+        before = self._of.get(reader)
+        if before is not None:
+            self._remove(before)
+            self._add(before._replace(data=before.data + data))
         else:
-            self._looked += 1
-            reader.read(data, arrived_at, is_lost=False)
+            if deadline_s is None:
+                deadline_s = self._outlook.deadline_s()
+            due_at = arrived_at + deadline_s
+            self._offered += 1
+            self._take(Waiting(due_at, self._offered, reader, data, arrived_at, deadline_s))
         if not self._is_scheduled:
             self._is_scheduled = True
             self._loop.call_soon(self._look)
 
     def handle_now(self, reader: Reader) -> None:
         """Handle what waits of a connection from which nothing more comes, or that has gone."""
-        waiting = self._waiting.pop(reader, None)
+        waiting = self._of.get(reader)
         if waiting is not None:
-            reader.read(*waiting, is_lost=False)
+            self._remove(waiting)
+            reader.read(waiting.data, waiting.arrived_at, lost_within_s=0.0)
+
+    def _take(self, one: Waiting) -> None:
+        """Handle or shed what has come, or have it wait."""
+        may_shed = self._sheds < self._sheds_a_look
+        if may_shed and (one.due_at < self._met_from or self._would_wait_long(one)):
+            self._shed(one)
+        elif self._order or self._looked >= self._a_look:
+            self._add(one)
+        else:
+            self._handle(one)
 
     def _look(self) -> None:
         """Handle some of what waits."""
@@ -145,22 +181,19 @@ class Inbox:
             fitting = LOOK_S / self._cost_s if self._cost_s else inf
             self._a_look = int(min(max(fitting, 1), A_LOOK))
             self._sheds_a_look = SHEDS_EACH * self._a_look
-        waiting = self._waiting
-        self._look_out(begun_at, is_crowded=bool(waiting or self._sheds))
+        order = self._order
+        self._look_out(begun_at, is_crowded=bool(order or self._sheds))
         self._looked, self._looked_at, self._sheds = 0, begun_at, 0
-        while waiting and self._looked < self._a_look:
-            # Where more is lost than can be shed now, the newest is not.
-            is_swamped = self._sheds >= self._sheds_a_look and self._oldest_at() < self._lost_before
-            reader, (data, arrived_at) = waiting.popitem(last=is_swamped)
-            if arrived_at < self._lost_before and not is_swamped:
-                self._shed(reader, data, arrived_at)
+        while order and self._looked < self._a_look:
+            is_lost = order[0].due_at < self._met_from
+            # Where more is lost than can be shed now, the last one is not.
+            if is_lost and self._sheds < self._sheds_a_look:
+                self._shed(self._remove(order[0]))
             else:
-                self._looked += 1
-                reader.read(data, arrived_at, is_lost=False)
-        while len(waiting) > self._most_waiting and self._sheds < self._sheds_a_look:
-            reader, (data, arrived_at) = waiting.popitem(last=True)
-            self._shed(reader, data, arrived_at)
-        self._was_left = bool(waiting)
+                self._handle(self._remove(order[-1 if is_lost else 0]))
+        while order and self._sheds < self._sheds_a_look and self._would_wait_long(order[-1]):
+            self._shed(self._remove(order[-1]))
+        self._was_left = bool(order)
         if self._was_left:
             self._is_scheduled = True
             self._loop.call_soon(self._look)
@@ -168,16 +201,29 @@ class Inbox:
     def _look_out(self, now: float, *, is_crowded: bool) -> None:
         """See what is lost. Where nothing waits, nothing is: a late answer may be wanted, and keeps nobody waiting."""
         if not is_crowded:
-            self._lost_before = -inf
+            self._met_from = -inf
             return
-        oldest_at = self._oldest_at() if self._waiting else now
-        self._lost_before = self._outlook.in_time_since(oldest_at, now)
-        if self._cost_s:
-            self._most_waiting = MAY_WAIT * self._outlook.deadline_s() / self._cost_s
+        due_at = self._order[0].due_at if self._order else now + self._outlook.deadline_s()
+        self._met_from = self._outlook.met_from(due_at, now)
 
-    def _oldest_at(self) -> float:
-        return next(iter(self._waiting.values()))[1]
+    def _would_wait_long(self, one: Waiting) -> bool:
+        """Say whether so many are due before one that it would be late."""
+        before = bisect_left(self._order, one)
+        return before * self._cost_s > MAY_WAIT * one.deadline_s
 
-    def _shed(self, reader: Reader, data: bytes, arrived_at: float) -> None:
+    def _add(self, one: Waiting) -> None:
+        insort(self._order, one)
+        self._of[one.reader] = one
+
+    def _remove(self, one: Waiting) -> Waiting:
+        del self._order[bisect_left(self._order, one)]
+        del self._of[one.reader]
+        return one
+
+    def _handle(self, one: Waiting) -> None:
+        self._looked += 1
+        one.reader.read(one.data, one.arrived_at, lost_within_s=0.0)
+
+    def _shed(self, one: Waiting) -> None:
         self._sheds += 1
-        reader.read(data, arrived_at, is_lost=True)
+        one.reader.read(one.data, one.arrived_at, lost_within_s=one.deadline_s)

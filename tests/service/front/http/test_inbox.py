@@ -22,8 +22,8 @@ class Flood:
         self.inbox = Inbox(self, clock=lambda: self.now)
         self.handled: list[tuple[bytes, bool]] = []
 
-    def in_time_since(self, arrived_at: float, now: float) -> float:
-        return self.lost_before
+    def met_from(self, due_at: float, now: float) -> float:
+        return self.lost_before + self._deadline_s
 
     def deadline_s(self) -> float:
         return self._deadline_s
@@ -40,8 +40,8 @@ class Client:
         self._flood = flood
         self._then = then
 
-    def read(self, data: bytes, arrived_at: float, *, is_lost: bool) -> None:
-        self._flood.handled.append((data, is_lost))
+    def read(self, data: bytes, arrived_at: float, *, lost_within_s: float) -> None:
+        self._flood.handled.append((data, lost_within_s > 0))
         self._flood.now += self._flood.cost_s
         self._then()
 
@@ -85,6 +85,32 @@ async def test_where_they_take_long_fewer_are_handled_before_replies_go_out() ->
     assert a_look[0] == 2 * A_LOOK  # with those of the first look
     assert a_look == sorted(a_look, reverse=True)
     assert set(a_look[-9:]) == {1}
+
+
+async def test_of_what_waits_the_most_urgent_is_handled_first() -> None:
+    flood = Flood(deadline_s=1.0)
+    for n in range(2 * A_LOOK):
+        flood.inbox.offer(flood.connection(), b"%d" % n, 1.0)
+    for n, deadline_s in ((90, 3.0), (91, 0.1), (92, 0.2)):
+        flood.inbox.offer(flood.connection(), b"%d" % n, 1.5, deadline_s)
+    flood.handled.clear()
+    while len(flood.inbox):
+        await look()
+
+    assert flood.names() == [91, 92, 4, 5, 6, 7, 90]
+
+
+async def test_what_can_wait_is_not_shed_for_the_deadline_of_others() -> None:
+    flood = Flood(lost_before=2.0, deadline_s=0.01)
+    for n in range(2 * A_LOOK):
+        flood.inbox.offer(flood.connection(), b"%d" % n, 1.0)
+    flood.inbox.offer(flood.connection(), b"99", 1.0, 3.0)
+    while len(flood.inbox):
+        await look()
+
+    assert flood.handled[A_LOOK:] == [(b"%d" % n, True) for n in range(A_LOOK, 2 * A_LOOK)] + [
+        (b"99", False)
+    ]
 
 
 async def test_what_is_lost_is_shed_beside_what_is_handled() -> None:
@@ -140,7 +166,7 @@ async def test_where_more_is_lost_than_can_be_shed_the_newest_is_handled() -> No
 
 
 async def test_where_one_more_would_be_late_it_is_shed_at_once() -> None:
-    flood = Flood(deadline_s=0.0)
+    flood = Flood(deadline_s=1e-9)
     for n in range(3 * A_LOOK):
         flood.inbox.offer(flood.connection(), b"%d" % n, 1.0)
     await look()  # what a request costs is known from here on
