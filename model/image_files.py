@@ -7,8 +7,7 @@ out of what goes to the decoder: of a PNG its profiles and texts.
 
 import struct
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -22,6 +21,9 @@ START_OF_SCAN, END_OF_IMAGE = b"\xff\xda", b"\xff\xd9"
 SEARCHED_BYTES = 1 << 17  # at a time: what is compared stays in the cache
 SEQUENTIAL, PROGRESSIVE = {0xC0, 0xC1, 0xC9}, {0xC2, 0xCA}  # frames, of Huffman or arithmetic codes
 OTHER_FRAMES = {0xC3, 0xC5, 0xC6, 0xC7, 0xCB, 0xCD, 0xCE, 0xCF}  # lossless and hierarchical
+FRAMES = SEQUENTIAL | PROGRESSIVE
+SEGMENTS = {*range(0xC0, 0xFF)} - {*range(0xD0, 0xDA)}  # markers that a length follows
+JPEG_FRAME = struct.Struct(">BHHB")  # bits a sample, height, width, components
 MAX_IN_SCAN = 4  # components
 COEFFICIENTS = 64  # of a component
 
@@ -40,8 +42,7 @@ class BrokenImage(Exception):
     """The bytes are of a format that can be read, but damaged or cut off."""
 
 
-@dataclass(frozen=True, slots=True)
-class ImageFile:
+class ImageFile(NamedTuple):
     """An image that may be decoded.
 
     Attributes:
@@ -93,7 +94,7 @@ def read_image_file(content: bytes) -> ImageFile:
 
 
 def _read_jpeg(content: bytes) -> ImageFile:
-    orientation, frame, at = 1, b"", 2
+    orientation, kind, frame, at = 1, 0, b"", 2
     for _ in range(MAX_STEPS):
         if content[at] != 0xFF:
             raise BrokenImage(f"byte {at} should begin a segment")
@@ -103,20 +104,20 @@ def _read_jpeg(content: bytes) -> ImageFile:
             continue
         if marker == START_OF_SCAN[1]:
             break
-        (length,) = struct.unpack_from(">H", content, at + 2)
-        body = content[at + 4 : at + 2 + length]
-        if len(body) != length - 2 or not 0xC0 <= marker <= 0xFE or 0xD0 <= marker <= 0xD9:
+        length = content[at + 2] << 8 | content[at + 3]
+        end = at + 2 + length
+        if length < 2 or end > len(content) or marker not in SEGMENTS:
             raise BrokenImage(f"the segment at byte {at} is damaged or cut off")
-        if marker == 0xE1 and body.startswith(b"Exif\0\0") and orientation == 1:
-            orientation = _orientation(body)
-        elif marker in SEQUENTIAL or marker in PROGRESSIVE:
-            frame = bytes([marker]) + body
+        if marker == 0xE1 and content.startswith(b"Exif\0\0", at + 4, end) and orientation == 1:
+            orientation = _orientation(content[at + 4 : end])
+        elif marker in FRAMES:
+            kind, frame = marker, content[at + 4 : end]
         elif marker in OTHER_FRAMES:
             raise UnknownImage("are a lossless or hierarchical JPEG, which is not read")
-        at += 2 + length
+        at = end
     else:
         raise BrokenImage(f"the file has more than {MAX_STEPS} segments before its pixels")
-    kind, precision, height, width, components = struct.unpack_from(">BBHHB", frame)
+    precision, height, width, components = JPEG_FRAME.unpack_from(frame)
     if precision != 8:
         raise UnknownImage(f"are a JPEG of {precision} bits a sample; 8 can be read")
     # Neither marker can be among coded pixels. A preview that follows the image counts as scans, too: few. What is in one
