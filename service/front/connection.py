@@ -34,7 +34,11 @@ UNREAD_S = 30.0  # for a client to read what the sockets' buffers do not hold of
 
 
 class Connection(asyncio.Protocol):
-    """A client's connection, from its first byte to its last."""
+    """A client's connection, from its first byte to its last.
+
+    Attributes:
+        writable: the client has read most of what was written.
+    """
 
     def __init__(
         self,
@@ -66,8 +70,8 @@ class Connection(asyncio.Protocol):
         self._made_at = self._head_read_at = self._paused_at = 0.0
         self._replied_at = -inf
         self._is_paused = self._awaits_turn = False
-        self._writable = asyncio.Event()
-        self._writable.set()
+        self.writable = asyncio.Event()
+        self.writable.set()
         self._is_half_closed = False  # the client sends nothing more
         self._is_stopping = False
         self._is_deaf = False  # what comes now is no request
@@ -109,7 +113,8 @@ class Connection(asyncio.Protocol):
                 self._loop.call_soon(self._arrivals.looked)  # runs when all sockets were read
             self._unread_bytes += len(data)
             self._front.inbox.offer(self, data, arrived_at, self._shedding.usual_deadline_s)
-            self._regulate_reading()
+            if self._unread_bytes:  # it waits
+                self._regulate_reading()
 
     def read_on(self) -> None:
         """Read the next part of a body; see ``Turns``."""
@@ -144,13 +149,13 @@ class Connection(asyncio.Protocol):
 
     def pause_writing(self) -> None:
         """Wait for a client that does not read."""
-        self._writable.clear()
+        self.writable.clear()
         self._paused_at = time.monotonic()
         self._regulate_reading()
 
     def resume_writing(self) -> None:
         """Go on, now that it has read."""
-        self._writable.set()
+        self.writable.set()
         self._answer_next()
         self._regulate_reading()
 
@@ -161,7 +166,7 @@ class Connection(asyncio.Protocol):
         self._connections.remove(self, self._peer)
         self._is_deaf = True
         self._abandon_shed()
-        self._writable.set()
+        self.writable.set()
         while self._exchanges:
             self._handler.abandon(self._exchanges.popleft())
         self._reading = None
@@ -206,24 +211,20 @@ class Connection(asyncio.Protocol):
             return
         self._head_read_at = self._begun_at
         shed = self._shedding.why(head, self._arrived_at, lost_within_s=self._lost_within_s)
-        stays = head.http_version == "1.1" and head.keep_alive
         awaits_continue = (b"expect", b"100-continue") in head.headers
         headers = self._front.access.origins.headers(head.headers)
-        is_plain = (
-            not headers
-            and stays
-            and not awaits_continue
-            and not self._exchanges
-            and not self._ends()
-        )
-        if shed is not None and is_plain:
+        if (
+            shed is not None
+            and head.keep_alive
+            and not (headers or awaits_continue or self._exchanges or self._ends())
+        ):
             self._shed = ShedRequest(self._front, shed, head, self._arrived_at, self._begun_at)
             return
         state = {**self._app_state, "arrived_at": self._arrived_at}
         exchange = self._reading = Exchange(
             self,
             scope_of(head, state, self._server, self._peer, is_secure=self._is_secure),
-            keep_alive=stays,
+            keep_alive=head.keep_alive,
             awaits_continue=awaits_continue,
         )
         exchange.classifies = classifies(exchange.scope)
@@ -284,10 +285,6 @@ class Connection(asyncio.Protocol):
         if not self._transport.is_closing():
             self._transport.write(data)
 
-    async def writable(self) -> None:
-        """Wait until the client has read most of what was written."""
-        await self._writable.wait()
-
     def body_taken(self) -> None:
         """Read on."""
         self._regulate_reading()
@@ -312,7 +309,7 @@ class Connection(asyncio.Protocol):
 
     def _answer_next(self) -> None:
         """Begin to answer the first request, if the client reads; of those refused, all that are whole."""
-        while self._exchanges and self._writable.is_set() and self._lingering is None:
+        while self._exchanges and self.writable.is_set() and self._lingering is None:
             exchange = self._exchanges[0]
             if exchange.refusal is None:
                 if exchange.task is None:
@@ -361,7 +358,7 @@ class Connection(asyncio.Protocol):
         settings = self._settings
         if self._lingering is not None:
             return "idle", self._lingering.expires_at
-        if not self._writable.is_set():
+        if not self.writable.is_set():
             return "unread", self._paused_at + UNREAD_S
         if self._shed is not None or (self._exchanges and self._exchanges[0].refusal is not None):
             began_at = max(self._head_read_at, self._replied_at)
@@ -389,7 +386,7 @@ class Connection(asyncio.Protocol):
         """Leave in the socket what there is no room for."""
         body_bytes = len(self._reading.body) if self._reading is not None else 0
         is_full = len(self._exchanges) > 1 or body_bytes + self._unread_bytes > BUFFERED_BYTES
-        must_wait = is_full or self._awaits_turn or not self._writable.is_set()
+        must_wait = is_full or self._awaits_turn or not self.writable.is_set()
         pauses = must_wait and self._lingering is None
         if pauses != self._is_paused and not self._transport.is_closing():
             self._is_paused = pauses

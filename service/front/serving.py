@@ -74,7 +74,7 @@ class Served:
         """Let it out."""
         self.requests -= 1
         self.left_at = self._clock()
-        if not self.requests:
+        if self._is_replaced and not self.requests:
             self._emptied()
 
     def replaced(self) -> None:
@@ -84,8 +84,7 @@ class Served:
             self._emptied()
 
     def _emptied(self) -> None:
-        if self._is_replaced:
-            self.decoder.close()
+        self.decoder.close()
         self._on_empty()
 
     @property

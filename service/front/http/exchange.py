@@ -20,7 +20,13 @@ WITHOUT_BODY = {HTTPStatus.NO_CONTENT, HTTPStatus.NOT_MODIFIED}
 
 
 class Wire(Protocol):
-    """What an exchange needs of its connection."""
+    """What an exchange needs of its connection.
+
+    Attributes:
+        writable: the client has read most of what was written.
+    """
+
+    writable: asyncio.Event
 
     @property
     def common_headers(self) -> Headers:
@@ -34,9 +40,6 @@ class Wire(Protocol):
 
     def abort(self) -> None:
         """End at once."""
-
-    async def writable(self) -> None:
-        """Wait until the client has read most of what was written."""
 
     def body_taken(self) -> None:
         """Read on."""
@@ -88,7 +91,7 @@ class Exchange:
         self.on_over: Callable[[], None] | None = None
         self.is_over = False
         self._is_taken = False  # the application has the whole body
-        self._changed = asyncio.Event()
+        self._change: asyncio.Future[None] | None = None  # which ``receive`` waits for
         self._head = b""  # of the reply, written with the first part of the body
         self._is_chunked = self._has_body = False
 
@@ -107,12 +110,12 @@ class Exchange:
     def received(self, data: bytes) -> None:
         """Take a part of the body."""
         self.body += data
-        self._changed.set()
+        self._changed()
 
     def ended(self) -> None:
         """Note that the request was read to its end."""
         self.is_whole = True
-        self._changed.set()
+        self._changed()
 
     def cut(self) -> None:
         """End the connection if the reply was not completed, which it cannot be any more."""
@@ -135,8 +138,8 @@ class Exchange:
                 body, self.body = bytes(self.body), bytearray()
                 self._wire.body_taken()
                 return {"type": "http.request", "body": body, "more_body": not self.is_whole}
-            self._changed.clear()
-            await self._changed.wait()
+            self._change = asyncio.get_running_loop().create_future()
+            await self._change
         return {"type": "http.disconnect"}
 
     async def send(self, message: Message) -> None:
@@ -145,7 +148,8 @@ class Exchange:
             if not self.is_over:
                 self._begin(message["status"], message.get("headers", ()))
             return
-        await self._wire.writable()
+        if not self._wire.writable.is_set():
+            await self._wire.writable.wait()
         if self.is_over:
             return
         body, is_last = message.get("body", b""), not message.get("more_body", False)
@@ -193,9 +197,13 @@ class Exchange:
         self._be_over()
         self._wire.replied(self)
 
+    def _changed(self) -> None:
+        if self._change is not None and not self._change.done():
+            self._change.set_result(None)
+
     def _be_over(self) -> None:
         self.is_over = True
-        self._changed.set()
+        self._changed()
         if self.on_over is not None:
             self.on_over()
             self.on_over = None

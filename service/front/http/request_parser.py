@@ -41,7 +41,8 @@ class RequestParser:
         max_head_bytes: of a request's first line, headers and trailers, and of anything else that is no body.
 
     Attributes:
-        method, target, raw_path, query_string, headers: of the last head; names of headers are in lower case.
+        method, target, raw_path, query_string, http_version, headers: of the last head; names of headers are in lower case.
+        keep_alive: whether it lets another request follow.
         is_in_head: a head has begun, and has not ended.
     """
 
@@ -54,18 +55,9 @@ class RequestParser:
         self._hosts = 0  # headers of that name
         self._untold_bytes = 0  # since the parser told of anything: of a header that does not end
         self.method = self.target = self.raw_path = self.query_string = b""
+        self.http_version = ""
         self.headers: list[tuple[bytes, bytes]] = []
-        self.is_in_head = False
-
-    @property
-    def http_version(self) -> str:
-        """The version of HTTP that the last head names."""
-        return self._parser.get_http_version()
-
-    @property
-    def keep_alive(self) -> bool:
-        """Whether the last head lets another request follow."""
-        return self._parser.should_keep_alive()
+        self.is_in_head = self.keep_alive = False
 
     def feed(self, data: bytes) -> None:
         """Parse what has come.
@@ -144,6 +136,8 @@ class RequestParser:
         self.method = self._parser.get_method()
         if self._parser.should_upgrade():
             return
+        self.http_version = self._parser.get_http_version()
+        self.keep_alive = self.http_version == "1.1" and self._parser.should_keep_alive()
         if self._hosts != 1 and (self._hosts or self.http_version == "1.1"):
             raise MalformedError(f"a request has one Host header; this one has {self._hosts}")
         try:
