@@ -18,6 +18,7 @@ from service.front.open_inference.routes import router as open_inference
 from service.front.page import add_page
 from service.front.routes import classify, classify_stream, front_of, router
 from service.problems import InternalError, MethodNotAllowed, NotFound, Problem
+from service.settings import Settings
 
 
 class App:
@@ -31,11 +32,12 @@ class App:
 
     def __init__(self, front: Front) -> None:
         self.front = front
-        self._api = create_api(front)
+        self._api = create_api(front.settings)
         self._direct = {"/classify": classify, "/classify/stream": classify_stream}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
+        scope["front"] = self.front
         if scope["method"] == "HEAD":
             scope = {**scope, "method": "GET"}  # the connection leaves the body away
         if self.front.access.origins.is_preflight(scope["method"], scope["headers"]):
@@ -44,16 +46,15 @@ class App:
             await reply(scope, receive, send)
             return
         path = scope["path"]
-        endpoint = infer if is_infer(path) else self._direct.get(path)
+        endpoint = self._direct.get(path) or (infer if is_infer(path) else None)
         if endpoint is None or scope["method"] != "POST":
             await self._api(scope, receive, send)
             return
-        scope["app"] = self._api
         response = await endpoint(Request(scope, receive))
         await response(scope, receive, send)
 
 
-def create_api(front: Front) -> FastAPI:
+def create_api(settings: Settings) -> FastAPI:
     """Return what is served, with its documentation."""
     api = FastAPI(
         title="Anytime inference",
@@ -61,13 +62,12 @@ def create_api(front: Front) -> FastAPI:
         version=__version__,
         docs_url=None,
         redoc_url=None,
-        servers=[{"url": front.settings.root_path}] if front.settings.root_path else None,
+        servers=[{"url": settings.root_path}] if settings.root_path else None,
         redirect_slashes=False,  # a redirect would lead to whatever host the client names
     )
-    api.state.front = front
     api.include_router(router)
     api.include_router(open_inference)
-    add_page(api, front.settings)
+    add_page(api, settings)
     api.add_exception_handler(Problem, _render_problem)
     api.add_exception_handler(HTTPException, _render_http_error)
     api.add_exception_handler(Exception, _render_bug)

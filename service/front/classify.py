@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
+from http import HTTPStatus
 from math import inf
 from typing import Any, NamedTuple
 
@@ -16,6 +17,7 @@ from service.front.engine_client import Answered
 from service.front.front import Front
 from service.front.http.problem_replies import render
 from service.front.http.uploads import Upload, read_upload
+from service.front.images.decoder import Larger
 from service.front.received import ENDED, Decoded, Received, accounted, receive, record
 from service.front.serving import Served
 from service.hop import Ask
@@ -159,14 +161,22 @@ async def _classify(front: Front, received: Received, request: Request) -> Respo
                 to_json(each.body(root_path) if isinstance(each, Problem) else each.reply)
                 for each in outcomes
             ]
-            return _json(b"[" + b",".join(documents) + b"]", received)
+            return JsonReply(b"[" + b",".join(documents) + b"]", received.request_id)
         found = await find(front, served, received, query, read_at, upload.only_file())
-        return _json(to_json(found.reply), received)
+        return JsonReply(to_json(found.reply), received.request_id)
 
 
-def _json(body: bytes, received: Received) -> Response:
-    headers = {"X-Request-ID": received.request_id}
-    return Response(body, headers=headers, media_type="application/json")
+class JsonReply(Response):
+    """A reply in JSON. All of its head is known: Starlette's would be put together from what may be."""
+
+    def __init__(self, body: bytes, request_id: str) -> None:
+        self.status_code, self.background = HTTPStatus.OK, None
+        self.body = body
+        self.raw_headers = [
+            (b"x-request-id", request_id.encode()),
+            (b"content-length", b"%d" % len(body)),
+            (b"content-type", b"application/json"),
+        ]
 
 
 def _parse(
@@ -198,16 +208,20 @@ async def _decode(
         if problem is not None:
             raise problem
         if isinstance(image, bytes):
-            with front.bodies.kept(image):
-                image = await _decode_file(front, served, received, query, image)
+            pixels = served.decoder.decode_small(image)
+            if isinstance(pixels, Larger):
+                with front.bodies.kept(image):
+                    pixels = await _decode_in_turn(front, served, received, query, pixels)
+        else:
+            pixels = image
     except (Overloaded, Expired):
         front.count_unseen()
         raise
-    return Decoded(image, read_at, front.clock() - read_at)
+    return Decoded(pixels, read_at, front.clock() - read_at)
 
 
-async def _decode_file(
-    front: Front, served: Served, received: Received, query: ClassifyQuery, image: bytes
+async def _decode_in_turn(
+    front: Front, served: Served, received: Received, query: ClassifyQuery, image: Larger
 ) -> Pixels:
     deadline_s, load = query.deadline_ms / 1e3, served.load()
     useful_until = late_until(
@@ -218,7 +232,7 @@ async def _decode_file(
         max_lateness=front.settings.max_lateness,
     )
     run_s = load.run_s[served.place_of(query.subnetwork)] if load is not None else 0.0
-    return await served.decoder.decode(
+    return await served.decoder.decode_in_turn(
         image,
         in_time_by=received.arrived_at + deadline_s - run_s,
         of_use_by=useful_until - run_s,
@@ -270,13 +284,13 @@ def _reply(
 ) -> dict[str, Any]:
     """Return the document of an answer."""
     answer = answered.answer
-    row = np.frombuffer(answer.probabilities, np.float32)  # (classes,)
+    confidences = memoryview(answer.probabilities).cast("f")  # (classes,)
     labels = served.manifest.labels
     subnetwork = served.subnetworks[answer.subnetwork]
-    best = (-row).argsort(kind="stable")[: query.top_k]
+    best = (-np.frombuffer(answer.probabilities, np.float32)).argsort(kind="stable")[: query.top_k]
     top = [
-        {"label": labels[k], "class_id": k, "confidence": round(confidence, 6)}
-        for k, confidence in zip(best.tolist(), row[best].tolist(), strict=True)
+        {"label": labels[k], "class_id": k, "confidence": round(confidences[k], 6)}
+        for k in best.tolist()
     ]
     latency_ms = 1e3 * (front.clock() - received.arrived_at)
     return {

@@ -48,6 +48,12 @@ class Received(NamedTuple):
     headers: Mapping[bytes, bytes]
     state: dict[str, Any]
 
+    @property
+    def model(self) -> str:
+        """What it asks, as far as that is known."""
+        name: str = self.state.get("model", NO_MODEL)
+        return name
+
 
 class Decoded(NamedTuple):
     """An image that is ready to be run.
@@ -78,16 +84,11 @@ def receive(front: Front, request: Request) -> Received:
 async def accounted(front: Front, received: Received, work: Awaitable[T]) -> T | Problem:
     """Return what a request's work returns, or the problem that it ends in, which is accounted for."""
     request_id, arrived_at = received.request_id, received.arrived_at
-
-    def model() -> str:
-        name: str = received.state.get("model", NO_MODEL)
-        return name
-
     try:
         return await work
     except Problem as problem:
         trace_id = _trace_problem(front, received, problem)
-        front.ended(problem.outcome, request_id, arrived_at, problem, trace_id, model())
+        front.ended(problem.outcome, request_id, arrived_at, problem, trace_id, received.model)
         # Its frames hold the request, the image, and the problem itself: with them all is kept until it is collected.
         return problem.with_traceback(None)
     except (asyncio.CancelledError, ClientDisconnect, TimeoutError) as error:
@@ -95,13 +96,13 @@ async def accounted(front: Front, received: Received, work: Awaitable[T]) -> T |
         if isinstance(error, asyncio.CancelledError) and not received.state.get(
             "left"
         ):  # a drain is over
-            front.ended(stopped.outcome, request_id, arrived_at, stopped, model=model())
+            front.ended(stopped.outcome, request_id, arrived_at, stopped, model=received.model)
         else:
-            front.ended("abandoned", request_id, arrived_at, model=model())
+            front.ended("abandoned", request_id, arrived_at, model=received.model)
         return stopped
     except Exception as error:
         front.log.error("request_crashed", request_id=request_id, exc_info=error)
-        front.ended("failed", request_id, arrived_at, model=model())
+        front.ended("failed", request_id, arrived_at, model=received.model)
         return InternalError("the server failed to handle the request")
 
 

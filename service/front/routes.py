@@ -56,7 +56,7 @@ AdminKey = Annotated[HTTPAuthorizationCredentials | None, Depends(HTTPBearer(aut
 
 def front_of(request: Request) -> Front:
     """Return what the endpoints share."""
-    front: Front = request.app.state.front
+    front: Front = request.scope["front"]
     return front
 
 

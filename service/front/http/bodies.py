@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 from starlette.requests import ClientDisconnect, Request
+from starlette.types import Message
 
 from service.problems import BodyTooLarge, BodyTooSlow, EmptyBody, Overloaded
 
@@ -42,7 +43,7 @@ class Bodies:
         if int(announced) > limit:
             raise _too_large(f"the body is {int(announced)} bytes", limit)
         if request.scope["state"].get("is_whole"):
-            return await self._take_whole(request, limit)
+            return _whole(await request.receive(), limit)
         try:
             async with asyncio.timeout(self._patience_s) as timeout:
                 body = _Coming(timeout)
@@ -59,18 +60,6 @@ class Bodies:
         if not body.size:
             raise EmptyBody("the body is empty")
         return b"".join(body.chunks)
-
-    async def _take_whole(self, request: Request, limit: int) -> bytes:
-        """Return a body that has come, as most have: nobody waits for it, and no others need its place."""
-        message = await request.receive()
-        if message["type"] == "http.disconnect":
-            raise ClientDisconnect
-        body: bytes = message["body"]
-        if len(body) > limit:
-            raise _too_large(f"{len(body)} bytes of the body have come", limit)
-        if not body:
-            raise EmptyBody("the body is empty")
-        return body
 
     @contextmanager
     def kept(self, body: bytes) -> Iterator[None]:
@@ -139,6 +128,18 @@ class _Coming:
         self.is_evicted = True
         self.chunks.clear()
         self._timeout.reschedule(asyncio.get_running_loop().time())
+
+
+def _whole(message: Message, limit: int) -> bytes:
+    """Return a body that has come, as most have: nobody waits for it, and no others need its place."""
+    if message["type"] == "http.disconnect":
+        raise ClientDisconnect
+    body: bytes = message["body"]
+    if len(body) > limit:
+        raise _too_large(f"{len(body)} bytes of the body have come", limit)
+    if not body:
+        raise EmptyBody("the body is empty")
+    return body
 
 
 def _too_large(what: str, limit: int) -> BodyTooLarge:

@@ -16,7 +16,7 @@ from dataclasses import asdict
 from io import BytesIO
 from math import ceil, inf, isqrt
 from threading import Lock
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -36,6 +36,20 @@ LARGE_WORK = 4_000_000  # up to 0.1 s, as long as a medium image may wait for an
 # What a hostile image may do to its decoder; a SIGKILL is the system's, short of memory.
 CRASHES = {-signal.SIGSEGV, -signal.SIGBUS, -signal.SIGABRT, -signal.SIGFPE, -signal.SIGILL}
 SCANS_AT_MAX_PIXELS = 16  # of a progressive JPEG of the largest size; more is refused
+
+
+class Larger(NamedTuple):
+    """An image that waits for its turn to be decoded.
+
+    Attributes:
+        file: what it says of itself.
+        work: its pixels, once for each scan.
+        content: of the file, whole.
+    """
+
+    file: ImageFile
+    work: int
+    content: bytes
 
 
 class ImageDecoder:
@@ -89,33 +103,54 @@ class ImageDecoder:
     async def decode(
         self, content: bytes, *, in_time_by: float = inf, of_use_by: float = inf
     ) -> Pixels:
-        """Return an image as uint8 (H, W, 3) at the network's size.
+        """Return an image of any size as uint8 (H, W, 3) at the network's; see ``decode_small`` and ``decode_in_turn``."""
+        pixels = self.decode_small(content)
+        if isinstance(pixels, Larger):
+            return await self.decode_in_turn(pixels, in_time_by=in_time_by, of_use_by=of_use_by)
+        return pixels
 
-        Args:
-            content: of the image's file.
-            in_time_by: when it must be decoded for an answer in time.
-            of_use_by: and for one that is of use.
+    def decode_small(self, content: bytes) -> Pixels | Larger:
+        """Return a small image as uint8 (H, W, 3) at the network's size, or a larger one as it has to wait for its turn.
 
         Raises:
-            NotAnImage, DamagedImage, TooManyPixels: it cannot be.
-            Overloaded: with the images ahead of it, it could not be decoded by then, or too many wait.
-            Expired: it was not.
+            NotAnImage, DamagedImage, TooManyPixels: it cannot be decoded.
         """
         try:
             file = read_image_file(content)
             work = self._check_work(file)
-            if work <= INLINE_WORK and len(content) <= INLINE_BYTES:
-                return to_pixels(file, self._preprocessing)
-            # A JPEG of one scan is decoded at a part of its size.
-            is_medium = work <= LARGE_WORK or (file.format == "JPEG" and file.scans == 1)
-            queue = self._medium if is_medium else self._large
-            turn = self._admit(queue, file, work, in_time_by=in_time_by, of_use_by=of_use_by)
-            decoding = self._in_thread(turn) if is_medium else self._in_process(turn, content)
-            return await self._in_turn(queue, turn, decoding, of_use_by)
+            if work > INLINE_WORK or len(content) > INLINE_BYTES:
+                return Larger(file, work, content)
+            return to_pixels(file, self._preprocessing)
         except UnknownImage as error:
             raise NotAnImage(f"the {len(content)} bytes sent {error}") from error
         except BrokenImage as error:
-            raise DamagedImage(f"the image cannot be decoded: {error}") from error
+            raise _damaged(error) from error
+
+    async def decode_in_turn(
+        self, larger: Larger, *, in_time_by: float = inf, of_use_by: float = inf
+    ) -> Pixels:
+        """Return a larger image as uint8 (H, W, 3) at the network's size.
+
+        Args:
+            larger: the image.
+            in_time_by: when it must be decoded for an answer in time.
+            of_use_by: and for one that is of use.
+
+        Raises:
+            DamagedImage: it cannot be.
+            Overloaded: with the images ahead of it, it could not be decoded by then, or too many wait.
+            Expired: it was not.
+        """
+        file, work, content = larger
+        # A JPEG of one scan is decoded at a part of its size.
+        is_medium = work <= LARGE_WORK or (file.format == "JPEG" and file.scans == 1)
+        queue = self._medium if is_medium else self._large
+        turn = self._admit(queue, file, work, in_time_by=in_time_by, of_use_by=of_use_by)
+        decoding = self._in_thread(turn) if is_medium else self._in_process(turn, content)
+        try:
+            return await self._in_turn(queue, turn, decoding, of_use_by)
+        except BrokenImage as error:
+            raise _damaged(error) from error
 
     def close(self) -> None:
         """End the threads, after what they decode for clients that left, and all that is large."""
@@ -283,3 +318,7 @@ class ImageDecoder:
             raise BrokenImage("it ends its decoder")
         told = reason.decode(errors="replace").strip().splitlines()
         raise RuntimeError(f"a decoder ended with {process.returncode}: {' '.join(told[-1:])}")
+
+
+def _damaged(error: BrokenImage) -> DamagedImage:
+    return DamagedImage(f"the image cannot be decoded: {error}")
