@@ -120,8 +120,8 @@ class FrontEnd:
 
 def _record(number: int, answer: Answer) -> Record:
     return Record(
-        f"{number:032x}", GENERATION, "in_time", answer.subnetwork, 0, answer.is_first_reply, 0.5,
-        0.003, DEADLINE_S, 0.001, 0.0001, 0.0002, 0.09, -1.0, trace_id="",
+        GENERATION, "in_time", answer.subnetwork, 0, answer.is_first_reply, 0.5, 0.003, DEADLINE_S,
+        0.001, 0.0001, 0.0002, 0.09, -1.0, trace_id="", request_id=f"{number:032x}",
     )  # fmt: skip
 
 

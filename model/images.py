@@ -5,7 +5,6 @@ are brought to the square that the network sees, as ``Preprocessing`` says, and 
 """
 
 from collections.abc import Callable
-from contextlib import suppress
 from io import BytesIO
 from math import ceil
 from typing import Any
@@ -63,9 +62,11 @@ def to_pixels(file: ImageFile, preprocessing: Preprocessing) -> Pixels:
     """
     try:
         if _is_ready(file, preprocessing):
-            with suppress(ValueError):  # told below
+            try:
                 pixels: Pixels = simplejpeg.decode_jpeg(file.content, "RGB")
                 return pixels
+            except ValueError:  # told below
+                pass
         if file.format == "JPEG":
             image = _decode_jpeg(file, preprocessing.scaled_side)
         else:

@@ -125,17 +125,10 @@ ASK: Final = Struct("<IddfBBH?")
 
 def ask_frame(request: int, ask: Ask, pixels: bytes) -> bytes:
     """Return the frame of an ``Ask`` with its pixels, uint8 (H, W, 3)."""
-    place = ANY_SUBNETWORK if ask.subnetwork is None else ask.subnetwork
-    message = ASK.pack(
-        ask.generation,
-        ask.arrived_at,
-        ask.deadline_at,
-        ask.stop_at_confidence,
-        ON_MISS.index(ask.on_miss),
-        REFINE.index(ask.refine),
-        place,
-        ask.was_alone,
-    )
+    generation, arrived_at, deadline_at, on_miss, refine, subnetwork, stop_at, was_alone = ask
+    place = ANY_SUBNETWORK if subnetwork is None else subnetwork
+    codes = ON_MISS.index(on_miss), REFINE.index(refine)
+    message = ASK.pack(generation, arrived_at, deadline_at, stop_at, *codes, place, was_alone)
     return b"".join((HEAD.pack(len(message) + len(pixels), Kind.ASK, request), message, pixels))
 
 
@@ -225,15 +218,14 @@ class Record(NamedTuple):
     """What became of a request that was answered; its front tells it once the reply is written.
 
     Attributes:
-        request_id: as the client knows it.
         generation: of the bundle.
         subnetwork, label: places in the bundle's lists.
         is_first_reply: of its ``Answer``.
         first_answer_s: arrival to the first answer of a stream; negative where it is none.
         trace_id: of the trace that it is a part of, in hexadecimal; empty where it is of none.
+        request_id: as the client knows it.
     """
 
-    request_id: str
     generation: int
     outcome: Outcome
     subnetwork: int
@@ -248,6 +240,7 @@ class Record(NamedTuple):
     slack_s: float
     first_answer_s: float
     trace_id: str
+    request_id: str
 
 
 RECORD: Final = Struct("<IBHH?dddddddd16s")
@@ -255,31 +248,18 @@ RECORD: Final = Struct("<IBHH?dddddddd16s")
 
 def record_frame(record: Record) -> bytes:
     """Return the frame of a ``Record``."""
-    message = RECORD.pack(
-        record.generation,
-        OUTCOMES.index(record.outcome),
-        record.subnetwork,
-        record.label,
-        record.is_first_reply,
-        record.confidence,
-        record.latency_s,
-        record.deadline_s,
-        record.queue_s,
-        record.decode_s,
-        record.reply_s,
-        record.slack_s,
-        record.first_answer_s,
-        bytes.fromhex(record.trace_id),
-    )
-    return frame(Kind.RECORD, 0, message + record.request_id.encode())
+    generation, outcome, *rest, trace_id, request_id = record
+    trace = bytes.fromhex(trace_id)
+    message = RECORD.pack(generation, OUTCOMES.index(outcome), *rest, trace)
+    return frame(Kind.RECORD, 0, message + request_id.encode())
 
 
 def read_record(message: memoryview) -> Record:
     """Return a ``Record``."""
     generation, outcome, *rest, trace = RECORD.unpack_from(message)
+    trace_id = trace.hex() if any(trace) else ""
     request_id = bytes(message[RECORD.size :]).decode()
-    rest.append(trace.hex() if any(trace) else "")
-    return Record(request_id, generation, OUTCOMES[outcome], *rest)
+    return Record._make((generation, OUTCOMES[outcome], *rest, trace_id, request_id))
 
 
 class Delivered(NamedTuple):

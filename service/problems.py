@@ -5,6 +5,7 @@ One subclass of ``Problem`` a problem; its docstring is the page that ``type`` l
 
 import re
 from collections.abc import Mapping
+from functools import cache
 from math import ceil
 from typing import Any, ClassVar, TypedDict
 
@@ -34,6 +35,7 @@ class Problem(Exception):
         self.members = members
 
     @classmethod
+    @cache  # each of a flood of refusals says it
     def slug(cls) -> str:
         """Return the last part of the problem's address: ``BodyTooLarge`` is ``body-too-large``."""
         return re.sub(r"(?<!^)(?=[A-Z])", "-", cls.__name__).lower()

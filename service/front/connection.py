@@ -287,7 +287,8 @@ class Connection(asyncio.Protocol):
 
     def body_taken(self) -> None:
         """Read on."""
-        self._regulate_reading()
+        if self._is_paused:
+            self._regulate_reading()
 
     def replied(self, exchange: Exchange) -> None:
         """Go on to the next request, or end."""
@@ -303,7 +304,8 @@ class Connection(asyncio.Protocol):
             self._transport.close()
             return
         self._answer_next()
-        self._regulate_reading()
+        if self._is_paused:
+            self._regulate_reading()
 
     # The requests
 

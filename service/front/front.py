@@ -149,7 +149,7 @@ class Front:
         """Return the client's own id if it is fit to be written to headers and logs, else a new one."""
         if sent and SANE_REQUEST_ID.fullmatch(sent):
             return sent.decode()
-        return f"{self._ids.getrandbits(128):032x}"
+        return self._ids.getrandbits(128).to_bytes(16).hex()
 
     def ended(
         self,

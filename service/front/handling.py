@@ -15,6 +15,7 @@ from service.front.open_inference.messages import is_infer
 from service.problems import InternalError, Problem
 
 CLASSIFYING = {"/classify", "/classify/stream"}
+CLASSIFYING_AS_SENT = {path.encode() for path in CLASSIFYING}
 
 
 class Handler:
@@ -35,7 +36,6 @@ class Handler:
         """Have the application answer a request."""
         exchange.task = asyncio.get_running_loop().create_task(self._handle(exchange))
         self._tasks.add(exchange.task)
-        exchange.task.add_done_callback(self._tasks.discard)
 
     def refuse(self, exchange: Exchange, refusal: Problem, begun_at: float) -> None:
         """Refuse a request in the application's place, the work on which began then."""
@@ -76,6 +76,8 @@ class Handler:
             if exchange.classifies:
                 self._front.count_handled()
             exchange.cut()
+            assert exchange.task is not None
+            self._tasks.discard(exchange.task)
 
 
 class Shedding:
@@ -100,7 +102,7 @@ class Shedding:
             arrived_at: when it did.
             lost_within_s: with such a deadline or a shorter one it is lost.
         """
-        if head.raw_path.decode("latin-1") not in CLASSIFYING or head.method != b"POST":
+        if head.raw_path not in CLASSIFYING_AS_SENT or head.method != b"POST":
             return None
         front, query_string = self._front, head.query_string
         if query_string != self._query_string:

@@ -124,7 +124,6 @@ def record(
     trace_id = _trace_answer(front, served, received, query, decoded, answered, outcome)
     front.engine.record(
         Record(
-            received.request_id,
             served.generation,
             outcome,
             answer.subnetwork,
@@ -139,6 +138,7 @@ def record(
             slack_s,
             first_answer_s,
             trace_id,
+            received.request_id,
         )
     )
     front.log_request(
@@ -229,5 +229,6 @@ def _trace_answer(
 
 def _trace_of(headers: Mapping[bytes, bytes]) -> str:
     """Return the id of the trace that a caller says its request belongs to; nothing if it names none, or not as it must."""
-    match = TRACEPARENT.fullmatch(headers.get(b"traceparent", b""))
+    sent = headers.get(b"traceparent")
+    match = TRACEPARENT.fullmatch(sent) if sent else None
     return match[1].decode() if match and match[1] != NO_TRACE else ""

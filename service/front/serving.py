@@ -228,9 +228,12 @@ class Serving:
             arrived_at: when it did.
             unread: requests that were read and whose handling has not begun.
         """
-        if unread or any(each.left_at > arrived_at for each in self.bundles):
-            return False
-        return sum(each.requests for each in self.bundles) == 1
+        requests = 0
+        for each in self.bundles:
+            if unread or each.left_at > arrived_at:
+                return False
+            requests += each.requests
+        return requests == 1
 
 
 def _named_model(query_string: bytes, fields: tuple[tuple[str, str], ...]) -> str | None:

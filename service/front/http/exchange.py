@@ -174,14 +174,13 @@ class Exchange:
     def _begin(self, status: int, headers: Headers) -> None:
         """Settle the head of the reply, and whether the connection ends behind it."""
         self.has_reply_begun = True
-        names = {name.lower(): value for name, value in headers}
+        names = dict(headers)  # ASGI's are in lower case
         asks_to_close = b"close" in names.get(b"connection", b"").lower()
         if asks_to_close or not self.is_whole or self._wire.is_last():
             self.keep_alive = False
         self._has_body = self.scope["method"] != "HEAD" and status not in WITHOUT_BODY
-        lines = [status_line(status)]
-        lines += [b"%b: %b\r\n" % header for header in (*self._wire.common_headers, *self.headers)]
-        lines += [b"%b: %b\r\n" % header for header in headers]
+        all_headers = (*self._wire.common_headers, *self.headers, *headers)
+        lines = [status_line(status), *[b"%b: %b\r\n" % header for header in all_headers]]
         if (
             self._has_body
             and b"content-length" not in names
