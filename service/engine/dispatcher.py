@@ -167,7 +167,7 @@ class Dispatcher:
         if shed is not None:
             tell(shed)
             return None
-        self._act_soon()
+        self._act_soon(alone=was_alone)
         return request
 
     def cancel(self, request: Request) -> None:
@@ -203,11 +203,11 @@ class Dispatcher:
         """Set no more timers, after the last request."""
         self._timer.close()
 
-    def _act_soon(self) -> None:
-        """Decide once all that has come is read."""
+    def _act_soon(self, *, alone: bool = False) -> None:
+        """Decide once all that has come is read; for a request that is alone nothing more is waited for."""
         if not self._is_acting_soon:
             self._is_acting_soon = True
-            self._loop.call_soon(self._gather)
+            self._loop.call_soon(self._act if alone else self._gather)
 
     def _gather(self) -> None:
         """Let fronts on the same core tell what they have read: what is decided on together costs less."""
@@ -230,7 +230,10 @@ class Dispatcher:
             match action:
                 case Run() as run if self._is_short(run):
                     self._run_here(run)
-                    self._act_soon()  # once what came meanwhile is read
+                    if self.is_idle:
+                        os.sched_yield()  # a front on the same core replies before anything else is done
+                    else:
+                        self._act_soon()  # once what came meanwhile is read
                     break
                 case Run() as run:
                     self._running[run.device] = run
