@@ -114,7 +114,7 @@ class Admission:
         model, subnetwork = request.model, request.subnetwork
         return Chance(
             start_at=self._start_at(request.deadline_at, free_at, ahead),
-            late_start_at=now + drain_s / self._capacity.idle_fraction(now),
+            late_start_at=self._late_start_at(now, drain_s),
             run_s=model.least_s(subnetwork),
             idle_s=model.idle_s(subnetwork),
             drain_s=drain_s,
@@ -138,7 +138,7 @@ class Admission:
             # Of the requests between two deadlines all are taken to be due after a new one.
             (free_at, *[self._start_at(each, free_at, ahead) for each in due_at], *padding),
             self._capacity.unread_pace_s(now),
-            now + drain_s / self._capacity.idle_fraction(now),
+            self._late_start_at(now, drain_s),
             now + drain_s,
             self._max_queue - self.waiting,
             self._max_queue,
@@ -190,12 +190,17 @@ class Admission:
     def _backlog(self, now: float) -> tuple[float, Ahead, float]:
         """Return when a device is free, what waits in time, and the seconds until all that waits should be done."""
         until_free_s = drain_s = self._capacity.until_free_s(now)
-        paces_s = self._capacity.paces_s([each.pace_s for each in self._models], now)
         ahead = []
-        for model, pace_s in zip(self._models, paces_s, strict=True):
-            ahead.append((model.queue.deadlines, pace_s))
-            drain_s += model.waiting * pace_s
+        if waited_for := [each for each in self._models if each.waiting]:
+            paces_s = self._capacity.paces_s([each.pace_s for each in waited_for], now)
+            for model, pace_s in zip(waited_for, paces_s, strict=True):
+                ahead.append((model.queue.deadlines, pace_s))
+                drain_s += model.waiting * pace_s
         return now + until_free_s, ahead, drain_s
+
+    def _late_start_at(self, now: float, drain_s: float) -> float:
+        """Return when a late answer could start: behind all others, in the time that arrivals leave."""
+        return now + drain_s / self._capacity.idle_fraction(now) if drain_s else now
 
     def _queue_full(self, drain_s: float) -> Shed:
         return Shed("queue_full", 0.0, self._max_queue, drain_s)
