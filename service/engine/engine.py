@@ -29,8 +29,8 @@ from service.scheduling.latency import Devices
 from service.scheduling.scheduler import Scheduler
 from service.settings import Settings
 
-# At most so often: what is published are instants, which stay true for a while.
-PUBLISH_EVERY_S = 0.0005
+# While nothing waits or runs, what fronts see stays true but for estimates, which change slowly.
+PUBLISH_IDLE_EVERY_S = 0.01
 NETWORK_MARGIN_S = 0.0002  # between a caller on this machine and the server; a longer way is the caller's to allow for
 FLUSH_WITHIN_S = 0.25  # for a front that does not react
 BEAT_EVERY_S = 0.1
@@ -114,7 +114,7 @@ class Engine:
             on_change=self._publish,
         )
         self._all_left = asyncio.Event()
-        self._published_at = 0.0
+        self._shown_idle = False  # fronts see that nothing waits or runs
         self._publishing: asyncio.TimerHandle | None = None
         metrics.ready.set_function(
             lambda: float(bool(self._bundles.current) and not self.draining and bool(self._links))
@@ -298,24 +298,29 @@ class Engine:
             await asyncio.wait(flushes, timeout=FLUSH_WITHIN_S)
 
     def _load_changed(self) -> None:
-        """Let fronts see the load, soon if they saw it a moment ago."""
-        now = self._clock()
-        if now - self._published_at >= PUBLISH_EVERY_S:
+        """Let fronts see the load: at once, or if it is still none, within a while."""
+        if not (self._shown_idle and self.dispatcher.is_idle):
             self._publish()
-        elif self._publishing is None:
-            self._publishing = self._loop.call_later(PUBLISH_EVERY_S, self._publish)
+            return
+        self._show_received()
+        if self._publishing is None:
+            self._publishing = self._loop.call_later(PUBLISH_IDLE_EVERY_S, self._publish)
 
     def _publish(self) -> None:
         """Write to the board when a new request could be answered."""
         if self._publishing is not None:
             self._publishing.cancel()
             self._publishing = None
-        now = self._published_at = self._clock()
+        self._shown_idle = self.dispatcher.is_idle
         if self._bundles.current:
             assert self._costs is not None
             self._costs.observe(self._scheduler, self.dispatcher.run_here_s)
             published = dict(
-                zip(self._scheduler.models, self._scheduler.admission.publish(now), strict=True)
+                zip(
+                    self._scheduler.models,
+                    self._scheduler.admission.publish(self._clock()),
+                    strict=True,
+                )
             )
             self._board.publish(
                 {
@@ -323,8 +328,12 @@ class Engine:
                     for each in self._bundles.loaded
                 }
             )
-            for link in self._links:
-                self._board.set(link.front, places.RECEIVED, link.received)
+            self._show_received()
+
+    def _show_received(self) -> None:
+        """Write to the board which requests the load counts in."""
+        for link in self._links:
+            self._board.set(link.front, places.RECEIVED, link.received)
 
     def _beat(self) -> None:
         """Say from time to time that the event loop works, and a device that requests run on."""
