@@ -348,6 +348,7 @@ class Engine:
         if hanging and len(hanging) == self._devices_left:
             return  # fronts answer for it meanwhile, and the supervisor ends it
         self._board.beat(now)
+        self._publish()  # where fronts refuse everything nobody asks: it is here that what they go by is doubted
         for place in hanging:
             if self._hanging[place] == LOST_AFTER_BEATS:
                 self._lose(place)

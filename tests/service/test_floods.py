@@ -80,6 +80,31 @@ def test_no_answer_is_later_than_any_may_be_though_the_front_stands_still(
     assert sum(latency_ms > 40 for latency_ms in latencies_ms) <= 2
 
 
+def test_a_server_that_was_slow_and_refuses_everything_comes_to_doubt_that_it_is(
+    server: ServerProcess, jpeg: bytes
+) -> None:
+    impossible = server.classify(jpeg, deadline_ms=0.001, on_miss="refuse").json()
+    tight_ms = max(2, 2 * ceil(impossible["needed_ms"]))
+
+    def ask() -> None:
+        for _ in range(20):
+            server.classify(jpeg, deadline_ms=60_000)
+
+    with ThreadPoolExecutor(8) as clients:
+        asking = [clients.submit(ask) for _ in range(8)]
+        while not all(each.done() for each in asking):
+            server.signal("front", signal.SIGSTOP)  # its replies are slow: the engine learns it
+            go_on_at = time.monotonic() + 0.05
+            while time.monotonic() < go_on_at:
+                pass
+            server.signal("front", signal.SIGCONT)
+            server.classify(jpeg, deadline_ms=60_000)
+
+    give_up_at = time.monotonic() + 30
+    while server.classify(jpeg, deadline_ms=tight_ms, on_miss="refuse").status_code != 200:
+        assert time.monotonic() < give_up_at
+
+
 def test_a_flood_that_came_while_the_server_stood_still_is_refused_at_once_but_for_who_can_wait(
     start_server: StartServer, jpeg: bytes
 ) -> None:
