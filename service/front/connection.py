@@ -365,7 +365,7 @@ class Connection(asyncio.Protocol):
         if self._shed is not None or (self._exchanges and self._exchanges[0].refusal is not None):
             began_at = max(self._head_read_at, self._replied_at)
             return "slow_body", began_at + settings.read_body_s
-        if self._exchanges:
+        if self._exchanges or self._unread_bytes:
             return "idle", inf
         if self._parser.is_in_head:
             return "slow_head", max(self._arrived_at, self._replied_at) + settings.read_head_s

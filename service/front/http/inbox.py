@@ -3,7 +3,7 @@
 A loop that handles whatever it reads writes no reply meanwhile. Here each look at the sockets handles a few requests, the
 most urgent first, and replies go out between looks: the fewer the longer one takes, since the engine reckons with how late
 replies are. When a request is due is known once its head is read; until then it is taken to have the deadline of the one
-before it on the same connection, or of the one before it on any.
+before it on the same connection, or of the one before it on any. Who has long waits a second for those who have less.
 
 Where so many wait that one more would be late, that one is shed at once, so that its client may ask elsewhere, and so are
 those whose time is over; both some a look. Where more time is over than can be shed in a look, the last ones to be due are
@@ -21,6 +21,9 @@ A_LOOK = 4  # requests handled at most before replies are written
 LOOK_S = 0.002  # that they may take, with the runs of an engine on the same core
 SHEDS_EACH = 12  # shed beside each that is handled, which take as long
 MAY_WAIT = 0.25  # of its deadline, here; the rest is for the engine and the reply
+LATEST_TURN_S = (
+    1.0  # after its arrival: who has longer would else wait until hardly any of it is left
+)
 COST_GAIN = 0.05  # of the way to what handling the last request took
 JUST_S = 50e-6  # from the end of work to the next look, where something is there to be read
 
@@ -92,14 +95,19 @@ class Outlook(Protocol):
 
 
 class Waiting(NamedTuple):
-    """What has come over a connection and is not handled; such are ordered by when they should be due."""
+    """What has come over a connection and is not handled; such are ordered by when it is their turn."""
 
-    due_at: float
+    turn_at: float
     number: int  # in the order in which they came, no two the same
     reader: Reader
     data: bytes
     arrived_at: float
     deadline_s: float
+
+    @property
+    def due_at(self) -> float:
+        """When it should be answered."""
+        return self.arrived_at + self.deadline_s
 
 
 class Inbox:
@@ -123,7 +131,8 @@ class Inbox:
         self._was_left = False  # whether the look before has left some waiting
         self._cost_s = 0.0  # of a request, while others wait
         self._a_look, self._sheds_a_look = A_LOOK, SHEDS_EACH * A_LOOK
-        self._met_from = -inf  # what is due earlier is lost
+        self._met_from = -inf  # what is due earlier is lost, of what is due behind the next
+        self._known_for = inf
 
     def __len__(self) -> int:
         """Return how many connections have something here."""
@@ -147,9 +156,9 @@ class Inbox:
         else:
             if deadline_s is None:
                 deadline_s = self._outlook.deadline_s()
-            due_at = arrived_at + deadline_s
+            turn_at = arrived_at + min(deadline_s, LATEST_TURN_S)
             self._offered += 1
-            self._take(Waiting(due_at, self._offered, reader, data, arrived_at, deadline_s))
+            self._take(Waiting(turn_at, self._offered, reader, data, arrived_at, deadline_s))
         if not self._is_scheduled:
             self._is_scheduled = True
             self._loop.call_soon(self._look)
@@ -164,7 +173,7 @@ class Inbox:
     def _take(self, one: Waiting) -> None:
         """Handle or shed what has come, or have it wait."""
         may_shed = self._sheds < self._sheds_a_look
-        if may_shed and (one.due_at < self._met_from or self._would_wait_long(one)):
+        if may_shed and (self._is_lost(one) or self._would_wait_long(one)):
             self._shed(one)
         elif self._order or self._looked >= self._a_look:
             self._add(one)
@@ -185,7 +194,7 @@ class Inbox:
         self._look_out(begun_at, is_crowded=bool(order or self._sheds))
         self._looked, self._looked_at, self._sheds = 0, begun_at, 0
         while order and self._looked < self._a_look:
-            is_lost = order[0].due_at < self._met_from
+            is_lost = self._is_lost(order[0])
             # Where more is lost than can be shed now, the last one is not.
             if is_lost and self._sheds < self._sheds_a_look:
                 self._shed(self._remove(order[0]))
@@ -204,7 +213,14 @@ class Inbox:
             self._met_from = -inf
             return
         due_at = self._order[0].due_at if self._order else now + self._outlook.deadline_s()
-        self._met_from = self._outlook.met_from(due_at, now)
+        self._met_from, self._known_for = self._outlook.met_from(due_at, now), due_at
+
+    def _is_lost(self, one: Waiting) -> bool:
+        """Say whether one could not be answered in time any more; what is due earlier than others may be, where they are not."""
+        due_at = one.due_at
+        if due_at >= self._met_from or due_at >= self._known_for:
+            return due_at < self._met_from
+        return due_at < self._outlook.met_from(due_at, self._clock())
 
     def _would_wait_long(self, one: Waiting) -> bool:
         """Say whether so many are due before one that it would be late."""

@@ -4,7 +4,15 @@ from math import inf
 
 import pytest
 
-from service.front.http.inbox import A_LOOK, JUST_S, LOOK_S, SHEDS_EACH, Arrivals, Inbox
+from service.front.http.inbox import (
+    A_LOOK,
+    JUST_S,
+    LATEST_TURN_S,
+    LOOK_S,
+    SHEDS_EACH,
+    Arrivals,
+    Inbox,
+)
 
 pytestmark = pytest.mark.anyio
 
@@ -16,6 +24,7 @@ class Flood:
         self, lost_before: float = 0.0, deadline_s: float = 1e9, cost_s: float = 1e-6
     ) -> None:
         self.lost_before = lost_before
+        self.free_until = -inf  # what is due earlier can be answered
         self._deadline_s = deadline_s
         self.cost_s = cost_s  # of handling a request
         self.now = 0.0
@@ -23,7 +32,7 @@ class Flood:
         self.handled: list[tuple[bytes, bool]] = []
 
     def met_from(self, due_at: float, now: float) -> float:
-        return self.lost_before + self._deadline_s
+        return self.lost_before + self._deadline_s if due_at >= self.free_until else -inf
 
     def deadline_s(self) -> float:
         return self._deadline_s
@@ -111,6 +120,34 @@ async def test_what_can_wait_is_not_shed_for_the_deadline_of_others() -> None:
     assert flood.handled[A_LOOK:] == [(b"%d" % n, True) for n in range(A_LOOK, 2 * A_LOOK)] + [
         (b"99", False)
     ]
+
+
+async def test_what_is_due_before_those_that_are_lost_is_not_shed_with_them() -> None:
+    flood = Flood(lost_before=2.0, deadline_s=1.0)
+    flood.free_until = 1.5
+    for n in range(2 * A_LOOK):
+        flood.inbox.offer(flood.connection(), b"%d" % n, 1.0)
+    await look()
+    flood.handled.clear()
+    flood.inbox.offer(flood.connection(), b"98", 1.0)
+    flood.inbox.offer(flood.connection(), b"99", 1.0, 0.04)
+    while len(flood.inbox):
+        await look()
+
+    assert flood.handled == [(b"98", True), (b"99", False)]
+
+
+async def test_who_has_long_waits_a_second_for_those_who_have_less() -> None:
+    flood = Flood()
+    for n in range(A_LOOK):
+        flood.inbox.offer(flood.connection(), b"%d" % n, 1.0)
+    flood.inbox.offer(flood.connection(), b"90", 1.0, 3600.0)
+    flood.inbox.offer(flood.connection(), b"91", 1.0 + 0.9 * LATEST_TURN_S, 0.05)
+    flood.inbox.offer(flood.connection(), b"92", 1.0 + LATEST_TURN_S, 0.05)
+    while len(flood.inbox):
+        await look()
+
+    assert flood.names()[A_LOOK:] == [91, 90, 92]
 
 
 async def test_what_is_lost_is_shed_beside_what_is_handled() -> None:
