@@ -266,12 +266,11 @@ def _check_is_of_use(
     age_s, deadline_s = front.clock() - received.arrived_at, query.deadline_ms / 1e3
     if age_s <= deadline_s:
         return
-    load = served.load()
     useful_s = late_until(
         0.0,
         deadline_s,
         "answer",
-        idle_s=load.idle_s[served.place_of(query.subnetwork)] if load is not None else 0.0,
+        idle_s=served.idle_s(query.subnetwork),
         max_lateness=front.settings.max_lateness,
     )
     if age_s > useful_s:

@@ -182,36 +182,42 @@ class Front:
             query_string: its parameters.
             lost_within_s: with such a deadline or a shorter one it is lost; 0 if it has not waited to be read.
         """
-        serving, unread = self.engine.serving, self.arrivals.waiting
-        if serving is None or (unread < CROWD and not lost_within_s):
+        unread = self.arrivals.waiting
+        if unread < CROWD and not lost_within_s:
             return None
-        try:
-            served = serving.asked(query_string)
-            query = served.parse_query(query_string)
-        except InvalidParameter:  # told in its turn
+        asked = self._asked(query_string)
+        if asked is None:
             return None
-        if served.least_s() <= query.deadline_ms / 1e3 <= lost_within_s:
-            self._last = served, query
+        served, query = asked
+        if served.idle_s() <= query.deadline_ms / 1e3 <= lost_within_s:
+            self._last = asked
             return CROWDED
         return self.check_load(served, arrived_at, query, unread=unread)
 
-    def of_use_s(self, query_string: bytes) -> float | None:
-        """Return for how long an answer to a request is waited for here before others go first: until its deadline, or later
-        where no machine meets that; None where the query is not valid.
+    def patience_s(self, query_string: bytes) -> float | None:
+        """Return how long after its arrival a request by its query should be answered; None where that is not valid.
+
+        That is its deadline; where no machine meets it, as long as a late answer is of use.
         """
-        serving = self.engine.serving
-        if serving is None:
+        asked = self._asked(query_string)
+        if asked is None:
             return None
-        try:
-            served = serving.asked(query_string)
-            query = served.parse_query(query_string)
-        except InvalidParameter:
-            return None
-        deadline_s, least_s = query.deadline_ms / 1e3, served.least_s()
-        if deadline_s >= least_s:
+        served, query = asked
+        deadline_s, idle_s = query.deadline_ms / 1e3, served.idle_s()
+        if deadline_s >= idle_s:
             return deadline_s
         max_lateness = self.settings.max_lateness
-        return late_until(0.0, deadline_s, query.on_miss, idle_s=least_s, max_lateness=max_lateness)
+        return late_until(0.0, deadline_s, query.on_miss, idle_s=idle_s, max_lateness=max_lateness)
+
+    def _asked(self, query_string: bytes) -> tuple[Served, ClassifyQuery] | None:
+        """Return what is asked, and how; None where that is not valid, which is told in its turn, or nobody answers."""
+        if self.engine.serving is None:
+            return None
+        try:
+            served = self.engine.serving.asked(query_string)
+            return served, served.parse_query(query_string)
+        except InvalidParameter:
+            return None
 
     def met_from(self, due_at: float, now: float) -> float:
         """Return from when on a request must be due for any model to answer it in time, of those due about an instant.

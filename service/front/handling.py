@@ -107,7 +107,7 @@ class Shedding:
         front, query_string = self._front, head.query_string
         if query_string != self._query_string:
             self._query_string = query_string
-            self.usual_deadline_s = front.of_use_s(query_string)
+            self.usual_deadline_s = front.patience_s(query_string)
         if front.access.is_stranger(head.headers):
             return None
         return front.check_head(arrived_at, query_string, lost_within_s=lost_within_s)

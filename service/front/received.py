@@ -158,9 +158,8 @@ def _outcome(served: Served, query: ClassifyQuery, reply: Mapping[str, Any]) -> 
     """Return how a request ended that got an answer; late is only what could have been in time."""
     if reply["in_time"]:
         return "in_time"
-    load = served.load()
-    least_s = load.idle_s[served.place_of(query.subnetwork)] if load is not None else 0.0
-    return "impossible" if least_s > query.deadline_ms / 1e3 else "late"
+    is_impossible = served.idle_s(query.subnetwork) > query.deadline_ms / 1e3
+    return "impossible" if is_impossible else "late"
 
 
 def _trace_problem(front: Front, received: Received, problem: Problem) -> str:

@@ -114,10 +114,10 @@ class Served:
             self._load = None if row is None else Published.from_floats(row)
         return self._load
 
-    def least_s(self) -> float:
-        """Return the shortest deadline in seconds that an idle machine meets; 0 where that is not known."""
+    def idle_s(self, subnetwork: str | None = None) -> float:
+        """Return the shortest deadline in seconds that an idle machine meets, in any subnetwork or one; 0 where that is not known."""
         load = self.load()
-        return load.idle_s[0] if load is not None else 0.0
+        return load.idle_s[self.place_of(subnetwork)] if load is not None else 0.0
 
 
 class Canary:
