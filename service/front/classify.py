@@ -228,7 +228,7 @@ async def _decode_in_turn(
         received.arrived_at,
         deadline_s,
         query.on_miss,
-        idle_s=0.0,
+        idle_s=served.idle_s(query.subnetwork),
         max_lateness=front.settings.max_lateness,
     )
     run_s = load.run_s[served.place_of(query.subnetwork)] if load is not None else 0.0

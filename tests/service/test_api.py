@@ -42,6 +42,17 @@ def test_a_long_deadline_gets_the_most_accurate_subnetwork(
     assert answer["bundle"] == {"name": bundle.manifest.name, "digest": bundle.digest}
 
 
+def test_a_photo_whose_deadline_no_machine_meets_is_answered_late_too(
+    server: ServerProcess, picture: Image.Image
+) -> None:
+    file = BytesIO()
+    picture.resize((400, 400)).save(file, "JPEG")
+
+    answer = server.classify(file.getvalue(), deadline_ms=0.001).json()
+
+    assert answer["in_time"] is False
+
+
 def test_a_deadline_that_nothing_meets_is_answered_late_by_the_fastest(
     server: ServerProcess, bundle: Bundle, jpeg: bytes
 ) -> None:
