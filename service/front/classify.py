@@ -13,7 +13,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from model.images import Pixels
-from service.front.engine_client import Answered
+from service.front.asked import Answered
 from service.front.front import Front
 from service.front.http.problem_replies import render
 from service.front.http.uploads import Upload, read_upload

@@ -3,9 +3,11 @@
 import asyncio
 import time
 from collections.abc import AsyncGenerator, Callable, Sequence
-from typing import Any, NamedTuple, TypeVar, cast
+from math import inf
+from typing import Any, TypeVar, cast
 
 from model.images import Pixels
+from service.front.asked import Answered, Asked
 from service.front.serving import Served, Serving
 from service.hop import (
     Answer,
@@ -30,28 +32,13 @@ from service.problems import NotReady, Problem, problem_of, unpacked
 
 # What the engine need not know at once goes with the next request, or after this.
 TELL_WITHIN_S = 0.02
+# Requests are asked together as long as more of them are at hand, but no more than so many, for no longer than a share of
+# what the most urgent has left: on a busy core an engine that is woken for each answers them one by one.
+ASKED_TOGETHER = 8
+MAY_BE_HELD = 0.2
 STALLED, SOON = "the engine does not react", {"Retry-After": "1"}
 
 T = TypeVar("T")
-
-
-class Answered(NamedTuple):
-    """An answer to a request, and when it became the best.
-
-    Attributes:
-        answer: as the engine told it.
-        before: those that it is better than, first to last.
-        given_at: the end of its run, or when a better one was waited for no longer.
-    """
-
-    answer: Answer
-    before: tuple[Answer, ...]
-    given_at: float
-
-    @property
-    def runs(self) -> tuple[Answer, ...]:
-        """The answers that led to this one, this one included."""
-        return (*self.before, self.answer)
 
 
 class EngineClient(asyncio.Protocol):
@@ -62,6 +49,7 @@ class EngineClient(asyncio.Protocol):
             whenever its last request has left.
         open_serving: makes what a front needs of all of them.
         on_flush: is called before the engine is told all that is left to tell.
+        waiting: says how many requests wait to be read, of which some are to be asked.
 
     Attributes:
         serving: what answers; None while no engine is warm.
@@ -73,18 +61,20 @@ class EngineClient(asyncio.Protocol):
         open_served: Callable[[ServedBundle, Callable[[], None]], Served],
         open_serving: Callable[[Sequence[Served]], Serving],
         on_flush: Callable[[], None],
+        waiting: Callable[[], int],
     ) -> None:
         self.serving: Serving | None = None
         self.is_stalled = False
         self._open_served = open_served
         self._open_serving = open_serving
         self._on_flush = on_flush
+        self._waiting = waiting
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport | None = None
         self._reader = FrameReader()
         self._number = 0
         self._asks = 0  # of this engine
-        self._asked: dict[int, _Asked] = {}
+        self._asked: dict[int, Asked] = {}
         self._calls: dict[int, asyncio.Future[Any]] = {}
         self._lost = asyncio.Event()
         self._lost.set()
@@ -94,6 +84,7 @@ class EngineClient(asyncio.Protocol):
         self._tally = _no_tally()
         self._telling: asyncio.TimerHandle | None = None
         self._asking: list[bytes] = []  # of this engine, not written yet
+        self._ask_by = 0.0  # when they are to be written at the latest
 
     @property
     def asks(self) -> int:
@@ -215,6 +206,7 @@ class EngineClient(asyncio.Protocol):
             gone = [
                 frame(Kind.GONE, each.number) for each in self._asked.values() if not each.is_over
             ]
+            self._flush_asks()  # they are among them
             self._write(*self._told(), *gone)  # if it goes on, it need not answer them
             self._give_up(NotReady(STALLED, headers=SOON))
         return has_stalled
@@ -250,24 +242,36 @@ class EngineClient(asyncio.Protocol):
             if not reply.done():
                 reply.set_exception(problem)
 
-    def _ask(self, ask: Ask, pixels: Pixels) -> "_Asked":
+    def _ask(self, ask: Ask, pixels: Pixels) -> Asked:
         self._connected()
         self._asks += 1
         self._number = number = self._number % 0xFFFFFFFF + 1
-        asked = self._asked[number] = _Asked(number, self._loop.create_future())
+        asked = self._asked[number] = Asked(number, self._loop.create_future())
         self._asking.append(ask_frame(number, ask, pixels.tobytes()))
         if len(self._asked) == 1:
             self._flush_asks()
-        elif len(self._asking) == 1:
-            self._loop.call_soon(self._flush_asks)  # one message for all that this look has brought
+            return asked
+        if len(self._asking) == 1:
+            self._ask_by = inf
+            self._loop.call_soon(self._ask_together)
+        now = time.monotonic()
+        self._ask_by = min(self._ask_by, now + MAY_BE_HELD * (ask.deadline_at - now))
         return asked
+
+    def _ask_together(self) -> None:
+        """Write what is asked once nothing more is at hand, or as much or as long as may be."""
+        is_held = 0 < len(self._asking) < ASKED_TOGETHER and self._waiting()
+        if is_held and time.monotonic() < self._ask_by:
+            self._loop.call_soon(self._ask_together)
+        else:
+            self._flush_asks()
 
     def _flush_asks(self) -> None:
         asking, self._asking = self._asking, []
         if asking and self._transport is not None:  # else they have ended
             self._write(*self._told(), *asking)
 
-    def _forget(self, asked: "_Asked") -> None:
+    def _forget(self, asked: Asked) -> None:
         """Let go of a request, and tell the engine if it has not ended."""
         del self._asked[asked.number]
         if not asked.is_over:
@@ -299,7 +303,7 @@ class EngineClient(asyncio.Protocol):
         if asked is not None:
             self._end(asked, problem)
 
-    def _end(self, asked: "_Asked", end: Answered | Problem) -> None:
+    def _end(self, asked: Asked, end: Answered | Problem) -> None:
         asked.is_over = True
         if asked.last.done():
             return
@@ -371,19 +375,6 @@ class EngineClient(asyncio.Protocol):
     def _write(self, *frames: bytes) -> None:
         if self._transport is not None and frames:
             self._transport.write(b"".join(frames))
-
-
-class _Asked:
-    """A request that the engine has not ended yet."""
-
-    __slots__ = ("answers", "is_over", "last", "number", "steps")
-
-    def __init__(self, number: int, last: "asyncio.Future[Answered]") -> None:
-        self.number = number
-        self.last = last
-        self.answers: list[Answer] = []
-        self.steps: asyncio.Queue[Answered | None] | None = None
-        self.is_over = False
 
 
 def _no_tally() -> Tally:

@@ -80,6 +80,7 @@ class Front:
             self._open_served,
             lambda bundles: Serving(bundles, settings, board),
             on_flush=self.show,
+            waiting=lambda: len(self.inbox),
         )
         self.connections = Connections(settings, self.engine.count_connection_ended)
         self.bodies = Bodies(

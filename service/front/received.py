@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 from starlette.requests import ClientDisconnect, Request
 
 from model.images import Pixels
-from service.front.engine_client import Answered
+from service.front.asked import Answered
 from service.front.front import Front
 from service.front.serving import Served
 from service.hop import Record
