@@ -44,6 +44,7 @@ def main() -> int:
             deadlines_s=deadlines_s,
             images=len(images),
             seed=options.seed,
+            turns=len(dialects),
         )[: options.in_turn]
     except (ValueError, BundleError) as error:
         sys.stderr.write(f"load: {error}\n")
@@ -72,7 +73,7 @@ def _parser() -> argparse.ArgumentParser:
         "--query",
         nargs="+",
         default=[""],
-        help="further parameters, as in a URL; several take turns, a phase each",
+        help="further parameters, as in a URL; several take turns, a phase each, with the same images",
     )
     parser.add_argument("--bundle", type=Path, required=True, help="gives the names of the classes")
     parser.add_argument("--images", type=Path, required=True, help="folder of <class>/*.jpg")

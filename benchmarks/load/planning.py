@@ -21,7 +21,13 @@ class Phase:
 
 
 def plan(
-    phases: Sequence[Phase], *, arrivals: str, deadlines_s: Sequence[float], images: int, seed: int
+    phases: Sequence[Phase],
+    *,
+    arrivals: str,
+    deadlines_s: Sequence[float],
+    images: int,
+    seed: int,
+    turns: int = 1,
 ) -> list[Planned]:
     """Return every request of a load, in order; equal arguments give equal requests.
 
@@ -31,6 +37,7 @@ def plan(
         deadlines_s: each as likely.
         images: how many there are to choose from.
         seed: of everything random.
+        turns: so many phases after each other are alike, but for their rates: of one rate they have the same images at the same instants.
 
     Raises:
         ValueError: the load is longer or larger than a benchmark should be, or a phase gets no request.
@@ -41,15 +48,16 @@ def plan(
         raise ValueError(f"a load may have {MOST_REQUESTS} requests at most")
     planned: list[Planned] = []
     begin_at = 0.0
-    rng = Random(f"images {seed}")  # apart from the generators of the instants
     for index, phase in enumerate(phases):
+        own_seed = seed + index // turns
+        rng = Random(f"images {own_seed}")  # apart from the generators of the instants
         # More than the mean, for bursts; those past the end of the phase are left out.
         count = int(2 * phase.rate * phase.seconds) + 100
-        times = arrival_times(arrivals, rate=phase.rate, count=count, seed=seed + index)
+        times = arrival_times(arrivals, rate=phase.rate, count=count, seed=own_seed)
         times = times[times < phase.seconds]
         if not len(times):
             raise ValueError(f"no request falls into {phase.seconds:g} s at {phase.rate:g}/s")
-        due_s = deadlines(deadlines_s, count=len(times), seed=seed + index)
+        due_s = deadlines(deadlines_s, count=len(times), seed=own_seed)
         planned += [
             Planned(begin_at + at, deadline_s, rng.randrange(images), index)
             for at, deadline_s in zip(times.tolist(), due_s, strict=True)

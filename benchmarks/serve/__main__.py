@@ -1,8 +1,8 @@
 """``python -m benchmarks.serve``: measure the real server, alone and beside others, and write the tables and plots.
 
 The server runs on one core and the load generator on another. Nothing else should run on the machine. The parts, in
-order: the floor (a bare handler), deadlines without load, capacity, a long overload, both values of ``on_miss`` by
-turns at 1,200 to 5,000 requests a second, the peers, and rounds of a sweep over the rates for as long as the budget lasts.
+order: the floor (a bare handler), deadlines without load, capacity, a long overload, both values of ``on_miss`` by turns
+past the rate at which most is answered in time, the free choice by turns with each subnetwork over the rates, and the peers.
 """
 
 import argparse
@@ -13,11 +13,12 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from benchmarks.conditions import describe_conditions
 from benchmarks.serve.report import publish, write_modes
-from benchmarks.serve.session import COLLAPSED, Session
+from benchmarks.serve.session import COLLAPSED, TURN_S, Session
 from benchmarks.servers import (
     PEER_DIALECTS,
     ROOT,
@@ -30,16 +31,17 @@ from benchmarks.servers import (
 )
 from model.bundle import read_bundle
 
-PARTS = ("floor", "deadlines", "capacity", "overload", "modes", "peers", "sweep")
-RATES = (50, 100, 300, 500, 700, 1000, 1500, 2000, 3000, 4000, 6000, 10000)
+PARTS = ("floor", "deadlines", "capacity", "overload", "modes", "sweep", "peers")
+RATES = (50, 100, 200, 300, 500, 700, 1000, 1500, 2000, 3000, 4000, 6000, 10000)
+SWEEP_ROUNDS = 8
 MODES = ("answer", "refuse")  # of on_miss
-MODE_RATES = (1200, 1600, 2000, 3000, 5000)
 MODE_CONNECTIONS = (64, 512, 3000)
-MODE_PAIRS = 20
-MODE_TURN_S = 0.5
-MODE_LOADS = 4  # at most, of a point
+MODE_ROUNDS = 14
+PAST_PEAK = (1.5, 2, 3, 5, 10)  # times the rate at which most is answered in time
+PEAK_ROUNDS = 6
+PEAK_FROM, PEAK_STEP = 200.0, 1.25  # requests a second
+PAST_IT = 0.8  # of the most: a rate at which so little is left lies past the peak
 IN_TIME = 0.99  # of all requests offered: the server holds the rate
-ROUNDS = 5  # more would only take time
 FLOOR_ROUNDS = 7
 ALONE, SATURATING, IN_TURN = 300, 1500, 1000  # requests of a closed loop
 
@@ -76,6 +78,7 @@ def measure_deadlines(session: Session) -> None:
             session.found.setdefault("deadlines", []).append(
                 {"deadline_ms": deadline_ms, **figures}
             )
+        session.found["resident_mib"] = server.memory_by_name("Rss")
 
 
 def measure_capacity(session: Session) -> None:
@@ -122,57 +125,83 @@ def measure_overload(session: Session, seconds: float) -> None:
 
 
 def measure_modes(session: Session) -> None:
-    """Compare the values of ``on_miss`` by turns on one server, with few connections and with many.
+    """Compare the values of ``on_miss`` past the peak, with few connections and with many.
 
-    A point of whose pairs the generator lagged in more than half is measured again.
+    A turn at the rate of the peak comes before each pair, so that what is left of it is known in spite of a machine
+    whose speed changes.
     """
-    points: list[dict[str, Any]] = []
-    session.found["modes"] = {"turn_s": MODE_TURN_S, "points": points}
     with session.serving(anytime(session.bundle.folder, "anytime")) as server:
+        peak = _find_peak(session, server)
+        points: list[dict[str, Any]] = []
+        session.found["modes"] = {"turn_s": TURN_S, "peak_per_s": peak, "points": points}
+        queries = [f"on_miss={mode}" for mode in (MODES[0], *MODES)]
         for connections in MODE_CONNECTIONS:
-            for rate in MODE_RATES:
-                kept: list[dict[str, Any]] = []
-                for _ in range(MODE_LOADS):
-                    kept += _take_turns(session, server, connections, rate)
-                    if len(kept) >= len(MODES) * MODE_PAIRS / 2:
-                        break
-                points += [each | {"pair": n // len(MODES)} for n, each in enumerate(kept)]
+            for times in PAST_PEAK:
+                print(f"  {connections} connections, {times:g} times the peak", flush=True)
+                rates = (peak, times * peak, times * peak)
+                common = {"rounds": MODE_ROUNDS, "connections": connections}
+                every = session.turns(server, rates, queries, **common)
+                points += [
+                    each
+                    | {"times": times, "connections": connections, "round": number, "mode": mode}
+                    for number, turns in enumerate(every)
+                    for mode, each in zip(("peak", *MODES), turns, strict=True)
+                ]
 
 
-def _take_turns(
-    session: Session, server: Server, connections: int, rate: float
-) -> list[dict[str, Any]]:
-    """Return the turns of one load, each pair after the other, but those pairs in which the generator lagged."""
-    phases = ["--phase", f"{rate}:{MODE_TURN_S}"] * (1 + len(MODES) * MODE_PAIRS)
-    common = ("--deadline-ms", session.deadline_ms, "--connections", connections)
-    queries = [f"on_miss={mode}" for mode in MODES]
-    figures = session.measure(server, *phases, *common, "--query", *queries)
-    turns = [
-        each | {"rate": rate, "connections": connections, "on_miss": MODES[turn % len(MODES)]}
-        for turn, each in enumerate(figures)
-    ][1:]  # it settles in the first
-    pairs = [turns[n : n + len(MODES)] for n in range(0, len(turns), len(MODES))]
-    return [turn for pair in pairs if not any(each["lagging"] for each in pair) for turn in pair]
+def _find_peak(session: Session, server: Server) -> float:
+    """Return the rate at which most requests are answered in time, to a quarter."""
+    most, peak, rate = 0.0, PEAK_FROM, PEAK_FROM
+    while rate <= RATES[-1]:
+        every = session.turns(server, [rate], ["on_miss=answer"], rounds=PEAK_ROUNDS)
+        in_time = median(each["in_time"] * each["offered"] for (each,) in every) if every else 0.0
+        if in_time > most:
+            most, peak = in_time, rate
+        elif in_time < PAST_IT * most:
+            break
+        rate = round(PEAK_STEP * rate)
+    return peak
 
 
-def sweep(session: Session, systems: Sequence[System], seed: int, part: str) -> None:
-    """Measure each system at rising rates until it collapses."""
-    points = session.found.setdefault(part, [])
-    for system in systems:
-        if time.monotonic() > session.end_at:
-            return
-        print(f"  {system.name}, seed {seed}", flush=True)
-        try:
-            with session.serving(system) as server:
-                for rate in RATES:
-                    point = session.point(server, rate, seed)
-                    if point is not None:
-                        points.append(point | {"memory_mib": round(server.memory_mib())})
-                        if point["in_time"] < COLLAPSED:
+def measure_sweep(session: Session) -> None:
+    """Compare the free choice with each subnetwork, by turns with the same images, at rising rates until all collapse."""
+    points = session.found.setdefault("sweep", [])
+    names = ("anytime", *session.subnetworks)
+    queries = ["", *(f"subnetwork={name}" for name in session.subnetworks)]
+    with session.serving(anytime(session.bundle.folder, "anytime")) as server:
+        for rate in RATES:
+            print(f"  {rate}/s", flush=True)
+            every = session.turns(server, [rate] * len(queries), queries, rounds=SWEEP_ROUNDS)
+            points += [
+                each | {"system": name, "rate": rate, "round": number}
+                for number, turns in enumerate(every)
+                for name, each in zip(names, turns, strict=True)
+            ]
+            if all(turn["in_time"] < COLLAPSED for turns in every for turn in turns):
+                break
+
+
+def measure_peers(session: Session, systems: Sequence[System]) -> None:
+    """Measure each of the others at rising rates until it collapses, and after it ours at the same rate."""
+    points = session.found.setdefault("peers", [])
+    with session.serving(anytime(session.bundle.folder, "anytime")) as ours:
+        for system in systems:
+            if time.monotonic() > session.end_at:
+                return
+            print(f"  {system.name}", flush=True)
+            try:
+                with session.serving(system) as server:
+                    for seed, rate in enumerate(RATES):
+                        theirs, own = (session.point(each, rate, seed) for each in (server, ours))
+                        if theirs is None or own is None:
+                            continue
+                        theirs["memory_mib"] = round(server.memory_mib())
+                        points.append(theirs | {"ours": own})
+                        if theirs["in_time"] < COLLAPSED:
                             break
-        except ServerFailed as error:
-            session.found.setdefault("failures", []).append(str(error))
-            print(f"  {error}", flush=True)
+            except ServerFailed as error:
+                session.found.setdefault("failures", []).append(str(error))
+                print(f"  {error}", flush=True)
 
 
 def main() -> int:
@@ -210,8 +239,8 @@ def main() -> int:
         "capacity": lambda: measure_capacity(session),
         "overload": lambda: measure_overload(session, options.overload_s),
         "modes": lambda: measure_modes(session),
-        "peers": lambda: sweep(session, [*map(bare, graphs), *peers], 0, "peers"),
-        "sweep": lambda: _sweep_in_rounds(session),
+        "sweep": lambda: measure_sweep(session),
+        "peers": lambda: measure_peers(session, [*map(bare, graphs), *peers]),
     }
     for name in chosen:
         print(f"{time.monotonic() - started_at:5.0f} s: {name}", flush=True)
@@ -228,19 +257,11 @@ def main() -> int:
     return 0
 
 
-def _sweep_in_rounds(session: Session) -> None:
-    for seed in range(ROUNDS):
-        if seed and time.monotonic() > session.end_at:
-            return
-        systems = [anytime(session.bundle.folder, policy) for policy in session.policies]
-        sweep(session, systems, seed, "sweep")
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.serve", description=__doc__)
     parser.add_argument("--bundle", type=Path, required=True)
     parser.add_argument("--images", type=Path, required=True, help="folder of <class>/*.jpg")
-    parser.add_argument("--budget-s", type=float, default=1200.0, help="no part begins after it")
+    parser.add_argument("--budget-s", type=float, default=1200.0, help="no peer begins after it")
     parser.add_argument("--seconds", type=float, default=3.0, help="of a point")
     parser.add_argument("--deadline-ms", type=float, default=25.0)
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from statistics import median
+from statistics import mean
 from typing import Any
 
 from matplotlib.figure import Figure
@@ -23,10 +23,10 @@ def file_name(name: str, key: str) -> str:
     return f"{name}-{key.replace('_', '-')}.png"
 
 
-def median_of(points: Sequence[Point], key: str) -> Any:
-    """Return the median of a figure; None where no point has it."""
+def mean_of(points: Sequence[Point], key: str) -> Any:
+    """Return the mean of a figure; None where no point has it."""
     values = [point[key] for point in points if point[key] is not None]
-    return median(values) if values else None
+    return mean(values) if values else None
 
 
 def draw(name: str, curves: Curves, docs: Path) -> None:
@@ -42,7 +42,7 @@ def draw(name: str, curves: Curves, docs: Path) -> None:
         figure = Figure(figsize=(7, 4), layout="constrained")
         axes = figure.subplots()
         for system, curve in curves.items():
-            points = [(rate, median_of(each, key)) for rate, each in sorted(curve.items())]
+            points = [(rate, mean_of(each, key)) for rate, each in sorted(curve.items())]
             points = [(rate, value) for rate, value in points if value is not None]
             ours = system == "anytime"
             axes.plot(

@@ -4,11 +4,11 @@ import argparse
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from statistics import mean, median, stdev
+from statistics import mean, stdev
 from typing import Any
 
 from benchmarks.documents import DOCS, percent, spread, table, write_section
-from benchmarks.serve.plots import PLOTS, SHOWN, Curves, Point, draw, file_name, median_of
+from benchmarks.serve.plots import PLOTS, SHOWN, Curves, Point, draw, file_name, mean_of
 
 COMMAND = "python -m benchmarks.serve --bundle model/pretrained/cifar10 --images DIR"
 
@@ -20,7 +20,7 @@ def publish(found: Mapping[str, Any], docs: Path) -> None:
     if own:
         draw("serving", own, docs)
     if peers:
-        ours = {name: curve for name, curve in own.items() if name == "anytime"}
+        ours = curves_of(point["ours"] for point in found["peers"])
         draw("peers", ours | peers, docs)
 
 
@@ -37,10 +37,12 @@ def write_tables(found: Mapping[str, Any], docs: Path) -> None:
         parts.append(_floor(found["floor"]))
     if "deadlines" in found:
         parts.append(_deadlines(found["deadlines"]))
+    if "resident_mib" in found:
+        parts.append(_memory(found["resident_mib"]))
     if "capacity_per_s" in found:
         parts.append(_capacity(found))
     if own:
-        parts += [_sweep(own), _images("serving"), _against_best(own, peers)]
+        parts += [_sweep(own), _images("serving"), _against_fixed(own)]
     if peers:
         parts += [_peers(peers), _images("peers")]
     if "overload" in found:
@@ -57,40 +59,49 @@ def write_modes(found: Mapping[str, Any], docs: Path) -> None:
     text = (
         f"## Late answers or refusals past the capacity\n\n`{COMMAND} --parts modes` on "
         f"{conditions['machine']} ({conditions['system']}; {versions}), commit {conditions['commit']}, {conditions['started']}. "
-        "The server has one core and the load generator another; both values of `on_miss` by turns on one server, "
-        f"{modes['turn_s']:g} s each, Poisson arrivals, latency from the intended send time, deadline {conditions['deadline_ms']:g} ms. In time of all offered, median and range of the turns; then the latest answer "
-        "of all of them. Apart: `refuse` less `answer`, in points, the mean of the pairs and its standard error. Pairs in which the generator lagged "
+        f"The server has one core and the load generator another; one server, Poisson arrivals, latency from the intended send time, deadline {conditions['deadline_ms']:g} ms. "
+        f"Most was answered in time at {modes['peak_per_s']:.0f} requests a second (rates a quarter apart, `on_miss=answer`). A round is a turn of {modes['turn_s']:g} s at that rate, then one with each value of `on_miss` at the rate of the row, with the same images. "
+        "*Of the peak*: requests in time in all turns, of those in the turns at the peak beside them, and its standard error over the rounds; then the share of all offered that was in time, the late among the answers, and the latest answer. "
+        "Apart: `refuse` less `answer`, in points of what was in time, the mean of the rounds and its standard error. Rounds in which the generator lagged "
         "are thrown out, and the point is measured again where that is more than half of them.\n\n"
     )
     cells: dict[tuple[int, float], dict[str, dict[int, Point]]] = {}
     for point in modes["points"]:
-        cell = cells.setdefault((point["connections"], point["rate"]), {})
-        cell.setdefault(point["on_miss"], {})[point["pair"]] = point
+        cell = cells.setdefault((point["connections"], point["times"]), {})
+        cell.setdefault(point["mode"], {})[point["round"]] = point
     rows = []
-    for (connections, rate), cell in sorted(cells.items()):
-        answer, refuse = cell.get("answer", {}), cell.get("refuse", {})
-        pairs = _mode(answer), _mode(refuse), _apart(answer, refuse)
-        rows.append([str(connections), f"{rate:g}", *pairs])
+    for (connections, times), cell in sorted(cells.items()):
+        peak, answer, refuse = (list(cell[mode].values()) for mode in ("peak", "answer", "refuse"))
+        modes_of = _mode(answer, peak), _mode(refuse, peak), _apart(answer, refuse, "in_time")
+        offered = f"{times:g} × ({times * modes['peak_per_s']:.0f})"
+        rows.append([str(connections), offered, *modes_of])
     header = ["connections", "offered/s", "`on_miss=answer`", "`on_miss=refuse`", "apart"]
     write_section(docs / "results.md", "modes", text + table(header, rows))
 
 
-def _mode(by_pair: Mapping[int, Point]) -> str:
-    points = list(by_pair.values())
-    if not points:
-        return "–"
-    in_time = spread([point["in_time"] for point in points], percent)
-    text = f"{in_time}, n = {sum(point['offered'] for point in points)}"
-    latest_ms = [point["answered_ms"]["max"] for point in points if point["answered_ms"]]
-    return f"{text}; latest {max(latest_ms):.0f} ms" if latest_ms else text
+def _mode(points: Sequence[Point], peak: Sequence[Point]) -> str:
+    met, most = ([each["in_time"] * each["offered"] for each in of] for of in (points, peak))
+    in_time, late = (
+        sum(each["outcomes"].get(how, 0) for each in points) for how in ("in_time", "late")
+    )
+    latest_ms = [each["answered_ms"]["max"] for each in points if each["answered_ms"]]
+    share = percent(mean(each["in_time"] for each in points))
+    text = f"{share} in time, {percent(late / max(in_time + late, 1))} late"
+    if latest_ms:
+        text += f", latest {max(latest_ms):.0f} ms"
+    if not sum(most):
+        return text
+    of_peak = sum(met) / sum(most)
+    left = [ours - of_peak * theirs for ours, theirs in zip(met, most, strict=True)]
+    error = stdev(left) / len(left) ** 0.5 / mean(most) if len(left) > 1 else float("nan")
+    return f"**{of_peak:.2f}** ± {error:.2f} of the peak; {text}"
 
 
-def _apart(answer: Mapping[int, Point], refuse: Mapping[int, Point]) -> str:
-    pairs = sorted(answer.keys() & refuse.keys())
-    apart = [100 * (refuse[pair]["in_time"] - answer[pair]["in_time"]) for pair in pairs]
-    if len(apart) < 2:
-        return "–"
-    return f"{mean(apart):+.1f} ± {stdev(apart) / len(apart) ** 0.5:.1f} ({len(apart)})"
+def _apart(first: Sequence[Point], second: Sequence[Point], key: str) -> str:
+    """Return the mean of the differences, in points, its standard error and their number."""
+    apart = [100 * (b[key] - a[key]) for a, b in zip(first, second, strict=True)]
+    error = stdev(apart) / len(apart) ** 0.5 if len(apart) > 1 else float("nan")
+    return f"{mean(apart):+.1f} ± {error:.1f} ({len(apart)})"
 
 
 def _conditions(conditions: Mapping[str, Any]) -> str:
@@ -99,9 +110,9 @@ def _conditions(conditions: Mapping[str, Any]) -> str:
         f"`{COMMAND}` on {conditions['machine']} ({conditions['system']}; {versions}), commit "
         f"{conditions['commit']}, {conditions['started']}. Bundle `{conditions['bundle']}` ({conditions['digest']}). "
         "The server has one core and the load generator another. Open loop, Poisson arrivals, latency from the "
-        f"intended send time; {conditions['seconds']:g} s a point and seed after 0.5 s that are not counted; "
-        "runs in which the generator itself lagged are thrown out, except the overload: ten times the capacity is "
-        "more than one core can send on time. Other servers run the same files in the precision that ours keeps here (int8). Requests carry JPEG files of labelled test images, so that accuracy is "
+        f"intended send time; {conditions['seconds']:g} s a point after 0.5 s that are not counted, or turns of 0.5 s; "
+        "what was sent while the generator itself lagged is thrown out, except the overload: ten times the capacity is "
+        "more than one core can send on time. Other servers run the same files in the precision that ours has found to be the faster one here. Requests carry JPEG files of labelled test images, so that accuracy is "
         "that of the answers given. All fractions are of the requests offered; the "
         f"deadline is {conditions['deadline_ms']:g} ms, and late answers are refused (`on_miss=refuse`)."
     )
@@ -159,49 +170,49 @@ def _capacity(found: Mapping[str, Any]) -> str:
 
 def _sweep(curves: Curves) -> str:
     rates = sorted({rate for curve in curves.values() for rate in curve})
-    seeds = max(len(points) for curve in curves.values() for points in curve.values())
-    parts = [f"### Policies against rate (n ≤ {seeds} seeds a point, median)"]
+    rounds = [len(points) for points in curves["anytime"].values()]
+    parts = [
+        "### The free choice and each subnetwork, against the rate\n\n"
+        f"One server; the free choice and each subnetwork alone (`subnetwork=…`) by turns of half a second with the same images, {min(rounds)} to {max(rounds)} rounds a rate; means."
+    ]
     for key, title in SHOWN:
         parts.append(f"{title.capitalize()}, %:\n\n" + _table_of(curves, rates, key))
     return "\n\n".join(parts)
 
 
-def _against_best(own: Curves, peers: Curves) -> str:
-    """Compare ours with the best of the others at each rate."""
-    others = {name: curve for name, curve in {**own, **peers}.items() if name != "anytime"}
+def _against_fixed(curves: Curves) -> str:
+    """Compare the free choice with the best subnetwork at each rate, known only afterwards."""
     rows = []
-    for rate, points in sorted(own["anytime"].items()):
-        ours = [point["correct_in_time"] for point in points]
-        best, name = max(
-            (
-                (median_of(curve[rate], "correct_in_time"), name)
-                for name, curve in others.items()
-                if rate in curve
-            ),
-            default=(0.0, "–"),
-        )
-        rows.append(
-            [
-                f"{rate:.0f}",
-                spread(ours, percent),
-                percent(best),
-                name,
-                f"{100 * (median(ours) - best):+.1f}",
-            ]
-        )
+    for rate, ours in sorted(curves["anytime"].items()):
+        means = {
+            name: mean(each["correct_in_time"] for each in curve[rate])
+            for name, curve in curves.items()
+            if name != "anytime"
+        }
+        best = max(means, key=lambda name: means[name])
+        free = percent(mean(each["correct_in_time"] for each in ours))
+        apart = _apart(curves[best][rate], ours, "correct_in_time")
+        rows.append([f"{rate:.0f}", free, percent(means[best]), best, apart])
+    header = ["rate/s", "free choice", "best fixed choice", "which", "apart"]
     return (
-        "Correct in time, `anytime` (median, range) and the best of all others at each rate:\n\n"
-        + table(["rate/s", "anytime", "best other", "which", "difference"], rows)
+        "Correct in time, the free choice and the best subnetwork at each rate, known only afterwards. Apart: in points, the mean of the rounds, its standard error, and their number:\n\n"
+        + table(header, rows)
     )
+
+
+def _memory(resident_mib: Mapping[str, float]) -> str:
+    """Say what each kind of process takes, with the libraries that they share in each."""
+    each = ", ".join(f"{name} {mib:.0f}" for name, mib in sorted(resident_mib.items()))
+    return f"Memory behind that, resident, MiB: {each}."
 
 
 def _peers(curves: Curves) -> str:
     rows = []
     for name, curve in curves.items():
         first = _all(curve)[0]
-        held = [rate for rate, points in curve.items() if median_of(points, "in_time") >= 0.99]
+        held = [rate for rate, points in curve.items() if mean_of(points, "in_time") >= 0.99]
         most, at = max(
-            (median_of(points, "correct_in_time") * rate, rate) for rate, points in curve.items()
+            (mean_of(points, "correct_in_time") * rate, rate) for rate, points in curve.items()
         )
         latency = first["answered_ms"] or {"p50": float("nan"), "p99": float("nan")}
         rows.append(
@@ -217,11 +228,24 @@ def _peers(curves: Curves) -> str:
     return (
         "### Other servers on the same ONNX files\n\n"
         + table([*header, "most correct answers in time a second", "memory (MiB)"], rows)
-        + "\n\nCorrect in time, %:\n\n"
-        + _table_of(
-            curves, sorted({rate for c in curves.values() for rate in c}), "correct_in_time"
-        )
+        + "\n\nCorrect in time, %, and in brackets this server's, measured after it at the same rate:\n\n"
+        + _beside(curves)
     )
+
+
+def _beside(curves: Curves) -> str:
+    rates = sorted({rate for curve in curves.values() for rate in curve})
+    rows = [
+        [name, *(_both(curve.get(rate, [])) for rate in rates)] for name, curve in curves.items()
+    ]
+    return table(["rate/s", *(f"{rate:.0f}" for rate in rates)], rows)
+
+
+def _both(points: Sequence[Point]) -> str:
+    theirs, ours = (
+        mean_of(each, "correct_in_time") for each in (points, [point["ours"] for point in points])
+    )
+    return f"{percent(theirs, '')} ({percent(ours, '')})" if points else "–"
 
 
 def _overload(overload: Mapping[str, Any]) -> str:
@@ -267,7 +291,7 @@ def _all(curve: Mapping[float, Sequence[Point]]) -> list[Point]:
 
 def _table_of(curves: Curves, rates: Sequence[float], key: str) -> str:
     rows = [
-        [name, *(percent(median_of(curve.get(rate, []), key), "") for rate in rates)]
+        [name, *(percent(mean_of(curve.get(rate, []), key), "") for rate in rates)]
         for name, curve in curves.items()
     ]
     return table(["rate/s", *(f"{rate:.0f}" for rate in rates)], rows)

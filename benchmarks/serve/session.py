@@ -2,21 +2,28 @@
 
 import json
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from benchmarks.servers import ROOT, Server, ServerFailed, System, running
+import httpx
+
+from benchmarks.servers import ROOT, Server, ServerFailed, System, anytime, running
 from model.bundle import Bundle
 
 COLLAPSED = 0.05  # no more is to be seen at higher rates
 SETTLE_S = 0.5  # at the same rate before what is counted
 TRIES = 3  # of a point whose generator lagged
+TURN_S = (
+    0.5  # of a load in which several take turns: the speed of a machine may change within seconds
+)
+TURN_LOADS = 4  # at most, of a point
 
 
-@dataclass(slots=True)
+@dataclass
 class Session:
     """What the parts share: where things are, how long a point lasts, and what was found.
 
@@ -43,25 +50,32 @@ class Session:
     found: dict[str, Any] = field(default_factory=dict)
 
     @property
-    def policies(self) -> list[str]:
-        """Ours, and each subnetwork alone."""
-        names = [each.name for each in self.bundle.manifest.subnetworks]
-        return ["anytime", *(f"static:{name}" for name in names)]
+    def subnetworks(self) -> list[str]:
+        """All, the one that costs least first."""
+        return [each.name for each in self.bundle.manifest.subnetworks]
 
     @property
     def shallowest(self) -> str:
         """The subnetwork that costs least."""
-        return self.bundle.manifest.subnetworks[0].name
+        return self.subnetworks[0]
 
     @property
     def deepest(self) -> str:
         """The subnetwork that costs most."""
-        return self.bundle.manifest.subnetworks[-1].name
+        return self.subnetworks[-1]
 
     def graph(self, name: str) -> Path:
-        """Return the file of a subnetwork; of its precisions the one that ours keeps on a processor."""
-        small = self.bundle.folder / f"{name}.int8.onnx"
-        return (small if small.exists() else self.bundle.folder / f"{name}.onnx").resolve()
+        """Return the file of a subnetwork, in the precision that ours has found to be the faster one here."""
+        ending = ".int8.onnx" if self._precisions[name] == "int8" else ".onnx"
+        return (self.bundle.folder / f"{name}{ending}").resolve()
+
+    @cached_property
+    def _precisions(self) -> dict[str, str]:
+        """That of each subnetwork."""
+        with self.serving(anytime(self.bundle.folder, "anytime")) as server:
+            url = f"http://127.0.0.1:{server.port}/subnetworks"
+            listed = httpx.get(url).raise_for_status().json()["subnetworks"]
+        return {each["name"]: each["precision"] for each in listed}
 
     @contextmanager
     def serving(self, system: System) -> Iterator[Server]:
@@ -90,6 +104,40 @@ class Session:
             raise ServerFailed(f"{server.system.name}: no load could be sent ({arguments})")
         phases: list[dict[str, Any]] = json.loads(output)
         return phases
+
+    def turns(
+        self,
+        server: Server,
+        rates: Sequence[float],
+        queries: Sequence[str],
+        *,
+        rounds: int,
+        connections: int = 512,
+    ) -> list[list[dict[str, Any]]]:
+        """Return the figures of each round of a load in which several take turns, but for those in which the generator lagged.
+
+        It is sent again where that is more than half of them.
+
+        Args:
+            server: is sent all of them.
+            rates: of each.
+            queries: what each asks.
+            rounds: each with one turn of each.
+            connections: of the load.
+        """
+        phases = [("--phase", f"{rate}:{TURN_S}") for rate in rates] * (1 + rounds)
+        words = [word for phase in phases for word in phase]
+        common = ("--deadline-ms", self.deadline_ms, "--connections", connections)
+        kept: list[list[dict[str, Any]]] = []
+        for seed in range(TURN_LOADS):
+            own = ("--seed", 1000 * seed, "--query", *queries)
+            figures = self.measure(server, *words, *common, *own)
+            n = len(rates)
+            every = [figures[first : first + n] for first in range(n, len(figures), n)]
+            kept += [each for each in every if not any(turn["lagging"] for turn in each)]
+            if len(kept) >= rounds / 2:
+                break
+        return kept
 
     def point(
         self, server: Server, rate: float, seed: int, connections: int = 512

@@ -37,6 +37,21 @@ def test_phases_follow_one_another_in_order_of_time() -> None:
     assert planned[-1].at < 1.5
 
 
+def test_phases_that_take_turns_send_the_same_images_at_the_same_instants() -> None:
+    phases = [Phase(100, 1.0)] * 4
+    planned = plan(phases, arrivals="poisson", deadlines_s=[0.025, 0.1], images=50, seed=0, turns=2)
+
+    first, second, third, fourth = (
+        [
+            (round(each.at - phase, 9), each.deadline_s, each.image)
+            for each in planned
+            if each.phase == phase
+        ]
+        for phase in range(4)
+    )
+    assert first == second != third == fourth
+
+
 @pytest.mark.parametrize(
     ("phase", "said"),
     [

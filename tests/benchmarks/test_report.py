@@ -41,16 +41,27 @@ def test_a_second_report_takes_the_place_of_the_first(tmp_path: Path) -> None:
     assert once.startswith("# Results\n\n## Accuracy\n\nGood.\n")
 
 
-def test_ours_is_compared_with_the_best_of_the_others_at_each_rate(tmp_path: Path) -> None:
-    own = [point("anytime", 100, 0.9), point("static:full", 100, 0.85)]
-    own += [point("anytime", 900, 0.8)]
-    peers = [point("bare handler: full", 100, 0.88), point("bare handler: full", 900, 0.1)]
+def test_the_free_choice_is_compared_with_the_best_subnetwork_at_each_rate(tmp_path: Path) -> None:
+    points = [point("anytime", 100, 0.9), point("anytime", 100, 0.8)]
+    points += [point("column-1", 100, 0.5), point("column-1", 100, 0.5)]
+    points += [point("full", 100, 0.9), point("full", 100, 0.7)]
 
-    write_tables({"conditions": CONDITIONS, "sweep": own, "peers": peers}, tmp_path)
+    write_tables({"conditions": CONDITIONS, "sweep": points}, tmp_path)
 
     text = (tmp_path / "results.md").read_text()
-    assert "| 100 | 90.0 % (90.0 %–90.0 %) | 88.0 % | bare handler: full | +2.0 |" in text
-    assert "| 900 | 80.0 % (80.0 %–80.0 %) | 10.0 % | bare handler: full | +70.0 |" in text
+    assert "| 100 | 85.0 % | 80.0 % | full | +5.0 ± 5.0 (2) |" in text
+
+
+def test_another_server_stands_beside_what_ours_did_at_its_rates(tmp_path: Path) -> None:
+    peers = [
+        point("bare handler: full", rate, correct) | {"ours": point("anytime", rate, 0.9)}
+        for rate, correct in ((100, 0.88), (900, 0.1))
+    ]
+
+    write_tables({"conditions": CONDITIONS, "peers": peers}, tmp_path)
+
+    text = (tmp_path / "results.md").read_text()
+    assert "| bare handler: full | 88.0 (90.0) | 10.0 (90.0) |" in text
 
 
 def test_ours_is_compared_with_the_bare_handler(tmp_path: Path) -> None:
@@ -66,22 +77,20 @@ def test_ours_is_compared_with_the_bare_handler(tmp_path: Path) -> None:
     assert "| 900 (900–900) | 1000 (1000–1000) | 0.9 (0.9–0.9) | 2 |" in text
 
 
-def test_the_values_of_on_miss_stand_side_by_side_with_the_difference_of_their_pairs(
-    tmp_path: Path,
-) -> None:
-    in_time = {"answer": (0.8, 0.6), "refuse": (0.9, 0.9)}
+def test_both_values_of_on_miss_are_compared_with_the_peak_beside_them(tmp_path: Path) -> None:
+    in_time = {"peak": (0.8, 0.6), "answer": (0.4, 0.3), "refuse": (0.5, 0.3)}
     points = [
         point("anytime", 2000, 0.8)
-        | {"on_miss": mode, "connections": 64, "offered": 10, "in_time": share, "pair": pair}
+        | {"mode": mode, "connections": 64, "offered": 10, "in_time": share, "round": number}
+        | {"times": 2, "outcomes": {"in_time": 3, "late": 1}}
         for mode, shares in in_time.items()
-        for pair, share in enumerate(shares)
+        for number, share in enumerate(shares)
     ]
 
-    modes = {"turn_s": 0.5, "points": points}
+    modes = {"turn_s": 0.5, "peak_per_s": 1000.0, "points": points}
     write_modes({"conditions": CONDITIONS, "modes": modes}, tmp_path)
 
     written = (tmp_path / "results.md").read_text()
-    answer = "70.0 % (60.0 %–80.0 %), n = 20; latest 3 ms"
-    refuse = "90.0 % (90.0 %–90.0 %), n = 20; latest 3 ms"
-    assert "0.5 s each" in written
-    assert f"| 64 | 2000 | {answer} | {refuse} | +20.0 ± 10.0 (2) |" in written
+    answer = "**0.50** ± 0.00 of the peak; 35.0 % in time, 25.0 % late, latest 3 ms"
+    assert f"| 64 | 2 × (2000) | {answer} |" in written
+    assert "| +5.0 ± 5.0 (2) |" in written
