@@ -3,6 +3,7 @@
 import re
 import subprocess
 import sys
+from collections import Counter
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -49,6 +50,14 @@ def test_every_module_has_its_place_in_the_architecture() -> None:
 
     assert len(modules) > 100
     assert not {str(path.relative_to(ROOT)) for path in modules if path.name not in named}
+
+
+def test_the_files_of_the_server_are_short_and_its_folders_small() -> None:
+    modules = list((ROOT / "service").rglob("[a-z]*.py"))
+    folders = Counter(path.parent for path in modules)
+
+    assert not [path for path in modules if len(path.read_text().splitlines()) > 400]
+    assert not [folder for folder, files in folders.items() if files > 16]
 
 
 @pytest.mark.parametrize("document", ["security.md", "reliability.md"])
