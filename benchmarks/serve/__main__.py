@@ -261,7 +261,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.serve", description=__doc__)
     parser.add_argument("--bundle", type=Path, required=True)
     parser.add_argument("--images", type=Path, required=True, help="folder of <class>/*.jpg")
-    parser.add_argument("--budget-s", type=float, default=1200.0, help="no peer begins after it")
+    parser.add_argument("--budget-s", type=float, default=3600.0, help="no peer begins after it")
     parser.add_argument("--seconds", type=float, default=3.0, help="of a point")
     parser.add_argument("--deadline-ms", type=float, default=25.0)
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)

@@ -260,7 +260,7 @@ def _overload(overload: Mapping[str, Any]) -> str:
         ["how they ended", outcomes],
         ["answers, p50 / p99 (ms)", f"{latency.get('p50', 0):.1f} / {latency.get('p99', 0):.1f}"],
         ["memory, first / largest / last (MiB)", f"{memory[0]} / {max(memory)} / {memory[-1]}"],
-        ["nine in ten in time again after", f"{after['recovered_s']:.2f} s"],
+        ["nine in ten in time again after", _recovery(after["recovered_s"])],
         ["generator behind", "yes" if during["lagging"] else "no"],
     ]
     return (
@@ -269,6 +269,10 @@ def _overload(overload: Mapping[str, Any]) -> str:
         + "\n\n`unsent`: all of the generator's connections were busy until the request's deadline; the server never "
         "saw it."
     )
+
+
+def _recovery(recovered_s: float | None) -> str:
+    return "not within it" if recovered_s is None else f"{recovered_s:.2f} s"
 
 
 def _images(name: str) -> str:
