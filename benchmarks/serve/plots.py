@@ -39,7 +39,7 @@ def draw(name: str, curves: Curves, docs: Path) -> None:
     """
     (docs / PLOTS).mkdir(exist_ok=True)
     for key, title in SHOWN:
-        figure = Figure(figsize=(7, 4), layout="constrained")
+        figure = Figure(figsize=(7, 4.5), layout="constrained")
         axes = figure.subplots()
         for system, curve in curves.items():
             points = [(rate, mean_of(each, key)) for rate, each in sorted(curve.items())]
@@ -56,5 +56,5 @@ def draw(name: str, curves: Curves, docs: Path) -> None:
             )
         axes.set(xscale="log", xlabel="requests offered a second", ylabel=title)
         axes.grid(alpha=0.3)
-        axes.legend(fontsize="x-small", ncols=2)
+        figure.legend(loc="outside lower center", fontsize="x-small", ncols=3)
         figure.savefig(docs / PLOTS / file_name(name, key), dpi=120)

@@ -100,8 +100,9 @@ def _mode(points: Sequence[Point], peak: Sequence[Point]) -> str:
 def _apart(first: Sequence[Point], second: Sequence[Point], key: str) -> str:
     """Return the mean of the differences, in points, its standard error and their number."""
     apart = [100 * (b[key] - a[key]) for a, b in zip(first, second, strict=True)]
-    error = stdev(apart) / len(apart) ** 0.5 if len(apart) > 1 else float("nan")
-    return f"{mean(apart):+.1f} ± {error:.1f} ({len(apart)})"
+    if len(apart) < 2:
+        return f"{mean(apart):+.1f} (1)"
+    return f"{mean(apart):+.1f} ± {stdev(apart) / len(apart) ** 0.5:.1f} ({len(apart)})"
 
 
 def _conditions(conditions: Mapping[str, Any]) -> str:
