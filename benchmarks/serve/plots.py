@@ -24,7 +24,10 @@ def file_name(name: str, key: str) -> str:
 
 
 def mean_of(points: Sequence[Point], key: str) -> Any:
-    """Return the mean of a figure; None where no point has it."""
+    """Return the mean of a figure; None where no point has it. Accuracy is that of all answers in time together."""
+    if key == "accuracy":
+        met = sum(point["in_time"] for point in points)
+        return sum(point["correct_in_time"] for point in points) / met if met else None
     values = [point[key] for point in points if point[key] is not None]
     return mean(values) if values else None
 

@@ -60,7 +60,7 @@ def write_modes(found: Mapping[str, Any], docs: Path) -> None:
         f"## Late answers or refusals past the capacity\n\n`{COMMAND} --parts modes` on "
         f"{conditions['machine']} ({conditions['system']}; {versions}), commit {conditions['commit']}, {conditions['started']}. "
         f"The server has one core and the load generator another; one server, Poisson arrivals, latency from the intended send time, deadline {conditions['deadline_ms']:g} ms. "
-        f"Most was answered in time at {modes['peak_per_s']:.0f} requests a second (rates a quarter apart, `on_miss=answer`). A round is a turn of {modes['turn_s']:g} s at that rate, then one with each value of `on_miss` at the rate of the row, with the same images. "
+        f"Most was answered in time at {modes['peak_per_s']:.0f} requests a second (rates a quarter apart, `on_miss=answer`, 512 connections). A round is a turn of {modes['turn_s']:g} s at that rate, then one with each value of `on_miss` at the rate of the row, with the same images; before each turn a quarter of a second of the same is not counted, and every other round is in the opposite order. "
         "*Of the peak*: requests in time in all turns, of those in the turns at the peak beside them, and its standard error over the rounds; then the share of all offered that was in time, the late among the answers, and the latest answer. "
         "Apart: `refuse` less `answer`, in points of what was in time, the mean of the rounds and its standard error. Rounds in which the generator lagged "
         "are thrown out, and the point is measured again where that is more than half of them.\n\n"
@@ -174,7 +174,7 @@ def _sweep(curves: Curves) -> str:
     rounds = [len(points) for points in curves["anytime"].values()]
     parts = [
         "### The free choice and each subnetwork, against the rate\n\n"
-        f"One server; the free choice and each subnetwork alone (`subnetwork=…`) by turns of half a second with the same images, {min(rounds)} to {max(rounds)} rounds a rate; means."
+        f"One server; the free choice and each subnetwork alone (`subnetwork=…`) by turns of half a second with the same images, each behind a quarter of a second that is not counted and in both orders, {min(rounds)} to {max(rounds)} rounds a rate; means."
     ]
     for key, title in SHOWN:
         parts.append(f"{title.capitalize()}, %:\n\n" + _table_of(curves, rates, key))
@@ -229,7 +229,7 @@ def _peers(curves: Curves) -> str:
     return (
         "### Other servers on the same ONNX files\n\n"
         + table([*header, "most correct answers in time a second", "memory (MiB)"], rows)
-        + "\n\nCorrect in time, %, and in brackets this server's, measured after it at the same rate:\n\n"
+        + "\n\nCorrect in time, %, and in brackets this server's, measured next to it at the same rate:\n\n"
         + _beside(curves)
     )
 

@@ -17,9 +17,9 @@ from model.bundle import Bundle
 COLLAPSED = 0.05  # no more is to be seen at higher rates
 SETTLE_S = 0.5  # at the same rate before what is counted
 TRIES = 3  # of a point whose generator lagged
-TURN_S = (
-    0.5  # of a load in which several take turns: the speed of a machine may change within seconds
-)
+# Of a load in which several take turns: the speed of a machine may change within seconds.
+TURN_S = 0.5
+TURN_SETTLE_S = 0.25  # before it, at the same rate, until what the turn before has left is gone
 TURN_LOADS = 4  # at most, of a point
 
 
@@ -116,24 +116,31 @@ class Session:
     ) -> list[list[dict[str, Any]]]:
         """Return the figures of each round of a load in which several take turns, but for those in which the generator lagged.
 
-        It is sent again where that is more than half of them.
+        Every other round takes them in the opposite order, so that each comes behind others as often. It is sent again where
+        fewer than half of the rounds are left.
 
         Args:
             server: is sent all of them.
             rates: of each.
             queries: what each asks.
-            rounds: each with one turn of each.
+            rounds: each with one turn of each; an even number.
             connections: of the load.
         """
-        phases = [("--phase", f"{rate}:{TURN_S}") for rate in rates] * (1 + rounds)
-        words = [word for phase in phases for word in phase]
+        there_and_back = [*range(len(rates)), *reversed(range(len(rates)))]
+        phases = [
+            f"{rates[turn]}:{seconds}"
+            for turn in there_and_back * (rounds // 2)
+            for seconds in (TURN_SETTLE_S, TURN_S)
+        ]
+        words = [word for phase in phases for word in ("--phase", phase)]
+        words += ["--query", *(queries[turn] for turn in there_and_back for _ in range(2))]
         common = ("--deadline-ms", self.deadline_ms, "--connections", connections)
         kept: list[list[dict[str, Any]]] = []
         for seed in range(TURN_LOADS):
-            own = ("--seed", 1000 * seed, "--query", *queries)
-            figures = self.measure(server, *words, *common, *own)
+            counted = self.measure(server, *words, *common, "--seed", 1000 * seed)[1::2]
             n = len(rates)
-            every = [figures[first : first + n] for first in range(n, len(figures), n)]
+            every = [counted[first : first + n] for first in range(0, len(counted), n)]
+            every[1::2] = [each[::-1] for each in every[1::2]]
             kept += [each for each in every if not any(turn["lagging"] for turn in each)]
             if len(kept) >= rounds / 2:
                 break

@@ -32,9 +32,10 @@ from service.problems import NotReady, Problem, problem_of, unpacked
 
 # What the engine need not know at once goes with the next request, or after this.
 TELL_WITHIN_S = 0.02
-# Requests are asked together as long as more of them are at hand, but no more than so many, for no longer than a share of
-# what the most urgent has left: on a busy core an engine that is woken for each answers them one by one.
+# Requests are asked together as long as more of them are at hand, but no more than so many, and for no longer than this or
+# that share of what the most urgent has left: on a busy core an engine that is woken for each answers them one by one.
 ASKED_TOGETHER = 8
+HELD_WITHIN_S = 0.005
 MAY_BE_HELD = 0.2
 STALLED, SOON = "the engine does not react", {"Retry-After": "1"}
 
@@ -50,6 +51,7 @@ class EngineClient(asyncio.Protocol):
         open_serving: makes what a front needs of all of them.
         on_flush: is called before the engine is told all that is left to tell.
         waiting: says how many requests wait to be read, of which some are to be asked.
+        clock: seconds, that of deadlines.
 
     Attributes:
         serving: what answers; None while no engine is warm.
@@ -62,6 +64,7 @@ class EngineClient(asyncio.Protocol):
         open_serving: Callable[[Sequence[Served]], Serving],
         on_flush: Callable[[], None],
         waiting: Callable[[], int],
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.serving: Serving | None = None
         self.is_stalled = False
@@ -69,6 +72,7 @@ class EngineClient(asyncio.Protocol):
         self._open_serving = open_serving
         self._on_flush = on_flush
         self._waiting = waiting
+        self._clock = clock
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport | None = None
         self._reader = FrameReader()
@@ -232,7 +236,7 @@ class EngineClient(asyncio.Protocol):
 
     def _give_up(self, problem: Problem) -> None:
         """End all that the engine has not, with the best answer so far if there is one."""
-        now = time.monotonic()
+        now = self._clock()
         for asked in tuple(self._asked.values()):
             if asked.answers:
                 self._delivered(asked.number, Delivered(now))
@@ -254,14 +258,17 @@ class EngineClient(asyncio.Protocol):
         if len(self._asking) == 1:
             self._ask_by = inf
             self._loop.call_soon(self._ask_together)
-        now = time.monotonic()
-        self._ask_by = min(self._ask_by, now + MAY_BE_HELD * (ask.deadline_at - now))
+        if len(self._asking) == ASKED_TOGETHER:
+            self._flush_asks()
+            return asked
+        now = self._clock()
+        held_s = min(HELD_WITHIN_S, MAY_BE_HELD * (ask.deadline_at - now))
+        self._ask_by = min(self._ask_by, now + held_s)
         return asked
 
     def _ask_together(self) -> None:
-        """Write what is asked once nothing more is at hand, or as much or as long as may be."""
-        is_held = 0 < len(self._asking) < ASKED_TOGETHER and self._waiting()
-        if is_held and time.monotonic() < self._ask_by:
+        """Write what is asked once nothing more is at hand, or it was held as long as may be."""
+        if self._asking and self._waiting() and self._clock() < self._ask_by:
             self._loop.call_soon(self._ask_together)
         else:
             self._flush_asks()

@@ -1,12 +1,11 @@
 import asyncio
 import socket
-import time
 from collections.abc import AsyncIterator
 
 import numpy as np
 import pytest
 
-from service.front.engine_client import ASKED_TOGETHER, EngineClient
+from service.front.engine_client import ASKED_TOGETHER, HELD_WITHIN_S, EngineClient
 from service.hop import Ask, FrameReader, Kind
 
 pytestmark = pytest.mark.anyio
@@ -17,10 +16,10 @@ class Crowd:
 
     def __init__(self) -> None:
         self.waiting = 0
+        self.now = 0.0
         self.client: EngineClient
         self.asking: list[asyncio.Task[object]] = []
         self._reader = FrameReader()
-        self._ours, self._theirs = socket.socketpair()
 
     async def __aenter__(self) -> "Crowd":
         self.client = EngineClient(
@@ -28,11 +27,21 @@ class Crowd:
             open_serving=lambda *_: pytest.fail("nothing is served"),
             on_flush=lambda: None,
             waiting=lambda: self.waiting,
+            clock=lambda: self.now,
         )
+        await self.connect()
+        return self
+
+    async def connect(self) -> None:
+        """Have an engine, instead of the one before."""
+        self._ours, self._theirs = socket.socketpair()
         self._theirs.setblocking(False)
         loop = asyncio.get_running_loop()
         await loop.create_connection(lambda: self.client, sock=self._ours)
-        return self
+
+    async def lose_engine(self) -> None:
+        self._theirs.close()
+        await self.client.lost()
 
     async def __aexit__(self, *_: object) -> None:
         for each in self.asking:
@@ -42,8 +51,7 @@ class Crowd:
         self._theirs.close()
 
     async def ask(self, deadline_s: float = 3600.0) -> None:
-        now = time.monotonic()
-        ask = Ask(1, now, now + deadline_s, "answer", "none", None, float("inf"), False)
+        ask = Ask(1, self.now, self.now + deadline_s, "answer", "none", None, float("inf"), False)
         answer = self.client.answer(ask, np.zeros((1, 1, 3), np.uint8))
         self.asking.append(asyncio.ensure_future(answer))
         for _ in range(3):  # looks of a front in which others wait
@@ -94,6 +102,41 @@ async def test_while_others_wait_so_many_are_asked_together_and_no_more(crowd: C
         assert crowd.sent() == 0
     await crowd.ask()
     assert crowd.sent() == ASKED_TOGETHER
+
+
+async def test_nothing_is_held_for_long_however_long_its_deadline_is(crowd: Crowd) -> None:
+    await crowd.ask()
+    crowd.sent()
+    crowd.waiting = 100
+    await crowd.ask(deadline_s=86_400.0)
+    assert crowd.sent() == 0
+    crowd.now += HELD_WITHIN_S
+    await asyncio.sleep(0)
+    assert crowd.sent() == 1
+
+
+async def test_the_engine_hears_of_a_held_request_before_it_hears_that_its_client_has_gone(
+    crowd: Crowd,
+) -> None:
+    await crowd.ask()
+    crowd.waiting = 100
+    await crowd.ask()
+    crowd.asking[1].cancel()
+    await asyncio.gather(crowd.asking[1], return_exceptions=True)
+    await asyncio.sleep(0)
+    assert crowd.kinds() == [Kind.ASK, Kind.ASK, Kind.GONE]
+
+
+async def test_what_was_held_for_an_engine_that_has_ended_is_not_asked_of_the_next(
+    crowd: Crowd,
+) -> None:
+    await crowd.ask()
+    crowd.waiting = 100
+    await crowd.ask()
+    await crowd.lose_engine()
+    await crowd.connect()
+    await crowd.ask()
+    assert crowd.sent() == 1
 
 
 async def test_a_request_whose_time_is_up_is_asked_at_once_with_those_that_were_held(
