@@ -42,6 +42,7 @@ PEAK_ROUNDS = 6
 PEAK_FROM, PEAK_STEP = 200.0, 1.25  # requests a second
 PAST_IT = 0.8  # of the most: a rate at which so little is left lies past the peak
 IN_TIME = 0.99  # of all requests offered: the server holds the rate
+LAGGED = "the generator lagged in every round"
 FLOOR_ROUNDS = 7
 ALONE, SATURATING, IN_TURN = 300, 1500, 1000  # requests of a closed loop
 
@@ -127,7 +128,7 @@ def measure_overload(session: Session, seconds: float) -> None:
 def measure_modes(session: Session) -> None:
     """Compare the values of ``on_miss`` past the peak, with few connections and with many.
 
-    A turn at the rate of the peak comes before each pair, so that what is left of it is known in spite of a machine
+    A turn at the rate of the peak stands beside each pair, so that what is left of it is known in spite of a machine
     whose speed changes.
     """
     with session.serving(anytime(session.bundle.folder, "anytime")) as server:
@@ -141,6 +142,10 @@ def measure_modes(session: Session) -> None:
                 rates = (peak, times * peak, times * peak)
                 common = {"rounds": MODE_ROUNDS, "connections": connections}
                 every = session.turns(server, rates, queries, **common)
+                if not every:
+                    session.leave_out(
+                        f"{connections} connections at {times:g} times the peak: {LAGGED}"
+                    )
                 points += [
                     each
                     | {"times": times, "connections": connections, "round": number, "mode": mode}
@@ -178,9 +183,7 @@ def measure_sweep(session: Session) -> None:
                 for name, each in zip(names, turns, strict=True)
             ]
             if not every:
-                session.found.setdefault("failures", []).append(
-                    f"the free choice at {rate}/s: the generator lagged in every round"
-                )
+                session.leave_out(f"the free choice at {rate}/s: {LAGGED}")
             elif all(turn["in_time"] < COLLAPSED for turns in every for turn in turns):
                 break
 
@@ -191,7 +194,7 @@ def measure_peers(session: Session, systems: Sequence[System]) -> None:
     with session.serving(anytime(session.bundle.folder, "anytime")) as ours:
         for system in systems:
             if time.monotonic() > session.end_at:
-                session.found.setdefault("failures", []).append(f"{system.name}: no time was left")
+                session.leave_out(f"{system.name}: no time was left")
                 continue
             print(f"  {system.name}", flush=True)
             try:
@@ -205,8 +208,7 @@ def measure_peers(session: Session, systems: Sequence[System]) -> None:
                         if theirs["in_time"] < COLLAPSED:
                             break
             except ServerFailed as error:
-                session.found.setdefault("failures", []).append(str(error))
-                print(f"  {error}", flush=True)
+                session.leave_out(str(error))
 
 
 def main() -> int:
@@ -234,10 +236,14 @@ def main() -> int:
         "deadline_ms": options.deadline_ms,
         "started": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
     }
-    graphs = [session.graph(name) for name in (session.shallowest, session.deepest)]
-    # Their environments are made before anything is measured.
-    names = options.peers if "peers" in chosen else ()
-    peers = [peer(name, graph, session.environments) for name in names for graph in graphs]
+    others: list[System] = []
+    if "peers" in chosen:
+        graphs = [session.graph(name) for name in (session.shallowest, session.deepest)]
+        # Their environments are made before anything is measured.
+        others += map(bare, graphs)
+        others += (
+            peer(each, graph, session.environments) for each in options.peers for graph in graphs
+        )
     parts: dict[str, Callable[[], None]] = {
         "floor": lambda: measure_floor(session),
         "deadlines": lambda: measure_deadlines(session),
@@ -245,7 +251,7 @@ def main() -> int:
         "overload": lambda: measure_overload(session, options.overload_s),
         "modes": lambda: measure_modes(session),
         "sweep": lambda: measure_sweep(session),
-        "peers": lambda: measure_peers(session, [*map(bare, graphs), *peers]),
+        "peers": lambda: measure_peers(session, others),
     }
     for name in chosen:
         print(f"{time.monotonic() - started_at:5.0f} s: {name}", flush=True)

@@ -77,6 +77,11 @@ class Session:
             listed = httpx.get(url).raise_for_status().json()["subnetworks"]
         return {each["name"]: each["precision"] for each in listed}
 
+    def leave_out(self, what: str) -> None:
+        """Have the report say what was not measured, and why."""
+        print(f"  {what}", flush=True)
+        self.found.setdefault("failures", []).append(what)
+
     @contextmanager
     def serving(self, system: System) -> Iterator[Server]:
         """Run a server."""

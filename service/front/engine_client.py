@@ -252,15 +252,12 @@ class EngineClient(asyncio.Protocol):
         self._number = number = self._number % 0xFFFFFFFF + 1
         asked = self._asked[number] = Asked(number, self._loop.create_future())
         self._asking.append(ask_frame(number, ask, pixels.tobytes()))
-        if len(self._asked) == 1:
+        if len(self._asked) == 1 or len(self._asking) == ASKED_TOGETHER:
             self._flush_asks()
             return asked
         if len(self._asking) == 1:
             self._ask_by = inf
             self._loop.call_soon(self._ask_together)
-        if len(self._asking) == ASKED_TOGETHER:
-            self._flush_asks()
-            return asked
         now = self._clock()
         held_s = min(HELD_WITHIN_S, MAY_BE_HELD * (ask.deadline_at - now))
         self._ask_by = min(self._ask_by, now + held_s)

@@ -57,6 +57,12 @@ class Crowd:
         for _ in range(3):  # looks of a front in which others wait
             await asyncio.sleep(0)
 
+    async def hold(self) -> None:
+        """Have a request asked, and one more held since others wait."""
+        await self.ask()
+        self.waiting = 100
+        await self.ask()
+
     def sent(self) -> int:
         """Return how many asks the engine was sent since this or ``kinds`` was asked last."""
         return sum(kind == Kind.ASK for kind in self.kinds())
@@ -118,9 +124,7 @@ async def test_nothing_is_held_for_long_however_long_its_deadline_is(crowd: Crow
 async def test_the_engine_hears_of_a_held_request_before_it_hears_that_its_client_has_gone(
     crowd: Crowd,
 ) -> None:
-    await crowd.ask()
-    crowd.waiting = 100
-    await crowd.ask()
+    await crowd.hold()
     crowd.asking[1].cancel()
     await asyncio.gather(crowd.asking[1], return_exceptions=True)
     await asyncio.sleep(0)
@@ -130,9 +134,7 @@ async def test_the_engine_hears_of_a_held_request_before_it_hears_that_its_clien
 async def test_what_was_held_for_an_engine_that_has_ended_is_not_asked_of_the_next(
     crowd: Crowd,
 ) -> None:
-    await crowd.ask()
-    crowd.waiting = 100
-    await crowd.ask()
+    await crowd.hold()
     await crowd.lose_engine()
     await crowd.connect()
     await crowd.ask()
@@ -142,11 +144,8 @@ async def test_what_was_held_for_an_engine_that_has_ended_is_not_asked_of_the_ne
 async def test_a_request_whose_time_is_up_is_asked_at_once_with_those_that_were_held(
     crowd: Crowd,
 ) -> None:
-    await crowd.ask()
-    crowd.sent()
-    crowd.waiting = 100
-    await crowd.ask()
-    assert crowd.sent() == 0
+    await crowd.hold()
+    assert crowd.sent() == 1
     await crowd.ask(deadline_s=0.0)
     assert crowd.sent() == 2
 
@@ -154,9 +153,7 @@ async def test_a_request_whose_time_is_up_is_asked_at_once_with_those_that_were_
 async def test_an_engine_that_gives_no_sign_of_life_is_told_that_nobody_waits_for_what_was_held(
     crowd: Crowd,
 ) -> None:
-    await crowd.ask()
-    crowd.waiting = 100
-    await crowd.ask()
+    await crowd.hold()
     crowd.client.look(is_alive=False)
     crowd.client.look(is_alive=True)
     crowd.waiting = 0
