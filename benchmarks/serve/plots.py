@@ -7,6 +7,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
+LEAST_ANSWERS = 50  # whose accuracy is known to some five points
 PLOTS = "plots"  # folder beside the documents
 SHOWN = (
     ("in_time", "in time"),
@@ -24,10 +25,14 @@ def file_name(name: str, key: str) -> str:
 
 
 def mean_of(points: Sequence[Point], key: str) -> Any:
-    """Return the mean of a figure; None where no point has it. Accuracy is that of all answers in time together."""
+    """Return the mean of a figure; None where no point has it.
+
+    Accuracy is that of all answers in time together, where there are enough to tell.
+    """
     if key == "accuracy":
-        met = sum(point["in_time"] for point in points)
-        return sum(point["correct_in_time"] for point in points) / met if met else None
+        in_time = sum(point["in_time"] * point["offered"] for point in points)
+        correct = sum(point["correct_in_time"] * point["offered"] for point in points)
+        return correct / in_time if in_time >= LEAST_ANSWERS else None
     values = [point[key] for point in points if point[key] is not None]
     return mean(values) if values else None
 

@@ -21,6 +21,7 @@ def point(system: str, rate: float, correct: float) -> dict[str, Any]:
         "system": system,
         "rate": rate,
         "seed": 0,
+        "offered": 40,
         "in_time": 1.0,
         "accuracy": correct,
         "correct_in_time": correct,
@@ -50,6 +51,16 @@ def test_the_free_choice_is_compared_with_the_best_subnetwork_at_each_rate(tmp_p
 
     text = (tmp_path / "results.md").read_text()
     assert "| 100 | 85.0 % | 80.0 % | full | +5.0 ± 5.0 (2) |" in text
+
+
+def test_no_accuracy_is_told_of_few_answers(tmp_path: Path) -> None:
+    points = [point("anytime", 100, 0.9), point("anytime", 100, 0.7), point("anytime", 900, 0.9)]
+    points += [each | {"system": "full"} for each in points]
+
+    write_tables({"conditions": CONDITIONS, "sweep": points}, tmp_path)
+
+    accuracies = (tmp_path / "results.md").read_text().split("Accuracy of the answers")[1]
+    assert "| anytime | 80.0 | – |" in accuracies.split("Correct in time")[0]
 
 
 def test_another_server_stands_beside_what_ours_did_at_its_rates(tmp_path: Path) -> None:
