@@ -33,10 +33,10 @@ from model.bundle import read_bundle
 
 PARTS = ("floor", "deadlines", "capacity", "overload", "modes", "sweep", "peers")
 RATES = (50, 100, 200, 300, 500, 700, 1000, 1500, 2000, 3000, 4000, 6000, 10000)
-SWEEP_ROUNDS = 6
+SWEEP_ROUNDS = 8
 MODES = ("answer", "refuse")  # of on_miss
 MODE_CONNECTIONS = (64, 512, 3000)
-MODE_ROUNDS = 6
+MODE_ROUNDS = 8
 PAST_PEAK = (1.5, 2, 3, 5, 10)  # times the rate at which most is answered in time
 PEAK_ROUNDS = 6
 PEAK_FROM, PEAK_STEP = 200.0, 1.25  # requests a second

@@ -44,7 +44,7 @@ Open = Callable[..., "Page"]
 def server() -> Iterator[ServerProcess]:
     """A server of its own: one that is loaded."""
     # A busy machine answers late, and the page tells; it does not refuse.
-    with started({"warm_up_s": 0.5, "log_sample": 0, "max_lateness": 1000}) as server:
+    with started({"warm_up_s": 0.5, "log_sample": 0, "max_lateness": 100_000}) as server:
         server.wait_for("ready")
         assert server.process.stdout is not None
         Thread(target=server.process.stdout.read, daemon=True).start()
@@ -265,7 +265,7 @@ def test_who_has_a_key_enters_it_and_it_stays_in_this_tab(
     entry = KeyEntry.model_validate({"sha256": digest, "scopes": ["classify"]})
     keys.write_text(write_entry("mine", entry))
 
-    with started({"keys_file": keys, "log_sample": 0, "max_lateness": 1000}) as server:
+    with started({"keys_file": keys, "log_sample": 0, "max_lateness": 100_000}) as server:
         server.wait_for("ready")
         context = browser.new_context()
         page, url = context.new_page(), str(server.client.base_url)
