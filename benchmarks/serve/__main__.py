@@ -17,6 +17,7 @@ from statistics import median
 from typing import Any
 
 from benchmarks.conditions import describe_conditions
+from benchmarks.load.planning import MOST_REQUESTS
 from benchmarks.serve.report import publish, write_modes
 from benchmarks.serve.session import COLLAPSED, TURN_S, Session
 from benchmarks.servers import (
@@ -106,6 +107,7 @@ def measure_capacity(session: Session) -> None:
 def measure_overload(session: Session, seconds: float) -> None:
     """Offer ten times the capacity; watch the memory, the requests admitted, and how soon all is well again."""
     rate = 10 * session.found["capacity_per_s"]
+    seconds = min(seconds, float(MOST_REQUESTS // (1.1 * rate)))  # what one load may hold
     phases = ("--phase", "200:2", "--phase", f"{rate}:{seconds}", "--phase", "200:5")
     with session.serving(anytime(session.bundle.folder, "anytime")) as server:
         load = session.load(server, *phases, "--deadline-ms", session.deadline_ms)
