@@ -1,7 +1,9 @@
 """The board: a page of memory that all processes of the server share, for what is too short-lived to be told.
 
 The engine writes what a front needs to see that a request is lost before it decodes it; each front writes how busy it
-is. A value is eight bytes, written and read whole; each has one writer, but for the buckets of API keys and shares. Nothing here is waited for.
+is. A value is eight bytes, written and read whole; each has one writer, but for the buckets of API keys and shares. What the
+engine shows of its load is many values: its edition is odd while they are written, and who reads them looks at it before and
+after. Nothing here is waited for.
 """
 
 import mmap
@@ -24,6 +26,10 @@ CONNECTIONS, CPU_S, HANDLED, SHED, SHED_CPU_S, LINES_DROPPED, BEAT_AT = range(7)
 UNSEEN = 7  # requests that it refused, by their heads or once they were read, so that the engine never saw them
 UNSEEN_DEADLINE_S = 8  # of the last of them
 RECEIVED = 9  # how many requests of it the engine has read; the engine writes this one
+
+
+class BeingWrittenError(Exception):
+    """The engine was writing what was read: some of it may be of the edition before."""
 
 
 class Board:
@@ -79,24 +85,33 @@ class Board:
         for generation, load in loads.items():
             if LOADS + len(row) + 2 + len(load) <= ENGINE_PLACES:
                 row.extend((generation, len(load), *load))
+        writing = (int(self.edition) + 1) | 1  # odd already, where an engine was killed as it wrote
+        self._values[EDITION] = writing
         self._values[LENGTH] = len(row)
         self._values[LOADS : LOADS + len(row)] = row
-        self._values[EDITION] += 1  # last: who saw the one before looks again
+        self._values[EDITION] = writing + 1
 
     @property
     def edition(self) -> float:
-        """What changes whenever the engine has published its load."""
+        """What changes whenever the engine publishes its load; odd while it does."""
         return self._values[EDITION]
 
     def published(self, generation: int) -> list[float] | None:
-        """Return the engine's load for a bundle; None if it is not there."""
-        at, end = LOADS, LOADS + int(self._values[LENGTH])
-        while at < end:
+        """Return the engine's load for a bundle; None if it is not there.
+
+        Raises:
+            BeingWrittenError: it was written at the same time.
+        """
+        edition = self.edition
+        rows: list[float] = self._values[LOADS : LOADS + int(self._values[LENGTH])].tolist()  # type: ignore[assignment]
+        if edition % 2 or edition != self.edition:
+            raise BeingWrittenError
+        at = 0
+        while at < len(rows):
             begin = at + 2
-            at = begin + int(self._values[at + 1])
-            if self._values[begin - 2] == generation and at <= end:
-                floats: list[float] = self._values[begin:at].tolist()  # type: ignore[assignment]
-                return floats
+            at = begin + int(rows[begin - 1])
+            if rows[begin - 2] == generation:
+                return rows[begin:at]
         return None
 
     def set(self, front: int, place: int, value: float) -> None:

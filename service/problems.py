@@ -257,7 +257,7 @@ def problem_of(shed: Shed) -> Problem:
     retry = {"Retry-After": str(max(ceil(shed.retry_after_s), 1))}
     if shed.reason == "impossible":
         return DeadlineImpossible(
-            f"an idle machine needs {needed_ms:.3g} ms from the first byte to the answer, the deadline is {limit_ms:.3g} ms",
+            f"an idle machine needs {_rounded(needed_ms)} ms from the first byte to the answer, the deadline is {_rounded(limit_ms)} ms",
             needed_ms=round(needed_ms, 3),
             deadline_ms=round(limit_ms, 3),
         )
@@ -268,8 +268,13 @@ def problem_of(shed: Shed) -> Problem:
             limit=shed.limit,
         )
     return Overloaded(
-        f"with the work ahead it would take {needed_ms:.3g} ms, the deadline is {limit_ms:.3g} ms",
+        f"with the work ahead it would take {_rounded(needed_ms)} ms, the deadline is {_rounded(limit_ms)} ms",
         headers=retry,
         needed_ms=round(needed_ms, 3),
         deadline_ms=round(limit_ms, 3),
     )
+
+
+def _rounded(number: float) -> str:
+    """Return a number to three digits, or to a whole one where it has more; without an exponent."""
+    return f"{number:.3g}" if number < 999.5 else f"{number:.0f}"

@@ -7,6 +7,7 @@ one number for all fronts, and changes from one request to the next without anyt
 
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import lru_cache
 from math import inf
 from urllib.parse import parse_qsl
@@ -14,7 +15,7 @@ from zlib import crc32
 
 from model.manifest import Manifest
 from model.preprocessing import Preprocessing
-from service.board import Board
+from service.board import BeingWrittenError, Board
 from service.front.images.decoder import ImageDecoder
 from service.hop import ServedBundle, ServedSubnetwork
 from service.problems import InvalidParameter, NotFound
@@ -106,12 +107,13 @@ class Served:
         return None if subnetwork is None else self._places[subnetwork]
 
     def load(self) -> Published | None:
-        """Return what the engine shows of its load; None while it shows that of another bundle."""
+        """Return what the engine shows of its load, or what it showed before while it writes; None while it shows that of another bundle."""
         edition = self._board.edition
         if edition != self._edition:
-            self._edition = edition
-            row = self._board.published(self.generation)
-            self._load = None if row is None else Published.from_floats(row)
+            with suppress(BeingWrittenError):
+                row = self._board.published(self.generation)
+                self._load = None if row is None else Published.from_floats(row)
+                self._edition = edition
         return self._load
 
     def idle_s(self, subnetwork: str | None = None) -> float:

@@ -1,13 +1,15 @@
 """The page of memory that the server's processes share."""
 
 import resource
+from multiprocessing import get_context
 
 import pytest
 
 from service import board as places
-from service.board import Board, Pulse
+from service.board import BeingWrittenError, Board, Pulse
 
 LOOKS = 5
+EDITIONS = 20_000
 
 
 def test_every_process_sees_what_one_of_them_writes() -> None:
@@ -47,6 +49,44 @@ def test_who_has_read_the_load_sees_that_it_has_changed() -> None:
 
     engine.publish({3: [1.0]})
     assert front.edition != seen
+
+
+def test_a_load_is_never_read_half_written() -> None:
+    engine = Board.create(1)
+    writer = get_context("fork").Process(target=publish_many, args=(engine.descriptor,))
+    writer.start()
+    front, seen = Board(engine.descriptor), 0.0
+
+    while seen < EDITIONS:
+        try:
+            load = front.published(3) or [0.0]
+        except BeingWrittenError:
+            continue
+        assert len(set(load)) == 1
+        assert load[0] >= seen
+        seen = load[0]
+
+    writer.join()
+    assert (writer.exitcode, front.edition % 2) == (0, 0)
+
+
+def publish_many(descriptor: int) -> None:
+    engine = Board(descriptor)
+    for number in range(1, EDITIONS + 1):
+        engine.publish({3: [float(number)] * (50 + number % 50)})
+
+
+def test_an_engine_that_was_killed_as_it_wrote_is_followed_by_one_that_is_read() -> None:
+    engine = Board.create(1)
+    engine.publish({3: [1.0]})
+    engine._values[places.EDITION] += 1  # as it begins to write
+    front = Board(engine.descriptor)
+    with pytest.raises(BeingWrittenError):
+        front.published(3)
+
+    Board(engine.descriptor).publish({3: [2.0]})
+
+    assert front.published(3) == [2.0]
 
 
 def test_what_does_not_fit_on_the_board_is_not_told() -> None:
