@@ -1,8 +1,8 @@
 """``python -m benchmarks.serve``: measure the real server, alone and beside others, and write the tables and plots.
 
 The server runs on one core and the load generator on another. Nothing else should run on the machine. The parts, in
-order: the floor (a bare handler), deadlines without load, capacity, a long overload, both values of ``on_miss`` by turns
-past the rate at which most is answered in time, the free choice by turns with each subnetwork over the rates, and the peers.
+order: the floor (a bare handler), the same on one core and on two, deadlines without load, capacity, a long overload, both
+values of ``on_miss`` by turns past the peak, the free choice by turns with each subnetwork over the rates, and the peers.
 """
 
 import argparse
@@ -20,6 +20,7 @@ from benchmarks.conditions import describe_conditions
 from benchmarks.load.planning import MOST_REQUESTS
 from benchmarks.serve.report import publish, write_modes
 from benchmarks.serve.session import COLLAPSED, TURN_S, Session
+from benchmarks.serve.two_cores import measure_two_cores
 from benchmarks.servers import (
     PEER_DIALECTS,
     ROOT,
@@ -32,7 +33,7 @@ from benchmarks.servers import (
 )
 from model.bundle import read_bundle
 
-PARTS = ("floor", "deadlines", "capacity", "overload", "modes", "sweep", "peers")
+PARTS = ("floor", "two-cores", "deadlines", "capacity", "overload", "modes", "sweep", "peers")
 RATES = (50, 100, 200, 300, 500, 700, 1000, 1500, 2000, 3000, 4000, 6000, 10000)
 SWEEP_ROUNDS = 8
 MODES = ("answer", "refuse")  # of on_miss
@@ -252,6 +253,7 @@ def main() -> int:
         )
     parts: dict[str, Callable[[], None]] = {
         "floor": lambda: measure_floor(session),
+        "two-cores": lambda: measure_two_cores(session),
         "deadlines": lambda: measure_deadlines(session),
         "capacity": lambda: measure_capacity(session),
         "overload": lambda: measure_overload(session, options.overload_s),

@@ -35,6 +35,8 @@ def write_tables(found: Mapping[str, Any], docs: Path) -> None:
     parts = ["## Serving", _conditions(found["conditions"])]
     if "floor" in found:
         parts.append(_floor(found["floor"]))
+    if "two_cores" in found:
+        parts.append(_two_cores(found["two_cores"]))
     if "deadlines" in found:
         parts.append(_deadlines(found["deadlines"]))
     if "resident_mib" in found:
@@ -133,6 +135,26 @@ def _floor(floor: Mapping[str, Mapping[str, Sequence[float]]]) -> str:
         )
     return "### Against a bare handler, the shallowest subnetwork\n\n" + table(
         ["", "`/classify`", "bare handler", "ratio", "rounds"], rows
+    )
+
+
+def _two_cores(points: Sequence[Mapping[str, Any]]) -> str:
+    """Compare the answers a second on one core and on two with those of the bare handler on one."""
+    cells: dict[tuple[str, str, int], list[float]] = {}
+    for point in points:
+        key = (point["server"], point["cores"], point["connections"])
+        cells.setdefault(key, []).append(point["per_s"])
+    rows = []
+    for (server, cores, connections), per_s in cells.items():
+        floor = cells["bare handler", "one core", connections]
+        ratios = [own / other for own, other in zip(per_s, floor, strict=True)]
+        rows.append(
+            [server, cores, str(connections), spread(per_s, "{:.0f}".format), spread(ratios)]
+        )
+    header = ["", "server's cores", "connections", "answers/s", "of the bare handler's on one core"]
+    return (
+        "The same in a closed loop of `wrk` (one thread, turns of a second, all by turns), which has the other core, or both with the "
+        f"server; {len(per_s)} rounds:\n\n" + table(header, rows)
     )
 
 

@@ -83,11 +83,11 @@ class Session:
         self.found.setdefault("failures", []).append(what)
 
     @contextmanager
-    def serving(self, system: System) -> Iterator[Server]:
-        """Run a server."""
+    def serving(self, system: System, *, cores: str | None = None) -> Iterator[Server]:
+        """Run a server, on its own cores unless others are named."""
         image = next(self.images.glob("*/*.jp*g")).read_bytes()
         log = self.scratch / f"{system.name.replace(' ', '-').replace(':', '-')}.log"
-        with running(system, core=self.server_cores, image=image, log=log) as server:
+        with running(system, core=cores or self.server_cores, image=image, log=log) as server:
             yield server
 
     def load(self, server: Server, *arguments: object) -> subprocess.Popen[str]:

@@ -53,6 +53,20 @@ def test_the_free_choice_is_compared_with_the_best_subnetwork_at_each_rate(tmp_p
     assert "| 100 | 85.0 % | 80.0 % | full | +5.0 ± 5.0 (2) |" in text
 
 
+def test_two_cores_are_compared_with_the_bare_handler_on_one(tmp_path: Path) -> None:
+    cells = [("bare handler", "one core", 100.0), ("/classify", "two cores", 150.0)]
+    points = [
+        {"server": server, "cores": cores, "connections": 32, "round": number, "per_s": per_s}
+        for server, cores, per_s in cells
+        for number in range(2)
+    ]
+
+    write_tables({"conditions": CONDITIONS, "two_cores": points}, tmp_path)
+
+    text = (tmp_path / "results.md").read_text()
+    assert "| /classify | two cores | 32 | 150 (150–150) | 1.5 (1.5–1.5) |" in text
+
+
 def test_no_accuracy_is_told_of_few_answers(tmp_path: Path) -> None:
     points = [point("anytime", 100, 0.9), point("anytime", 100, 0.7), point("anytime", 900, 0.9)]
     points += [each | {"system": "full"} for each in points]
