@@ -229,20 +229,23 @@ PRESETS = {
             stem=PATCH_STEM,
         ),
         Architecture(
-            "entry-c3",
-            columns=3,
+            "entry-c2",
+            columns=2,
             channels=(32, 64, 128),
             classes=10,
             stem=WHITENING_STEM,
             has_entry=True,
         ),
-        Architecture(
-            "wide-entry-c2",
-            columns=2,
-            channels=(64, 128, 256),
-            classes=10,
-            stem=WHITENING_STEM,
-            has_entry=True,
+        *(
+            Architecture(
+                f"wide-entry-c{columns}",
+                columns=columns,
+                channels=(64, 128, 256),
+                classes=10,
+                stem=WHITENING_STEM,
+                has_entry=True,
+            )
+            for columns in (1, 2)
         ),
     )
 }

@@ -9,10 +9,18 @@ from torch import Tensor
 from training.config import Augmentation
 from training.data.splits import Split
 
-MAX_SHIFT = 4  # pixels
+MAX_SHIFT: dict[Augmentation, int] = {"slight": 2, "+": 4, "++": 4}  # pixels
 # Random numbers for one image: mirrored or not, shift down, shift right; of a crop its area and shape, where it lies
 # across and down, and its brightness, contrast and saturation.
-DRAWS: dict[Augmentation, int] = {"none": 3, "mirror": 3, "+": 3, "++": 3, "crop": 8, "rand": 8}
+DRAWS: dict[Augmentation, int] = {
+    "none": 3,
+    "mirror": 3,
+    "slight": 3,
+    "+": 3,
+    "++": 3,
+    "crop": 8,
+    "rand": 8,
+}
 LEAST_AREA = 0.4  # of the image, that a crop shows; an object at its edge is still there
 LONGEST = 4 / 3  # of a crop's sides to each other
 LIGHT = 0.2  # by what share brightness, contrast and saturation change at most
@@ -63,7 +71,7 @@ def augment(images: Tensor, kind: Augmentation, draws: Tensor, size: int | None 
 
     Args:
         images: (N, 3, H, W), normalised, so that zero padding is padding with the mean colour.
-        kind: "none", "mirror" (no shifts), "+" (zero padding), "++" (reflection), "crop" or, of which RandAugment comes after, "rand".
+        kind: "none", "mirror" (no shifts), "+" (zero padding), "++" and "slight" (reflection), "crop" or, of which RandAugment comes after, "rand".
         draws: (N, DRAWS[kind]), uniform in [0, 1).
         size: height and width of crops; that of the images where it is not given.
 
@@ -82,8 +90,9 @@ def augment(images: Tensor, kind: Augmentation, draws: Tensor, size: int | None 
         return images
 
     mode = "constant" if kind == "+" else "reflect"
-    padded = F.pad(images, (MAX_SHIFT,) * 4, mode=mode)  # (N, 3, H + 8, W + 8)
-    shifts = (draws[:, 1:] * (2 * MAX_SHIFT + 1)).long()  # (N, 2)
+    most = MAX_SHIFT[kind]
+    padded = F.pad(images, (most,) * 4, mode=mode)  # (N, 3, H + 2 most, W + 2 most)
+    shifts = (draws[:, 1:] * (2 * most + 1)).long()  # (N, 2)
     rows = shifts[:, :1] + torch.arange(height, device=device)  # (N, H)
     columns = shifts[:, 1:] + torch.arange(width, device=device)  # (N, W)
     image = torch.arange(len(images), device=device)[:, None, None]

@@ -9,8 +9,8 @@ from model.presets import PAPER_DROPOUT, PRESETS, Architecture
 from training import TrainingError, epochs_in_words
 from training.data.data_set import DataSet
 
-Schedule = Literal["paper", "imagenet", "one-cycle"]
-Augmentation = Literal["none", "mirror", "+", "++", "crop", "rand"]
+Schedule = Literal["paper", "imagenet", "one-cycle", "linear"]
+Augmentation = Literal["none", "mirror", "slight", "+", "++", "crop", "rand"]
 Mixing = Literal["none", "mixup", "cutmix"]
 Fit = Literal["stretch", "crop"]
 
@@ -31,15 +31,19 @@ class Recipe:
         batch_size: images a step.
         learning_rate: the highest rate of the schedule.
         muon_rate: the highest rate of the filters where Muon moves them; 0 leaves them to SGD, as in the paper.
+        muon_momentum: share of the gradients of earlier steps in a step of Muon.
+        keeps_length: whether the filters that Muon moves are brought back to the length 1 each before every step, so that
+            the rate alone says how far a step turns them.
+        shift_rate: the highest rate of the shifts of batch norm and of a whitening stem; 0 for ``learning_rate``.
         schedule: "paper" divides by 10 whenever the remaining epochs halve, "imagenet" at 5/7 and 13/14 of the run;
-            "one-cycle" warms up and anneals to 0.
+            "one-cycle" warms up and anneals to 0, "linear" falls to 0 from the first step on.
         weight_decay: of filters and classifier; batch norm has none.
         nesterov: look-ahead momentum; the paper's is the plain one.
         drop_path: how each mini-batch's paths are drawn.
         fit: how the images of class folders become squares: "stretch" by height and width each, "crop" scales them evenly
             and takes the middle.
-        augmentation: "mirror" mirrors, "+" shifts too, by up to 4 pixels with zero padding, "++" with reflection; "crop"
-            mirrors, enlarges a random part and changes light and colour, as photographs differ; "rand" has two operations of
+        augmentation: "mirror" mirrors, "+" shifts too, by up to 4 pixels with zero padding, "++" with reflection, "slight" by
+            up to 2 with reflection; "crop" mirrors, enlarges a random part and changes light and colour, as photographs differ; "rand" has two operations of
             RandAugment after that.
         mixing: what mini-batches are made of: "none" images as they are, "mixup" blends of two, "cutmix" parts of two.
         label_smoothing: share of the target spread over all classes.
@@ -54,6 +58,9 @@ class Recipe:
     batch_size: int
     learning_rate: float
     muon_rate: float = 0.0
+    muon_momentum: float = 0.9
+    keeps_length: bool = False
+    shift_rate: float = 0.0
     schedule: Schedule = "paper"
     weight_decay: float = 1e-4
     nesterov: bool = False
@@ -97,9 +104,14 @@ class Recipe:
         return Preprocessing(size=side, shorter_side=side if self.fit == "crop" else None)
 
     def at_rate(self, learning_rate: float) -> Self:
-        """Return the recipe with this highest learning rate, and Muon's in proportion."""
-        muon_rate = self.muon_rate * learning_rate / self.learning_rate
-        return replace(self, learning_rate=learning_rate, muon_rate=muon_rate)
+        """Return the recipe with this highest learning rate, and the other rates in proportion."""
+        factor = learning_rate / self.learning_rate
+        return replace(
+            self,
+            learning_rate=learning_rate,
+            muon_rate=factor * self.muon_rate,
+            shift_rate=factor * self.shift_rate,
+        )
 
     def at_size(self, image_size: int) -> Self:
         """Return the recipe for images of this height and width, with as many blocks as they are large enough for."""
@@ -166,17 +178,24 @@ _SHORT = _paper(
 )
 # The same with Muon for the filters (docs/decisions/0005).
 _MUON = replace(_SHORT, name="cpu-narrow-c4-muon", muon_rate=0.05)
-# Twice as wide as entry-c3 and less deep: few filters, many of them at once, are what integers are fastest at. Joint samples
-# only; its columns get filters of their own afterwards (docs/decisions/0007).
-_WIDE_ENTRY = replace(
-    _MUON,
+# Layers that all columns share, a whitening stem, few layers of many filters: what processors are fastest at. Large
+# mini-batches and steps that turn the filters far learn most of few epochs (Jordan, "94% on CIFAR-10 in 3.29 seconds",
+# 2024). The full network alone; its columns get filters of their own afterwards (docs/decisions/0007).
+_WIDE_ENTRY = Recipe(
     name="wide-entry-c2",
     architecture=PRESETS["wide-entry-c2"],
-    epochs=16,
-    batch_size=250,
-    learning_rate=0.1,
-    muon_rate=0.06,
-    drop_path="local",
+    epochs=24,
+    batch_size=1000,
+    learning_rate=0.007,
+    muon_rate=0.2,
+    muon_momentum=0.6,
+    keeps_length=True,
+    shift_rate=35.0,
+    schedule="linear",
+    weight_decay=0.3,
+    nesterov=True,
+    drop_path="none",
+    augmentation="slight",
     label_smoothing=0.2,
 )
 
@@ -239,32 +258,28 @@ RECIPES = {
             drop_path="sandwich",
             distillation=0.5,
         ),
-        # Layers that all columns share, a whitening stem: the shape that docs/results.md's search found
+        _WIDE_ENTRY,
+        # Its first column as a plain network of six layers, to compare with
+        replace(_WIDE_ENTRY, name="wide-entry-c1", architecture=PRESETS["wide-entry-c1"]),
+        # Half as wide: three times as many epochs in the same time
+        replace(_WIDE_ENTRY, name="entry-c2", architecture=PRESETS["entry-c2"], epochs=40),
+        # A second cycle in small steps, from a network that has had the first: --begin-with
         replace(
             _MUON,
-            name="entry-c3",
-            architecture=PRESETS["entry-c3"],
-            drop_path="sandwich",
-            distillation=0.5,
-        ),
-        _WIDE_ENTRY,
-        # A second cycle, of the full network alone: --begin-with the first
-        replace(
-            _WIDE_ENTRY,
             name="wide-entry-c2-again",
+            architecture=_WIDE_ENTRY.architecture,
             epochs=8,
+            batch_size=250,
             learning_rate=0.05,
             muon_rate=0.03,
             drop_path="none",
+            label_smoothing=0.2,
         ),
         # The last epochs of it: smoothed labels leave answers unsure that one temperature does not make right again
         replace(
-            _WIDE_ENTRY,
+            _WIDE_ENTRY.at_rate(_WIDE_ENTRY.learning_rate / 10),
             name="wide-entry-c2-last",
             epochs=2,
-            learning_rate=0.01,
-            muon_rate=0.006,
-            drop_path="none",
             label_smoothing=0.0,
         ),
         # For one GPU. The classifier sees four times the features: at 0.2, and Muon at 0.05, its loss explodes.
@@ -315,8 +330,23 @@ A narrow column is small for its task: shifted images cost it a point in as many
 epochs.
 """
 
-SPECIALISED_SHIFTED = replace(SPECIALISED, name="specialised-shifted", augmentation="++")
-"""The same for columns that are large enough to learn mirrored images by heart."""
+SPECIALISING = {
+    recipe.name: recipe
+    for recipe in (
+        SPECIALISED,
+        # For columns that are large enough to learn mirrored images by heart
+        replace(SPECIALISED, name="specialised-shifted", augmentation="++"),
+        # For those that all columns share layers with, and tens of thousands of images
+        replace(
+            _WIDE_ENTRY,
+            name="specialised-entry",
+            epochs=12,
+            label_smoothing=0.0,
+            distillation=0.5,
+        ),
+    )
+}
+"""The recipes of columns that are trained on alone, by name."""
 
 
 def shortened(recipe: Recipe) -> Recipe:

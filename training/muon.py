@@ -24,14 +24,20 @@ class Muon(Optimizer):
 
     Args:
         matrices: (rows, columns) each; one without a gradient is left as it is.
+        rate: singular values of a step, about.
         momentum: Nesterov's, of averaged gradients.
         weight_decay: share of a matrix that a step at rate 1 takes off.
     """
 
     def __init__(
-        self, matrices: Iterable[nn.Parameter], *, momentum: float, weight_decay: float
+        self,
+        matrices: Iterable[nn.Parameter],
+        *,
+        rate: float,
+        momentum: float,
+        weight_decay: float,
     ) -> None:
-        super().__init__(matrices, {"lr": 1e-3, "momentum": momentum, "weight_decay": weight_decay})
+        super().__init__(matrices, {"lr": rate, "momentum": momentum, "weight_decay": weight_decay})
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]  # nobody has the loss computed anew

@@ -1,6 +1,7 @@
 """The optimiser, the learning rate over time, and the average of the weights."""
 
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -24,7 +25,8 @@ class Optimizer:
     """SGD with momentum for the whole network, or Muon for its filters and SGD for the rest.
 
     Muon moves a filter bank as the matrix of its filters, every direction alike, however small its gradient. Without
-    residuals that is what the deep columns lack. Weight decay is on filters and classifier weights, none on scales, shifts and biases. Frozen filters stay, and a
+    residuals that is what the deep columns lack. Weight decay is on filters and classifier weights, none on scales, shifts and biases. Shifts may have a
+    rate of their own, of tens: their gradients are thousands of times smaller than they are. Frozen filters stay, and a
     parameter that the path of a step does not reach has no gradient there and is left as it is.
 
     Args:
@@ -37,20 +39,30 @@ class Optimizer:
         self._network = network
         self._filters = [p for p in parameters if p.ndim == 4 and recipe.muon_rate]
         self._matrices = [nn.Parameter(as_matrix(p.detach())) for p in self._filters]
-        rest = [p for p in parameters if p.ndim != 4 or not recipe.muon_rate]
+        own = set(_shifts(network)) if recipe.shift_rate else set()
+        rest = [p for p in parameters if p not in own and (p.ndim != 4 or not recipe.muon_rate)]
         groups = [
             {"params": [p for p in rest if p.ndim > 1], "weight_decay": recipe.weight_decay},
             {"params": [p for p in rest if p.ndim <= 1], "weight_decay": 0.0},
         ]
+        if own:
+            shifts = [p for p in parameters if p in own]
+            groups.append({"params": shifts, "weight_decay": 0.0, "lr": recipe.shift_rate})
         self._sgd = SGD(
             groups, lr=recipe.learning_rate, momentum=MOMENTUM, nesterov=recipe.nesterov
         )
         self._muon = (
-            Muon(self._matrices, momentum=MOMENTUM, weight_decay=MUON_WEIGHT_DECAY)
+            Muon(
+                self._matrices,
+                rate=recipe.muon_rate,
+                momentum=recipe.muon_momentum,
+                weight_decay=MUON_WEIGHT_DECAY,
+            )
             if self._matrices
             else None
         )
-        self._rates = recipe.learning_rate, recipe.muon_rate
+        self._keeps_length = recipe.keeps_length
+        self._highest = [group["lr"] for group in self._groups()]
 
     @torch.no_grad()
     def scale_filters(self) -> None:
@@ -65,9 +77,8 @@ class Optimizer:
 
     def set_rate(self, factor: float) -> None:
         """Set the learning rates to a fraction of their highest."""
-        for part, highest in zip((self._sgd, self._muon), self._rates, strict=True):
-            for group in part.param_groups if part else ():
-                group["lr"] = highest * factor
+        for group, highest in zip(self._groups(), self._highest, strict=True):
+            group["lr"] = highest * factor
 
     def zero_grad(self) -> None:
         """Forget the gradients."""
@@ -77,6 +88,8 @@ class Optimizer:
         """Move the parameters that have a gradient."""
         self._sgd.step()
         if self._muon:
+            if self._keeps_length:
+                self.scale_filters()
             for matrix, own in zip(self._matrices, self._filters, strict=True):
                 matrix.grad = None if own.grad is None else as_matrix(own.grad)
             self._muon.step()
@@ -92,6 +105,18 @@ class Optimizer:
             self._muon.load_state_dict(own.pop("muon"))
         self._sgd.load_state_dict(own)
 
+    def _groups(self) -> list[dict[str, Any]]:
+        """Return the parameters by what they are moved by."""
+        return self._sgd.param_groups + (self._muon.param_groups if self._muon else [])
+
+
+def _shifts(network: nn.Module) -> Iterator[nn.Parameter]:
+    """Return what batch norm and a whitening stem add."""
+    for module in network.modules():
+        own = module.bias if isinstance(module, nn.BatchNorm2d | nn.Conv2d) else None
+        if isinstance(own, nn.Parameter):
+            yield own
+
 
 def as_matrix(filters: Tensor) -> Tensor:
     """Return a view of filters (out, in, height, width), channels last in memory, as (out, height · width · in)."""
@@ -102,6 +127,8 @@ def rate_factor(schedule: Schedule, progress: float) -> float:
     """Return the learning rate as a fraction of its highest, at ``progress`` in [0, 1) of the run."""
     if schedule in DROPS:
         return float(0.1 ** sum(progress >= drop for drop in DROPS[schedule]))
+    if schedule == "linear":
+        return 1 - progress
     if progress < WARM_UP_FRACTION:
         return progress / WARM_UP_FRACTION
     return 0.5 * (1 + math.cos(math.pi * (progress - WARM_UP_FRACTION) / (1 - WARM_UP_FRACTION)))

@@ -5,7 +5,8 @@ import torch
 import torch.nn.functional as F
 from torch.testing import assert_close
 
-from training.augment import DRAWS, LEAST_AREA, LIGHT, augment, channel_statistics
+from training.augment import DRAWS, LEAST_AREA, LIGHT, MAX_SHIFT, augment, channel_statistics
+from training.config import Augmentation
 from training.data.splits import TensorSplit
 
 GENERATOR = torch.Generator().manual_seed(0)
@@ -34,11 +35,10 @@ def test_no_augmentation_leaves_images_as_they_are() -> None:
     assert augment(IMAGES, "none", draws(0, 0, 0)) is IMAGES
 
 
-@pytest.mark.parametrize("kind", ["+", "++"])
-def test_a_centred_image_is_itself_or_its_mirror(kind: str) -> None:
-    assert kind in ("+", "++")
-    same = augment(IMAGES, kind, draws(0.9, CENTRE, CENTRE))  # type: ignore[arg-type]
-    mirrored = augment(IMAGES, kind, draws(0.1, CENTRE, CENTRE))  # type: ignore[arg-type]
+@pytest.mark.parametrize("kind", MAX_SHIFT)
+def test_a_centred_image_is_itself_or_its_mirror(kind: Augmentation) -> None:
+    same = augment(IMAGES, kind, draws(0.9, CENTRE, CENTRE))
+    mirrored = augment(IMAGES, kind, draws(0.1, CENTRE, CENTRE))
 
     assert torch.equal(same, IMAGES)
     assert torch.equal(mirrored, IMAGES.flip(3))
@@ -61,6 +61,13 @@ def test_plus_plus_pads_with_the_reflected_image() -> None:
 
     assert torch.equal(shifted[..., :4], IMAGES[..., 4:])
     assert torch.equal(shifted[..., 4:], IMAGES[..., 3:7].flip(3))
+
+
+def test_slight_shifts_go_2_pixels_far_and_pad_with_the_reflected_image() -> None:
+    shifted = augment(IMAGES, "slight", draws(0.9, CENTRE, 0.999))
+
+    assert torch.equal(shifted[..., :6], IMAGES[..., 2:])
+    assert torch.equal(shifted[..., 6:], IMAGES[..., 5:7].flip(3))
 
 
 def test_each_image_is_shifted_by_its_own_draw_within_4_pixels() -> None:

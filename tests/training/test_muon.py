@@ -15,7 +15,7 @@ def test_steps_are_those_of_torch_but_for_its_rounding(shape: tuple[int, int]) -
     start = torch.randn(shape, generator=drawn)
     ours, theirs = nn.Parameter(start.clone()), nn.Parameter(start.clone())
     optimizers = (
-        Muon([ours], momentum=0.9, weight_decay=0.02),
+        Muon([ours], rate=0.1, momentum=0.9, weight_decay=0.02),
         torch.optim.Muon([theirs], momentum=0.9, weight_decay=0.02),
     )
     for _ in range(3):

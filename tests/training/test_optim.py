@@ -52,6 +52,10 @@ def test_one_cycle_warms_up_and_anneals() -> None:
     assert rate_factor("one-cycle", 0.999) < 1e-4
 
 
+def test_a_linear_rate_falls_from_its_highest_to_0() -> None:
+    assert [rate_factor("linear", progress) for progress in (0, 0.25, 0.75)] == [1, 0.75, 0.25]
+
+
 @pytest.fixture
 def network() -> FractalNet:
     torch.manual_seed(0)
@@ -120,6 +124,36 @@ def test_scaling_filters_for_muon_changes_no_answer(network: FractalNet) -> None
     lengths = [f.norm() / len(f) ** 0.5 for f in filters_of(network)]
     assert_close(torch.stack(lengths), torch.ones(len(lengths)))
     assert_close(network(images), before, atol=1e-2, rtol=1e-2)
+
+
+def test_filters_that_keep_their_length_have_it_before_every_step(network: FractalNet) -> None:
+    keeping = replace(WITH_MUON, keeps_length=True)
+    optimizer = Optimizer(network, keeping)
+    with torch.no_grad():
+        for filters in filters_of(network):
+            filters.mul_(7)
+
+    optimizer.set_rate(0.0)  # the step itself moves nothing
+    take_step(network, optimizer)
+
+    for filters in filters_of(network):
+        assert_close(filters.norm(), torch.tensor(len(filters) ** 0.5))
+
+
+def test_shifts_move_at_a_rate_of_their_own(network: FractalNet) -> None:
+    before = {name: p.detach().clone() for name, p in network.named_parameters()}
+    steps = {}
+    for rate in (0.0, 10 * TINY.learning_rate):
+        network.load_state_dict(before, strict=False)
+        optimizer = Optimizer(network, replace(TINY, shift_rate=rate))
+        optimizer.set_rate(0.5)
+        take_step(network, optimizer, loss=lambda logits: 1e-3 * logits.square().sum())
+        steps[rate] = {n: p.detach() - before[n] for n, p in network.named_parameters()}
+
+    usual, faster = steps.values()
+    for name, step in usual.items():
+        is_shift = ".norms." in name and name.endswith(".bias")
+        assert_close(faster[name], (10 if is_shift else 1) * step)
 
 
 def test_scaling_leaves_filters_that_sgd_moves(network: FractalNet) -> None:

@@ -53,7 +53,7 @@ def add_train_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--augmentation",
         choices=get_args(Augmentation),
-        help="instead of the recipe's: mirrored images, or mirrored and shifted ones, padded with zeros (+) or their reflection (++), or parts of them in another light (crop), with RandAugment (rand)",
+        help="instead of the recipe's: mirrored images, or mirrored and shifted ones, padded with zeros (+) or their reflection (++; slight: half as far), or parts of them in another light (crop), with RandAugment (rand)",
     )
     command.add_argument(
         "--mixing",

@@ -32,6 +32,7 @@ from model.manifest import (
 from model.provenance import made_now
 from training import TrainingError
 from training.export.choice import Right, with_expected
+from training.graphs.edits import set_temperature
 from training.graphs.quantise import CALIBRATION_IMAGES, quantise
 from training.graphs.scores import calibration, fit_temperature, share
 from training.graphs.weights_file import WeightsFile
@@ -48,8 +49,9 @@ from training.importing.comparing import (
 from training.importing.files import Network
 from training.importing.images import MeasuredImages
 from training.importing.joining import Beside, inherited, joint_precision
+from training.importing.mirroring import with_mirrored
 from training.importing.probing import write_wrapped
-from training.importing.wrapping import Normalisation, set_temperature
+from training.importing.wrapping import Normalisation
 
 PROBE_IMAGES = 8  # that tell what a network gives
 LEAST_IMAGES = 20  # half of them fit temperatures, the other half say how good they are
@@ -99,6 +101,7 @@ def import_bundle(
     besides: Sequence[Beside],
     keep: Collection[str] | None,
     leave_out: Collection[str],
+    mirror: Collection[str],
     precision: ImportPrecision,
     report: Report,
 ) -> Manifest:
@@ -116,6 +119,7 @@ def import_bundle(
         besides: bundles whose subnetworks are compared with them, and kept, too.
         keep: names of subnetworks that are kept whatever beats them; None keeps all.
         leave_out: names of those that are not looked at.
+        mirror: names of those that are looked at once more, answering to each image and its mirror image.
         precision: with int8, the networks are written in 8-bit integers too.
         report: is told what was found, a line at a time.
 
@@ -132,6 +136,9 @@ def import_bundle(
     with TemporaryDirectory() as folder:
         candidates = _wrapped(networks, data, Path(folder), normalisation, report)
         candidates += [each for beside in besides for each in beside.candidates()]
+        _check_named("--mirror", mirror, candidates)
+        twice = [each for each in candidates if each.name in mirror]
+        candidates += [with_mirrored(each, Path(folder)) for each in twice]
         keep = _known(candidates, keep, leave_out)
         candidates = [each for each in candidates if each.name not in leave_out]
         kept = front(measure(candidates, data.validation), report, keep=keep)
@@ -205,13 +212,19 @@ def _known(
         raise TrainingError(
             f"{twice[0]!r} would be there twice; rename the file, or give the bundle's a name to begin with: --with NAME=BUNDLE"
         )
-    for option, asked in (("--keep", keep or ()), ("--leave-out", leave_out)):
-        for name in asked:
-            if name not in names:
-                raise TrainingError(f"{option} {name}: is none of {', '.join(sorted(names))}")
+    _check_named("--keep", keep or (), candidates)
+    _check_named("--leave-out", leave_out, candidates)
     if not names.keys() - set(leave_out):
         raise TrainingError("--leave-out: leaves none to make a bundle of")
     return names if keep is None else keep
+
+
+def _check_named(option: str, asked: Collection[str], candidates: Sequence[Candidate]) -> None:
+    """See to it that each name that an option asks for is a candidate's."""
+    names = {each.name for each in candidates}
+    for name in asked:
+        if name not in names:
+            raise TrainingError(f"{option} {name}: is none of {', '.join(sorted(names))}")
 
 
 def _write(
@@ -226,12 +239,13 @@ def _write(
         candidate = each.candidate
         model = onnx.load(candidate.graph)
         integers = onnx.load(candidate.int8) if candidate.int8 else None
-        if candidate.known:
-            temperature = candidate.known.calibration.temperature
-        else:
+        temperature = candidate.temperature
+        if temperature is None:
             temperature = fit_temperature(each.logits[data.fitted], labels)
             set_temperature(model.graph, temperature)
-            if images is not None:
+            if integers:
+                set_temperature(integers.graph, temperature)
+            elif images is not None:
                 integers = _in_integers(candidate.name, model, images, report)
         graph, int8 = (folder / f"{candidate.name}{end}" for end in (".onnx", ".int8.onnx"))
         weights.write(model, graph)

@@ -37,6 +37,7 @@ class Candidate:
         source: the file that it was imported from.
         known: what the bundle that it comes from says of it.
         int8: where it is in 8-bit integers, if it is.
+        temperature: what its probabilities' logits are divided by, where that was found already.
     """
 
     name: str
@@ -46,6 +47,7 @@ class Candidate:
     source: Source | None = None
     known: Subnetwork | None = None
     int8: Path | None = None
+    temperature: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -39,6 +39,7 @@ class Beside:
                     update={"name": self._named(each.name), "network": self._network_of(each)}
                 ),
                 int8=self.bundle.graph_path(each.int8) if each.int8 else None,
+                temperature=each.calibration.temperature,
             )
             for each in self.manifest.subnetworks
         ]

@@ -104,15 +104,6 @@ def wrap(
     return model
 
 
-def set_temperature(graph: onnx.GraphProto, temperature: float) -> None:
-    """Set what the logits of a wrapped network are divided by before its probabilities."""
-    for tensor in graph.initializer:
-        if tensor.name == "temperature":
-            tensor.CopyFrom(
-                numpy_helper.from_array(np.array(temperature, np.float32), "temperature")
-            )
-
-
 def _add_input(graph: onnx.GraphProto, network: Network, normalisation: Normalisation) -> None:
     """Add what makes the network's input of bytes (N, H, W, 3)."""
     chain = _Chain(graph, "images")

@@ -50,6 +50,14 @@ def logits(bundle: Bundle, graph: FileRecord, data: DataSet) -> np.ndarray:
     return given
 
 
+def answers(graph: Path, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the logits and the probabilities that a graph gives."""
+    session = open_session(graph, threads=1)
+    given = {"images": np.ascontiguousarray(images)}
+    logits, probabilities = session.run(["logits", "probabilities"], given)
+    return logits, probabilities
+
+
 def named(bundle: Bundle) -> dict[str, Subnetwork]:
     return {each.name: each for each in bundle.manifest.subnetworks}
 
@@ -124,6 +132,34 @@ def test_what_is_to_be_left_out_is_and_beats_no_other(
     assert "beaten by a-full" not in out
 
 
+def test_a_mirrored_subnetwork_answers_with_the_mean_of_both_views(
+    bundle_in: Callable[[Precision], Path], digits: DataSet, tmp_path: Path, run: Run
+) -> None:
+    folder = bundle_in("int8")
+    words = ["--with", f"a={folder}", "--data", "digits", "--keep", "all"]
+
+    code, _, err = run(*words, "--mirror", "a-full,a-column-1")
+
+    both = read_bundle(tmp_path / "both")
+    found = named(both)
+    assert (code, err) == (0, "")
+    assert {"a-full-mirrored", "a-column-1-mirrored"} <= found.keys()
+    (batch,) = digits.test.batches([torch.arange(64)])
+    images = batch[0].numpy()
+    for name in ("a-full", "a-column-1"):
+        before, after = found[name], found[f"{name}-mirrored"]
+        assert (after.macs, after.parameters) == (2 * before.macs, before.parameters)
+        assert after.calibration.temperature != before.calibration.temperature
+        for old, new in ((before, after), (before.in_int8, after.in_int8)):
+            assert old
+            assert new
+            seen = [answers(both.graph_path(old), view)[0] for view in (images, images[:, :, ::-1])]
+            means, probabilities = answers(both.graph_path(new), images)
+            np.testing.assert_allclose(means, (seen[0] + seen[1]) / 2, atol=1e-5)
+            scaled = torch.from_numpy(means) / after.calibration.temperature
+            np.testing.assert_allclose(probabilities, scaled.softmax(1).numpy(), atol=1e-5)
+
+
 def test_a_bundle_of_several_networks_is_measured_joined_again_and_not_taken_for_one(
     bundle_folder: Path, tmp_path: Path, run: Run
 ) -> None:
@@ -150,6 +186,7 @@ def test_a_bundle_of_several_networks_is_measured_joined_again_and_not_taken_for
         (["--with", "a b={0}"], "'a b' cannot be a bundle's name"),
         (["--with", "a={0}", "--keep", "column-9"], "--keep column-9: is none of a-column-1, "),
         (["--with", "a={0}", "--leave-out", "full"], "--leave-out full: is none of a-column-1, "),
+        (["--with", "a={0}", "--mirror", "full"], "--mirror full: is none of a-column-1, "),
         (["--with", "a={0}", "--with", "b={1}"], "truck) are not those of "),
     ],
 )
