@@ -165,8 +165,11 @@ class Run:
             load_weights(self.network, checkpoint.model)
         elif checkpoint.model:
             load_weights(self.network, completed(checkpoint.model, self.network))
-        elif stem := self.network.whitening:
-            whiten(stem, self.training, self.normalise)
+        else:
+            if stem := self.network.whitening:
+                whiten(stem, self.training, self.normalise)
+            if self.recipe.keeps_length:  # far steps: what is drawn would have to be unlearnt first
+                torch.nn.init.zeros_(self.network.classifier.weight)
         self.optimizer = Optimizer(self.network, self.recipe)
         if not checkpoint.epoch:
             self.optimizer.scale_filters()
