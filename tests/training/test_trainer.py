@@ -16,7 +16,7 @@ from model.drop_path import draw_passes
 from model.preprocessing import Preprocessing
 from tests.training.conftest import CPU, TrainedRun
 from training import TrainingError
-from training.config import Augmentation, Mixing, Recipe
+from training.config import Recipe
 from training.data.data_set import DataSet, load_data
 from training.data.splits import FileSplit
 from training.distributed import Group
@@ -63,15 +63,15 @@ def test_training_lowers_the_loss(trained: TrainedRun) -> None:
 
 
 @pytest.mark.parametrize(
-    ("muon_rate", "augmentation", "mixing"), [(0.0, "++", "none"), (0.05, "rand", "cutmix")]
+    "changes",
+    [
+        {"augmentation": "++"},
+        {"augmentation": "rand", "mixing": "cutmix", "muon_rate": 0.05},
+        {"augmentation": "slight", "muon_rate": 0.1, "keeps_length": True, "shift_rate": 5.0},
+    ],
 )
 def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(
-    tmp_path: Path,
-    few_digits: DataSet,
-    small_recipe: Recipe,
-    muon_rate: float,
-    augmentation: Augmentation,
-    mixing: Mixing,
+    tmp_path: Path, few_digits: DataSet, small_recipe: Recipe, changes: dict[str, Any]
 ) -> None:
     recipe = replace(
         small_recipe,
@@ -79,9 +79,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(
         batch_size=32,
         drop_path="tied",
         averaging=0.9,
-        augmentation=augmentation,
-        mixing=mixing,
-        muon_rate=muon_rate,
+        **changes,
     )
     recipe = replace(recipe, architecture=replace(recipe.architecture, dropout=(0.1, 0.2)))
 
@@ -311,6 +309,13 @@ def gradient_of_tied_passes(recipe: Recipe, data: DataSet) -> torch.Tensor:
     gradient = run.network.get_parameter("blocks.0.first.conv.conv.weight").grad
     assert gradient is not None
     return gradient
+
+
+def test_far_steps_begin_with_no_opinion(few_digits: DataSet, small_recipe: Recipe) -> None:
+    far = run_of(replace(small_recipe, muon_rate=0.1, keeps_length=True), few_digits)
+    images, _ = next(iter(few_digits.train.batches([torch.arange(8)])))
+
+    assert not far.network(far.normalise(images)).any()
 
 
 def test_distillation_changes_what_columns_learn(few_digits: DataSet, small_recipe: Recipe) -> None:
