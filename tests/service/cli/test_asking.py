@@ -48,7 +48,7 @@ def test_a_folder_is_answered_image_by_image_without_a_server(photos: Path) -> N
         "cat/text.jpg",
         "dog/one.png",
     ]
-    assert re.search(r"one.png +\w+ +\d+\.\d% +wide-full +\d+\.\d\d ms  in time$", rows[0])
+    assert re.search(r"one.png +\w+ +\d+\.\d% +wide-full-mirrored +\d+\.\d\d ms  in time$", rows[0])
     assert re.search(r"text.jpg +not-an-image: ", rows[1])
 
 

@@ -168,7 +168,7 @@ def test_a_stream_ends_with_its_final_answer(ask: Ask, server: ServerProcess, jp
 
     assert len(answers) > 1
     assert [each.final for each in answers] == [False] * (len(answers) - 1) + [True]
-    assert answers[-1].subnetwork == "wide-full"
+    assert answers[-1].subnetwork == "wide-full-mirrored"
 
 
 def test_a_stream_may_be_left(server: ServerProcess, jpeg: bytes) -> None:

@@ -147,4 +147,4 @@ def test_the_server_counts_agreement_by_subnetwork(
 
     while not compared("narrow-column-1"):  # in its own time
         server.classify(jpeg, subnetwork="narrow-column-1")
-    assert not compared("wide-full")
+    assert not compared("wide-full-mirrored")

@@ -161,12 +161,12 @@ def test_an_answer_that_is_sure_enough_is_the_only_one(server: ServerProcess, jp
     assert answer["subnetwork"] == "narrow-column-1"
 
 
-def test_an_answer_that_is_never_sure_enough_ends_with_the_full_network(
+def test_an_answer_that_is_never_sure_enough_ends_with_the_best_subnetwork(
     server: ServerProcess, jpeg: bytes
 ) -> None:
     answer = server.classify(jpeg, deadline_ms=60_000, stop_at_confidence=1).json()
 
-    assert answer["subnetwork"] == "wide-full"
+    assert answer["subnetwork"] == "wide-full-mirrored"
     assert answer["in_time"]
 
 
