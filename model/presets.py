@@ -228,14 +228,6 @@ PRESETS = {
             convolution="separable",
             stem=PATCH_STEM,
         ),
-        Architecture(
-            "entry-c2",
-            columns=2,
-            channels=(32, 64, 128),
-            classes=10,
-            stem=WHITENING_STEM,
-            has_entry=True,
-        ),
         *(
             Architecture(
                 f"wide-entry-c{columns}",

@@ -1,14 +1,12 @@
 """The commands that take a bundle and its data: ``anytime specialise`` and ``anytime measure``."""
 
 import argparse
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 from model.bundle import read_bundle
 from training.commands.arguments import DATA_HELP, positive
 from training.commands.listing import listing
-from training.config import SPECIALISED, SPECIALISING
 from training.distributed import own_device
 from training.runs.files import check_writable
 from training.runs.origin import data_of_bundle
@@ -36,11 +34,9 @@ def add_specialise(commands: "argparse._SubParsersAction[argparse.ArgumentParser
         "--epochs", type=positive(int), help="of each column, instead of the recipe's"
     )
     command.add_argument(
-        "--recipe",
-        choices=SPECIALISING,
-        default=SPECIALISED.name,
-        help="how: -shifted shows them shifted images too, for columns of a million parameters and more; -entry takes far "
-        "steps in large mini-batches, for entry-c2 and wide-entry-c2 on tens of thousands of images (default: %(default)s)",
+        "--shifted",
+        action="store_true",
+        help="show them shifted images too: for columns of a million parameters and more",
     )
     command.add_argument("--out", required=True, type=Path, help="folder of runs and of the bundle")
     command.set_defaults(command=_specialise)
@@ -67,13 +63,13 @@ def _add_bundle(command: argparse.ArgumentParser) -> None:
 def _specialise(options: argparse.Namespace) -> None:
     """Train columns on alone and print what the new bundle holds."""
     bundle = read_bundle(options.bundle)
-    recipe = SPECIALISING[options.recipe]
     manifest = specialise(
         bundle,
         data_of_bundle(bundle, options.data),
         options.out,
         columns=options.columns,
-        recipe=replace(recipe, epochs=options.epochs or recipe.epochs),
+        epochs=options.epochs,
+        shifted=options.shifted,
         device=own_device(),
         report=partial(print, flush=True),
     )

@@ -180,11 +180,11 @@ _SHORT = _paper(
 _MUON = replace(_SHORT, name="cpu-narrow-c4-muon", muon_rate=0.05)
 # Layers that all columns share, a whitening stem, few layers of many filters: what processors are fastest at. Large
 # mini-batches and steps that turn the filters far learn most of few epochs (Jordan, "94% on CIFAR-10 in 3.29 seconds",
-# 2024). The full network alone; its columns get filters of their own afterwards (docs/decisions/0007).
+# 2024). The full network, without drop-path: in so few epochs what other paths learn is lost to it.
 _WIDE_ENTRY = Recipe(
     name="wide-entry-c2",
     architecture=PRESETS["wide-entry-c2"],
-    epochs=24,
+    epochs=16,
     batch_size=1000,
     learning_rate=0.007,
     muon_rate=0.2,
@@ -198,6 +198,7 @@ _WIDE_ENTRY = Recipe(
     augmentation="slight",
     label_smoothing=0.2,
 )
+_ALONE = replace(_WIDE_ENTRY, name="wide-entry-c1", architecture=PRESETS["wide-entry-c1"])
 
 RECIPES = {
     recipe.name: recipe
@@ -259,10 +260,8 @@ RECIPES = {
             distillation=0.5,
         ),
         _WIDE_ENTRY,
-        # Its first column as a plain network of six layers, to compare with
-        replace(_WIDE_ENTRY, name="wide-entry-c1", architecture=PRESETS["wide-entry-c1"]),
-        # Half as wide: three times as many epochs in the same time
-        replace(_WIDE_ENTRY, name="entry-c2", architecture=PRESETS["entry-c2"], epochs=40),
+        # Its first column as a plain network of six layers
+        _ALONE,
         # A second cycle in small steps, from a network that has had the first: --begin-with
         replace(
             _MUON,
@@ -275,12 +274,15 @@ RECIPES = {
             drop_path="none",
             label_smoothing=0.2,
         ),
-        # The last epochs of it: smoothed labels leave answers unsure that one temperature does not make right again
-        replace(
-            _WIDE_ENTRY.at_rate(_WIDE_ENTRY.learning_rate / 10),
-            name="wide-entry-c2-last",
-            epochs=2,
-            label_smoothing=0.0,
+        # The last epochs: smoothed labels leave answers unsure that one temperature does not make right again
+        *(
+            replace(
+                first.at_rate(first.learning_rate / 10),
+                name=f"{first.name}-last",
+                epochs=2,
+                label_smoothing=0.0,
+            )
+            for first in (_WIDE_ENTRY, _ALONE)
         ),
         # For one GPU. The classifier sees four times the features: at 0.2, and Muon at 0.05, its loss explodes.
         replace(
@@ -330,23 +332,8 @@ A narrow column is small for its task: shifted images cost it a point in as many
 epochs.
 """
 
-SPECIALISING = {
-    recipe.name: recipe
-    for recipe in (
-        SPECIALISED,
-        # For columns that are large enough to learn mirrored images by heart
-        replace(SPECIALISED, name="specialised-shifted", augmentation="++"),
-        # For those that all columns share layers with, and tens of thousands of images
-        replace(
-            _WIDE_ENTRY,
-            name="specialised-entry",
-            epochs=12,
-            label_smoothing=0.0,
-            distillation=0.5,
-        ),
-    )
-}
-"""The recipes of columns that are trained on alone, by name."""
+SPECIALISED_SHIFTED = replace(SPECIALISED, name="specialised-shifted", augmentation="++")
+"""The same for columns that are large enough to learn mirrored images by heart."""
 
 
 def shortened(recipe: Recipe) -> Recipe:

@@ -14,7 +14,7 @@ from model.bundle import Bundle
 from model.manifest import Manifest
 from model.presets import Architecture
 from training import TrainingError
-from training.config import Recipe
+from training.config import SPECIALISED, SPECIALISED_SHIFTED, Recipe
 from training.data.data_set import DataSet
 from training.distributed import Group
 from training.export.export import export_specialists
@@ -31,14 +31,15 @@ def specialise(
     folder: Path,
     *,
     columns: Collection[int],
-    recipe: Recipe,
+    epochs: int | None,
+    shifted: bool,
     device: torch.device,
     report: Callable[[str], None],
 ) -> Manifest:
     """Train columns of a bundle on alone, and write ``folder/bundle`` with them in their places.
 
-    Their runs, by the recipe with the column as its network, are ``folder/column-k``; stopped, it goes on where it was. Of all
-    subnetworks those on the front of validation accuracy against multiply-adds are kept, and the full one.
+    They see the training images mirrored, and shifted too where ``shifted``. Their runs are ``folder/column-k``; stopped, it goes on where it was. Of all subnetworks those on the front of
+    validation accuracy against multiply-adds are kept, and the full one.
 
     Raises:
         BundleError: subnetworks were imported.
@@ -51,6 +52,8 @@ def specialise(
         raise TrainingError(
             f"{bundle.folder}: has the columns {sorted(alone)} alone, not {sorted(set(columns) - alone)}"
         )
+    recipe = SPECIALISED_SHIFTED if shifted else SPECIALISED
+    recipe = replace(recipe, epochs=epochs or recipe.epochs)
     folder.mkdir(parents=True, exist_ok=True)
     teacher = ask(
         bundle, data, folder / ANSWERS_FILE, augmentation=recipe.augmentation, epochs=recipe.epochs

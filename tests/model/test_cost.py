@@ -42,7 +42,7 @@ SMALL = {
         convolution="mixed",
     ),
     "patches": PRESETS["patches-c4"].for_data(classes=5, image_size=16),
-    "entry": PRESETS["entry-c2"].for_data(classes=5, image_size=13),
+    "entry": PRESETS["wide-entry-c2"].for_data(classes=5, image_size=13),
 }
 
 

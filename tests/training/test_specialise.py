@@ -1,6 +1,5 @@
 """Columns get filters of their own where that answers more, and the bundle keeps its front."""
 
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,12 +10,10 @@ from model.fractal import FractalNet
 from model.presets import PRESETS
 from tests.training.conftest import CPU, SMALL, TrainedRun
 from training import TrainingError
-from training.config import SPECIALISED, SPECIALISING
+from training.config import SPECIALISED
 from training.graphs.graph import weights_of
 from training.runs.origin import completed
 from training.specialise import recipe_for, specialise
-
-QUICK = replace(SPECIALISED, epochs=1)
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +29,8 @@ def test_the_new_bundle_is_a_front_and_no_column_got_worse(
         trained.data,
         tmp_path,
         columns=(1, 2),
-        recipe=QUICK,
+        epochs=1,
+        shifted=False,
         device=CPU,
         report=lambda line: None,
     )
@@ -58,7 +56,8 @@ def test_shifted_images_are_said_in_the_provenance(
         trained.data,
         tmp_path,
         columns=(1,),
-        recipe=replace(SPECIALISING["specialised-shifted"], epochs=1),
+        epochs=1,
+        shifted=True,
         device=CPU,
         report=lambda line: None,
     )
@@ -76,7 +75,8 @@ def test_a_column_that_is_not_there_is_one_clear_line(
             trained.data,
             tmp_path,
             columns=(1, 3),
-            recipe=QUICK,
+            epochs=1,
+            shifted=False,
             device=CPU,
             report=lambda line: None,
         )

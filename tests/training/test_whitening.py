@@ -18,7 +18,7 @@ from training.distributed import Group
 from training.trainer import train
 from training.whitening import whiten, whitening_directions
 
-SMALL = replace(PRESETS["entry-c2"], columns=2, channels=(8, 16), divisors=(1, 1), dropout=(0, 0))
+SMALL = replace(PRESETS["wide-entry-c2"], channels=(8, 16), dropout=(0, 0))
 
 
 def test_patches_come_out_uncorrelated_and_equally_large() -> None:
@@ -45,7 +45,7 @@ def test_the_stem_sees_each_direction_and_its_negative(few_digits: DataSet) -> N
 
 def test_training_leaves_the_whitening_filters(few_digits: DataSet, tmp_path: Path) -> None:
     assert isinstance(few_digits.train, TensorSplit)
-    recipe = replace(RECIPES["entry-c2"], architecture=SMALL, epochs=1, batch_size=32)
+    recipe = replace(RECIPES["wide-entry-c2"], architecture=SMALL, epochs=1, batch_size=32)
     expected = FractalNet(SMALL.for_data(classes=10, image_size=8)).whitening
     assert expected is not None
     whiten(expected, few_digits.train, channel_statistics(few_digits.train))
