@@ -96,7 +96,7 @@ class Bundle:
             )
         network = networks[architecture]
         own = tuple(each for each in self.manifest.subnetworks if each.network == network.name)
-        if set(own[-1].columns) != network.architecture.all_columns:
+        if not any(_is_full(each, network.architecture) for each in own):
             raise BundleError(
                 f"{self.folder}: of {architecture} it has only some columns, not the full network"
             )
@@ -107,6 +107,19 @@ class Bundle:
             "subnetworks": own,
         }
         return replace(self, manifest=self.manifest.model_copy(update=update))
+
+    @property
+    def full(self) -> Subnetwork:
+        """The subnetwork of all columns of the network that was trained here, which looks at an image once.
+
+        Raises:
+            BundleError: its subnetworks were imported, are of several networks, or it was left out.
+        """
+        architecture, _ = self.trained
+        for each in self.manifest.subnetworks:
+            if _is_full(each, architecture):
+                return each
+        raise BundleError(f"{self.folder}: it has only some columns, not the full network")
 
     def architecture_of(self, subnetwork: Subnetwork) -> Architecture:
         """Return the network that a subnetwork is columns of.
@@ -122,6 +135,10 @@ class Bundle:
     def graph_path(self, subnetwork: Subnetwork | Quantised) -> Path:
         """Return the path of a subnetwork's ONNX file."""
         return self.folder / subnetwork.graph.name
+
+
+def _is_full(subnetwork: Subnetwork, architecture: Architecture) -> bool:
+    return subnetwork.views == 1 and set(subnetwork.columns) == architecture.all_columns
 
 
 def file_record(path: Path) -> FileRecord:

@@ -12,7 +12,7 @@ from model.intervals import wilson
 from model.preprocessing import Preprocessing
 from model.presets import Architecture
 
-FORMAT_VERSION = 3  # 1 had no int8 graphs, 2 no preprocessing, expected accuracies, imported files or several networks; both are read
+FORMAT_VERSION = 4  # 1 had no int8 graphs, 2 no preprocessing, expected accuracies, imported files or several networks, 3 no views; all are read
 
 Precision = Literal["float32", "float16-filters", "float16", "int8"]
 """What the networks are in.
@@ -108,13 +108,14 @@ class Source(Record):
 class Subnetwork(Record):
     """A network to answer with, columns of a FractalNet or imported; the bundle may hold it in 8-bit integers too.
 
-    In a bundle of several FractalNets ``network`` names the one that the columns are of. A graph takes ``images`` uint8 (N, H, W, 3) and gives ``logits`` and ``probabilities``, float32 (N, classes).
+    ``views`` is how often it looks at an image: 2 where it answers with the mean of the image and its mirror image. In a bundle of several FractalNets ``network`` names the one that the columns are of. A graph takes ``images`` uint8 (N, H, W, 3) and gives ``logits`` and ``probabilities``, float32 (N, classes).
     """
 
     name: PlainName
     network: PlainName | None = None
     columns: tuple[int, ...] = ()
     depth: int | None = None
+    views: Annotated[int, Field(ge=1)] = 1
     source: Source | None = None
     parameters: int
     macs: int

@@ -103,8 +103,10 @@ class Board:
             BeingWrittenError: it was written at the same time.
         """
         edition = self.edition
+        if edition % 2:
+            raise BeingWrittenError
         rows: list[float] = self._values[LOADS : LOADS + int(self._values[LENGTH])].tolist()  # type: ignore[assignment]
-        if edition % 2 or edition != self.edition:
+        if edition != self.edition:
             raise BeingWrittenError
         at = 0
         while at < len(rows):

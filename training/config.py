@@ -33,7 +33,7 @@ class Recipe:
         muon_rate: the highest rate of the filters where Muon moves them; 0 leaves them to SGD, as in the paper.
         muon_momentum: share of the gradients of earlier steps in a step of Muon.
         keeps_length: whether the filters that Muon moves are brought back to the length 1 each before every step, so that
-            the rate alone says how far a step turns them.
+            the rate alone says how far a step turns them. A classifier that is drawn begins with zeros then.
         shift_rate: the highest rate of the shifts of batch norm and of a whitening stem; 0 for ``learning_rate``.
         schedule: "paper" divides by 10 whenever the remaining epochs halve, "imagenet" at 5/7 and 13/14 of the run;
             "one-cycle" warms up and anneals to 0, "linear" falls to 0 from the first step on.

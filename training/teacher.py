@@ -84,7 +84,7 @@ def _answers(
     bundle: Bundle, data: DataSet, augmentation: Augmentation, views: int
 ) -> NDArray[np.float16]:
     """Return the logits (views, N, classes) of the full network."""
-    full = bundle.manifest.subnetworks[-1]
+    full = bundle.full
     session = open_session(bundle.graph_path(full.int8 or full), threads=cores())
     normalise = channel_statistics(data.train)
     logits = np.empty((views, len(data.train), len(data.classes)), np.float16)

@@ -165,11 +165,12 @@ class Run:
             load_weights(self.network, checkpoint.model)
         elif checkpoint.model:
             load_weights(self.network, completed(checkpoint.model, self.network))
-        else:
-            if stem := self.network.whitening:
-                whiten(stem, self.training, self.normalise)
-            if self.recipe.keeps_length:  # far steps: what is drawn would have to be unlearnt first
-                torch.nn.init.zeros_(self.network.classifier.weight)
+        elif stem := self.network.whitening:
+            whiten(stem, self.training, self.normalise)
+        is_drawn = not checkpoint.model or is_for_other_classes(checkpoint.model, len(data.classes))
+        if self.recipe.keeps_length and is_drawn:
+            # Far steps: what was drawn would have to be unlearnt first.
+            torch.nn.init.zeros_(self.network.classifier.weight)
         self.optimizer = Optimizer(self.network, self.recipe)
         if not checkpoint.epoch:
             self.optimizer.scale_filters()

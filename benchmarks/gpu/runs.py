@@ -172,7 +172,6 @@ def _measure_subnetwork(
     nhwc = _plain_session(bundle.graph_path(subnetwork), CUDA_OPTIONS | NHWC if on_gpu else {})
     bare = _bare_network(FractalNet(architecture).eval().to(on), columns, dtype)
     weights = dtype.itemsize * cost.parameters(architecture, columns)
-    views = subnetwork.macs // cost.macs(architecture, columns)  # of each image; two where it is seen mirrored too
     cells = []
     for size in SIZES:
         batch = noise(bundle, size)
@@ -182,7 +181,7 @@ def _measure_subnetwork(
                 partial(opened.run, subnetwork.name, batch),
                 partial(plain.run, ("probabilities",), images),
                 partial(nhwc.run, ("probabilities",), images),
-                _bare_run(bare, views * size),
+                _bare_run(bare, subnetwork.views * size),
             ),
             runs,
         )

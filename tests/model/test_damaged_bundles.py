@@ -77,7 +77,7 @@ def nest_too_deeply(folder: Path) -> None:
 
 
 def be_newer(folder: Path) -> None:
-    edit_manifest(folder, lambda m: m.update(format_version=4, sparsity="2:4"))
+    edit_manifest(folder, lambda m: m.update(format_version=5, sparsity="2:4"))
 
 
 def lose_the_labels(folder: Path) -> None:
@@ -142,7 +142,7 @@ def claim_impossible_accuracy(folder: Path) -> None:
         (name_a_subnetwork_twice, "manifest.json", "the subnetwork 'column-1' is there 2 times"),
         (nest_too_deeply, "manifest.json", "not valid JSON"),
         (alter_int8_graph, "column-1.int8.onnx", "differs from the manifest"),
-        (be_newer, "manifest.json", "format_version is 4, this server reads up to 3"),
+        (be_newer, "manifest.json", "format_version is 5, this server reads up to 4"),
         (lose_the_labels, "manifest.json", "labels: Field required"),
         (hold_no_subnetworks, "manifest.json", "subnetworks"),
         (point_outside, "manifest.json", "weights.name"),

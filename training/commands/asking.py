@@ -45,7 +45,7 @@ def add_train_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--learning-rate",
         type=positive(float),
-        help="instead of the recipe's; Muon's changes in proportion",
+        help="instead of the recipe's; the others change in proportion",
     )
     command.add_argument(
         "--drop-path", choices=get_args(DropPath), help="instead of the recipe's way to draw paths"

@@ -5,6 +5,8 @@ import onnx
 from onnx import helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
+from training import TrainingError
+
 STORED = "DequantizeLinear"  # its integers are what is to be stored, and computed with
 
 
@@ -59,11 +61,14 @@ def fold_constants(model: onnx.ModelProto) -> None:
 
 
 def set_temperature(graph: onnx.GraphProto, temperature: float) -> None:
-    """Set what the logits are divided by before they become probabilities."""
-    (division,) = (
-        node for node in graph.node if node.op_type == "Div" and node.input[0] == "logits"
-    )
-    for tensor in graph.initializer:
-        if tensor.name == division.input[1]:
-            value = np.array(temperature, np.float32)
-            tensor.CopyFrom(numpy_helper.from_array(value, tensor.name))
+    """Set what the logits are divided by before they become probabilities.
+
+    Raises:
+        TrainingError: they are not divided by a number that is stored.
+    """
+    divisors = [n.input[1] for n in graph.node if n.op_type == "Div" and n.input[0] == "logits"]
+    stored = [tensor for tensor in graph.initializer if tensor.name in divisors]
+    if len(stored) != 1:
+        raise TrainingError(f"{graph.name}: its logits are not divided by a temperature")
+    value = np.array(temperature, np.float32)
+    stored[0].CopyFrom(numpy_helper.from_array(value, stored[0].name))

@@ -245,7 +245,7 @@ def _write(
             set_temperature(model.graph, temperature)
             if integers:
                 set_temperature(integers.graph, temperature)
-            elif images is not None:
+            elif images is not None and not candidate.known:
                 integers = _in_integers(candidate.name, model, images, report)
         graph, int8 = (folder / f"{candidate.name}{end}" for end in (".onnx", ".int8.onnx"))
         weights.write(model, graph)
@@ -311,6 +311,7 @@ def _scored(written: Sequence[Written], data: Data) -> tuple[Subnetwork, ...]:
                 parameters=candidate.parameters,
                 macs=candidate.macs,
                 source=candidate.source,
+                views=candidate.views,
                 **own,
             )
         )

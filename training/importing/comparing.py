@@ -38,6 +38,7 @@ class Candidate:
         known: what the bundle that it comes from says of it.
         int8: where it is in 8-bit integers, if it is.
         temperature: what its probabilities' logits are divided by, where that was found already.
+        views: how often it looks at an image.
     """
 
     name: str
@@ -48,6 +49,7 @@ class Candidate:
     known: Subnetwork | None = None
     int8: Path | None = None
     temperature: float | None = None
+    views: int = 1
 
 
 @dataclass(frozen=True, slots=True)

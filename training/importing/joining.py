@@ -40,6 +40,7 @@ class Beside:
                 ),
                 int8=self.bundle.graph_path(each.int8) if each.int8 else None,
                 temperature=each.calibration.temperature,
+                views=each.views,
             )
             for each in self.manifest.subnetworks
         ]

@@ -10,6 +10,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
+from training import TrainingError
 from training.importing.comparing import Candidate
 
 SUFFIX = "-mirrored"  # of their names
@@ -21,8 +22,13 @@ def with_mirrored(candidate: Candidate, folder: Path) -> Candidate:
     """Return a network that answers with the mean of what the candidate says of an image and of its mirror image.
 
     Its graphs are written into ``folder``. The mean is less sure of itself than either, so that its temperature is not known.
+
+    Raises:
+        TrainingError: the candidate does so already.
     """
     name = candidate.name + SUFFIX
+    if candidate.views > 1:
+        raise TrainingError(f"--mirror {candidate.name}: looks at an image twice already")
     known = candidate.known
     graph, int8 = folder / f"{name}.onnx", folder / f"{name}.int8.onnx"
     onnx.save(mirrored(onnx.load(candidate.graph)), graph)
@@ -35,8 +41,11 @@ def with_mirrored(candidate: Candidate, folder: Path) -> Candidate:
         graph=graph,
         int8=int8 if candidate.int8 else None,
         macs=macs,
-        known=known.model_copy(update={"name": name, "macs": macs}) if known else None,
+        known=known.model_copy(update={"name": name, "macs": macs, "views": VIEWS})
+        if known
+        else None,
         temperature=None,
+        views=VIEWS,
     )
 
 
@@ -59,7 +68,11 @@ def mirrored(model: onnx.ModelProto) -> onnx.ModelProto:
     )
 
     def add(operator: str, inputs: Sequence[str], output: str, **attributes: Any) -> None:
-        graph.node.append(helper.make_node(operator, inputs, [output], output, **attributes))
+        graph.node.append(
+            helper.make_node(
+                operator, inputs, [output], f"mirror.{operator}.{output}", **attributes
+            )
+        )
 
     def constant(name: str, values: NDArray[np.generic]) -> str:
         graph.initializer.append(numpy_helper.from_array(values, name))
@@ -80,7 +93,7 @@ def mirrored(model: onnx.ModelProto) -> onnx.ModelProto:
             for view in range(VIEWS):
                 number = constant(f"mirror.number.{view}", np.array(view))
                 add("Gather", ["mirror.apart", number], f"mirror.view.{view}", axis=0)
-            add("Add", [f"mirror.view.{view}" for view in range(VIEWS)], "mirror.sum")
+            add("Sum", [f"mirror.view.{view}" for view in range(VIEWS)], "mirror.sum")
             share = constant("mirror.share", np.array(1 / VIEWS, np.float32))
             add("Mul", ["mirror.sum", share], "logits")
     made = onnx.ModelProto()

@@ -132,10 +132,10 @@ def is_for_other_classes(weights: Mapping[str, Any], classes: int) -> bool:
 
 def _of_bundle(bundle: Bundle) -> Origin:
     """Gather the layers of the full network, and what the others have beside its filters; not of those with their own."""
-    *others, full = map(bundle.graph_path, bundle.manifest.subnetworks)
-    weights = weights_of(full)
-    for path in others:
-        own = weights_of(path)
+    full = bundle.full
+    weights = weights_of(bundle.graph_path(full))
+    for other in bundle.manifest.subnetworks:
+        own = weights_of(bundle.graph_path(other))
         shared = {name for name in own.keys() & weights.keys() if own[name].dim() > 1}
         if all(torch.equal(own[name], weights[name]) for name in shared):
             weights = own | weights

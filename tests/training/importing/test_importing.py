@@ -195,6 +195,39 @@ def test_int8_and_images_to_test_with_are_measured_for_themselves(
     assert subnetwork.calibration.n == 80
 
 
+@pytest.mark.parametrize("precision", ["float32", "int8"])
+def test_an_imported_network_looks_at_mirror_images_too(
+    precision: str, tmp_path: Path, run: Run
+) -> None:
+    file = saved(network(4, 8), tmp_path / "net.onnx")
+
+    code, _, err = run(file, "--mirror", "net", "--keep", "all", "--precision", precision)
+
+    bundle = read_bundle(tmp_path / "bundle")
+    once, twice = bundle.manifest.subnetworks
+    assert (code, err) == (0, "")
+    assert (once.name, once.views, twice.name, twice.views) == ("net", 1, "net-mirrored", 2)
+    images = digits()[0][:40]
+    told = [
+        open_session(bundle.graph_path(each), threads=1).run(["logits"], {"images": seen})[0]
+        for each, seen in ((once, images), (once, images[:, :, ::-1].copy()), (twice, images))
+    ]
+    np.testing.assert_allclose(told[2], (told[0] + told[1]) / 2, atol=1e-5)
+    assert bool(once.int8) == bool(twice.int8) == (precision == "int8")
+    if twice.int8:
+        assert twice.int8.agreement.value > 0.9
+
+
+def test_a_mirrored_network_is_not_mirrored_again(tmp_path: Path, run: Run) -> None:
+    run(saved(network(4, 8), tmp_path / "net.onnx"), "--mirror", "net", "--keep", "all")
+    before = (tmp_path / "bundle").rename(tmp_path / "before")
+
+    code, _, err = run("--with", before, "--mirror", "net-mirrored")
+
+    assert code == 1
+    assert err == "error: --mirror net-mirrored: looks at an image twice already\n"
+
+
 def test_a_division_that_is_no_mean_stays_in_int8(tmp_path: Path, run: Run) -> None:
     model = network(4, 8)
     model.graph.node[2].input[0] = "divided"  # the second convolution

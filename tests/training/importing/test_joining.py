@@ -13,9 +13,10 @@ from model.manifest import FileRecord, Precision, Subnetwork
 from model.sessions import open_session
 from tests.training.conftest import SMALL
 from training.data.data_set import DataSet
-from training.export.export import export_bundle
+from training.export.export import export_again, export_bundle
 from training.importing.command import main
 from training.runs.checkpoint import Checkpoint
+from training.runs.origin import read_origin
 
 NARROW = replace(SMALL, name="narrower", channels=(4, 8))
 Run = Callable[..., tuple[int, str, str]]
@@ -149,6 +150,7 @@ def test_a_mirrored_subnetwork_answers_with_the_mean_of_both_views(
     for name in ("a-full", "a-column-1"):
         before, after = found[name], found[f"{name}-mirrored"]
         assert (after.macs, after.parameters) == (2 * before.macs, before.parameters)
+        assert (before.views, after.views) == (1, 2)
         assert after.calibration.temperature != before.calibration.temperature
         for old, new in ((before, after), (before.in_int8, after.in_int8)):
             assert old
@@ -158,6 +160,24 @@ def test_a_mirrored_subnetwork_answers_with_the_mean_of_both_views(
             np.testing.assert_allclose(means, (seen[0] + seen[1]) / 2, atol=1e-5)
             scaled = torch.from_numpy(means) / after.calibration.temperature
             np.testing.assert_allclose(probabilities, scaled.softmax(1).numpy(), atol=1e-5)
+
+
+def test_the_full_network_is_the_one_that_looks_once(
+    bundle_in: Callable[[Precision], Path], digits: DataSet, tmp_path: Path, run: Run
+) -> None:
+    plain = read_bundle(bundle_in("float32"))
+    run("--with", plain.folder, "--data", "digits", "--keep", "all", "--mirror", "column-1,full")
+
+    both = read_bundle(tmp_path / "both")
+    again = export_again(both, digits, tmp_path / "again", name="again", precision="float32")
+
+    assert len(both.manifest.subnetworks) == len(plain.manifest.subnetworks) + 2
+    assert both.full.name == "full"
+    origin, before = (read_origin(each.folder, "") for each in (both, plain))
+    assert origin.weights.keys() == before.weights.keys()
+    assert [each.name for each in again.subnetworks] == [
+        each.name for each in plain.manifest.subnetworks
+    ]
 
 
 def test_a_bundle_of_several_networks_is_measured_joined_again_and_not_taken_for_one(
