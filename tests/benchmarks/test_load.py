@@ -88,7 +88,7 @@ def test_several_queries_take_turns_a_phase_each(
 ) -> None:
     (tmp_path / "cat").mkdir()
     shutil.copy(ROOT / "docs" / "samples" / "cat.jpg", tmp_path / "cat")
-    bundle, names = ROOT / "model" / "pretrained" / "cifar10", ("narrow-column-1", "wide-column-1")
+    bundle, names = ROOT / "model" / "pretrained" / "cifar10", ("narrow-column-1", "alone-column-1")
     server = start_server(bundle_dir=bundle)
     server.wait_for("ready")
     words = f"--port {server.client.base_url.port} --bundle {bundle} --deadline-ms 30000".split()

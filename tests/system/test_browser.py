@@ -94,10 +94,10 @@ def test_a_visitor_sees_an_answer_sharpen_and_what_gave_it(visit: Open) -> None:
     page = visit()
 
     expect(page.locator("h1")).to_have_text("The most accurate answer that fits in your deadline.")
-    expect(page.locator("#many")).to_have_text("six")
+    expect(page.locator("#many")).to_have_text("seven")
     assert page.locator("#steps tr").count() >= 1
     assert page.locator("#bars li").count() == 5
-    assert page.locator("#front circle.point, #front circle.out").count() == 6
+    assert page.locator("#front circle.point, #front circle.out").count() == 7
     expect(page.locator("#front circle.ring")).to_have_count(1)
     expect(page.locator("#strip rect")).to_have_count(1)
 

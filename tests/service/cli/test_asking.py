@@ -77,7 +77,7 @@ def test_watching_shows_each_better_answer(server: ServerProcess, photos: Path) 
     assert code == 0
     assert len(rows) > 1
     assert all(row.endswith("…") for row in rows[:-1])
-    assert re.search(r"full +\S+ ms  in time$", rows[-1])
+    assert re.search(r"full-mirrored +\S+ ms  in time$", rows[-1])
 
 
 def test_what_an_image_lacks_is_one_line_of_json_too(server: ServerProcess, photos: Path) -> None:

@@ -4,6 +4,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from torch.testing import assert_close
 from model.bundle import PRETRAINED_DIR, read_bundle
 from model.fractal import FractalNet
 from model.manifest import Precision
+from tests.model.bundles import edit_manifest
 from tests.training.conftest import TrainedRun
 from training import TrainingError
 from training.config import Recipe
@@ -53,15 +55,24 @@ def test_the_shipped_bundle_can_be_gone_on_with() -> None:
     load_weights(network, completed(origin.weights, network))
 
 
-def test_columns_with_filters_of_their_own_leave_the_network_as_it_was() -> None:
-    bundle = read_bundle(PRETRAINED_DIR / "cifar10").part("wide-entry-c2")
-    column, *_, full = bundle.manifest.subnetworks
+def test_columns_with_filters_of_their_own_leave_the_network_as_it_was(tmp_path: Path) -> None:
+    folder = shutil.copytree(PRETRAINED_DIR / "cifar10", tmp_path / "bundle")
+
+    def join(
+        manifest: dict[str, Any],
+    ) -> None:  # the network of six layers as a column of the wide one
+        (alone,) = (s for s in manifest["subnetworks"] if s["name"] == "alone-column-1")
+        alone["network"] = "wide"
+
+    edit_manifest(folder, join)
+    bundle = read_bundle(folder).part("wide-entry-c2")
+    column = bundle.manifest.subnetworks[0]
     network = FractalNet(bundle.trained[0])
     filters, norm = "blocks.0.conv.conv.weight", "blocks.0.conv.norms.{}.weight"
 
-    weights = completed(read_origin(bundle.folder, "wide-entry-c2").weights, network)
+    weights = completed(read_origin(folder, "wide-entry-c2").weights, network)
 
-    of_full, own = (weights_of(bundle.graph_path(each)) for each in (full, column))
+    of_full, own = (weights_of(bundle.graph_path(each)) for each in (bundle.full, column))
     assert not torch.equal(own[filters], of_full[filters])
     assert torch.equal(weights[filters], of_full[filters])
     assert torch.equal(weights[norm.format("alone")], of_full[norm.format("joint")])
