@@ -335,7 +335,7 @@ async def test_of_a_flood_of_images_those_are_refused_that_could_not_be_decoded_
 ) -> None:
     decoder = decoder_with(max_waiting=1000, max_pixels=9_000_000)
     content = encode(picture.resize((3000, 3000)), "JPEG")
-    due_at = time.monotonic() + 0.4  # of two seconds of work: a machine that stalls loses some of it
+    due_at = time.monotonic() + 0.4  # of two seconds of work; a stall takes some of it
 
     outcomes = await asyncio.gather(
         *(decoder.decode(content, in_time_by=due_at, of_use_by=due_at) for _ in range(100)),
