@@ -109,6 +109,11 @@ class Bundle:
         return replace(self, manifest=self.manifest.model_copy(update=update))
 
     @property
+    def seen_once(self) -> tuple[Subnetwork, ...]:
+        """The subnetworks that look at an image once."""
+        return tuple(each for each in self.manifest.subnetworks if each.views == 1)
+
+    @property
     def full(self) -> Subnetwork:
         """The subnetwork of all columns of the network that was trained here, which looks at an image once.
 

@@ -26,7 +26,7 @@ class Optimizer:
 
     Muon moves a filter bank as the matrix of its filters, every direction alike, however small its gradient. Without
     residuals that is what the deep columns lack. Weight decay is on filters and classifier weights, none on scales, shifts and biases. Shifts may have a
-    rate of their own, of tens: their gradients are thousands of times smaller than they are. Frozen filters stay, and a
+    rate of their own, which far steps want thousands of times the others'. Frozen filters stay, and a
     parameter that the path of a step does not reach has no gradient there and is left as it is.
 
     Args:

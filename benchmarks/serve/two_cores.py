@@ -35,22 +35,21 @@ def measure_two_cores(session: Session) -> None:
         "/classify": anytime(session.bundle.folder, f"static:{name}"),
     }
     image = next(session.images.glob("*/*.jp*g")).read_bytes()
-    found: list[dict[str, object]] = session.found.setdefault("two_cores", [])
     try:
-        _take_turns(session, systems, image, found)
+        session.found["two_cores"] = _by_turns(session, systems, image)
     except ServerFailed as failure:
         session.leave_out(f"answers a second on one core and on two: {failure}")
-        del session.found["two_cores"]
 
 
-def _take_turns(
-    session: Session, systems: Mapping[str, System], image: bytes, found: list[dict[str, object]]
-) -> None:
-    """Have every server answer by turns; the idle ones take half a per cent of a core each, at most.
+def _by_turns(
+    session: Session, systems: Mapping[str, System], image: bytes
+) -> list[dict[str, object]]:
+    """Return what every server answers by turns; the idle ones take half a per cent of a core each, at most.
 
     Raises:
         ServerFailed: one gave something else than answers.
     """
+    found: list[dict[str, object]] = []
     with ExitStack() as stack:
         servers = {
             (what, cores): stack.enter_context(session.serving(system, cores=CORES[cores]))
@@ -69,6 +68,7 @@ def _take_turns(
                         "per_s": per_s,
                     }
                 )
+    return found
 
 
 def _answers_per_s(

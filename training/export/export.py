@@ -141,7 +141,7 @@ def export_again(
     architecture, origin = bundle.trained
     chosen = {
         frozenset(each.columns): _ready(_restored(bundle, each), data, precision)
-        for each in _seen_once(bundle)
+        for each in bundle.seen_once
     }
     origin = origin.model_copy(update=made_now("torch", "onnx"))
     return _write_bundle(
@@ -172,7 +172,7 @@ def export_specialists(
     architecture, origin = bundle.trained
     chosen: dict[frozenset[int], tuple[FractalNet, Tensor]] = {}
     front = Front()
-    for subnetwork in _seen_once(bundle):
+    for subnetwork in bundle.seen_once:
         columns = frozenset(subnetwork.columns)
         rivals = [_restored(bundle, subnetwork)]
         if columns in specialists:
@@ -191,11 +191,6 @@ def export_specialists(
         precision=manifest.precision,
         origin=origin.model_copy(update={**provenance, **made_now("torch", "onnx")}),
     )
-
-
-def _seen_once(bundle: Bundle) -> tuple[Subnetwork, ...]:
-    """Return the subnetworks of a bundle that look at an image once."""
-    return tuple(each for each in bundle.manifest.subnetworks if each.views == 1)
 
 
 def _restored(bundle: Bundle, subnetwork: Subnetwork) -> FractalNet:

@@ -134,7 +134,7 @@ def _of_bundle(bundle: Bundle) -> Origin:
     """Gather the layers of the full network, and what the others have beside its filters; not of those with their own."""
     full = bundle.full
     weights = weights_of(bundle.graph_path(full))
-    for other in bundle.manifest.subnetworks:
+    for other in bundle.seen_once:
         own = weights_of(bundle.graph_path(other))
         shared = {name for name in own.keys() & weights.keys() if own[name].dim() > 1}
         if all(torch.equal(own[name], weights[name]) for name in shared):
