@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from http import HTTPStatus
 from pathlib import Path
 from threading import get_ident
 from typing import Any
@@ -69,8 +70,13 @@ class ServerProcess:
         return self.client.post("/classify", content=content, params=query)  # type: ignore[arg-type]
 
     def metrics(self) -> dict[str, float]:
-        """Return every sample by its name and labels, as in ``anytime_ready`` or ``x_total{a="b"}``."""
-        lines = self.client.get("/metrics").text.splitlines()
+        """Return every sample by its name and labels, as in ``anytime_ready`` or ``x_total{a="b"}``.
+
+        A front that has not heard yet that the engine is ready is asked again.
+        """
+        while (reply := self.client.get("/metrics")).status_code == HTTPStatus.SERVICE_UNAVAILABLE:
+            pass
+        lines = reply.raise_for_status().text.splitlines()
         samples = (line.rpartition(" ") for line in lines if not line.startswith("#"))
         return {name: float(value) for name, _, value in samples}
 

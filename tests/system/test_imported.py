@@ -27,7 +27,7 @@ NAMES = ("small", "medium", "large")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What the story begins with: three networks, labels, and photographs of each class."""
     folder = tmp_path_factory.mktemp("models")
-    for name, channels in zip(NAMES, ((), (3,), (64, 512, 256)), strict=True):
+    for name, channels in zip(NAMES, ((1,), (3,), (64, 512, 256)), strict=True):
         onnx.save(network(*channels), folder / f"{name}.onnx")
     (folder / "labels.txt").write_text("".join(f"{label}\n" for label in range(10)))
     write_images(folder / "photos")
