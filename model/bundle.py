@@ -126,6 +126,11 @@ class Bundle:
                 return each
         raise BundleError(f"{self.folder}: it has only some columns, not the full network")
 
+    @property
+    def best(self) -> Subnetwork:
+        """The subnetwork that is expected to be right most often, however slow it is."""
+        return max(self.manifest.subnetworks, key=lambda each: each.accuracy.estimate.value)
+
     def architecture_of(self, subnetwork: Subnetwork) -> Architecture:
         """Return the network that a subnetwork is columns of.
 

@@ -140,6 +140,7 @@ class Provenance(Record):
     seed: int
     epochs: int
     began_with: str = ""  # the run whose weights were taken, empty where they were drawn
+    taught_by: str = ""  # name and digest of the bundle whose answers it learnt, empty where it learnt labels alone
     dataset: str
     dataset_sha256: str
     commit: str

@@ -239,6 +239,14 @@ PRESETS = {
             )
             for columns in (1, 2)
         ),
+        Architecture(
+            "broad-entry-c1",
+            columns=1,
+            channels=(64, 256, 256),
+            classes=10,
+            stem=WHITENING_STEM,
+            has_entry=True,
+        ),
     )
 }
 """The named architectures; ``for_data`` fits one to a data set."""

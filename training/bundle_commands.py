@@ -18,8 +18,8 @@ def add_specialise(commands: "argparse._SubParsersAction[argparse.ArgumentParser
     """Add the command to those of a parser."""
     command = commands.add_parser(
         "specialise",
-        help="give columns of a bundle filters of their own, taught by its full network",
-        description="Train columns of a bundle on, each alone and taught by the full network, and write a bundle with "
+        help="give columns of a bundle filters of their own, taught by its best subnetwork",
+        description="Train columns of a bundle on, each alone and taught by the best subnetwork, and write a bundle with "
         "them in their places, of the subnetworks that are on its front. Stopped, it goes on where it was.",
     )
     _add_bundle(command)
@@ -37,6 +37,12 @@ def add_specialise(commands: "argparse._SubParsersAction[argparse.ArgumentParser
         "--shifted",
         action="store_true",
         help="show them shifted images too: for columns of a million parameters and more",
+    )
+    command.add_argument(
+        "--teacher",
+        type=Path,
+        metavar="BUNDLE",
+        help="another bundle, whose best subnetwork teaches them instead",
     )
     command.add_argument("--out", required=True, type=Path, help="folder of runs and of the bundle")
     command.set_defaults(command=_specialise)
@@ -70,6 +76,7 @@ def _specialise(options: argparse.Namespace) -> None:
         columns=options.columns,
         epochs=options.epochs,
         shifted=options.shifted,
+        teaching=read_bundle(options.teacher) if options.teacher else bundle,
         device=own_device(),
         report=partial(print, flush=True),
     )

@@ -73,6 +73,11 @@ class Recipe:
     averaging: float = 0.0
 
     @property
+    def needs_teacher(self) -> bool:
+        """Whether another network is to teach it; "tied" and "sandwich" mini-batches have a teacher of their own."""
+        return bool(self.distillation) and self.drop_path not in ("tied", "sandwich")
+
+    @property
     def description(self) -> str:
         """What tells it apart, in a few words."""
         words = [
@@ -119,8 +124,8 @@ class Recipe:
         architecture = self.architecture.for_data(classes=classes, image_size=image_size)
         return replace(self, architecture=architecture)
 
-    def check(self) -> None:
-        """See to it that the recipe's parts fit together, where nobody else teaches.
+    def check(self, *, is_taught: bool) -> None:
+        """See to it that the recipe's parts fit together, and to whether another network teaches.
 
         Raises:
             TrainingError: they do not.
@@ -129,10 +134,23 @@ class Recipe:
             raise TrainingError(
                 f"recipe {self.name} trains one column alone: it has no paths to drop"
             )
-        if self.distillation and self.drop_path not in ("tied", "sandwich"):
+        if is_taught and not self.distillation:
             raise TrainingError(
-                f"recipe {self.name} distils within a mini-batch: drop-path {self.drop_path} has one pass in each, "
-                "tied and sandwich several"
+                f"recipe {self.name} learns from labels alone; leave out --teacher, or choose a recipe with distillation"
+            )
+        if is_taught and self.augmentation in ("crop", "rand"):
+            raise TrainingError(
+                f"--augmentation {self.augmentation} shows parts of larger images, which a teacher is not asked about; "
+                "with --teacher choose mirror, slight, + or ++"
+            )
+        if is_taught and self.mixing != "none":
+            raise TrainingError(
+                f"--mixing {self.mixing} makes images that a teacher is not asked about; leave it or --teacher out"
+            )
+        if self.needs_teacher and not is_taught:
+            raise TrainingError(
+                f"recipe {self.name} learns from a teacher's answers: drop-path {self.drop_path} has one pass in each "
+                "mini-batch, where tied and sandwich have one that teaches the others; name a bundle with --teacher"
             )
 
     def architecture_for(self, data: DataSet) -> Architecture:
@@ -198,7 +216,16 @@ _WIDE_ENTRY = Recipe(
     augmentation="slight",
     label_smoothing=0.2,
 )
-_ALONE = replace(_WIDE_ENTRY, name="wide-entry-c1", architecture=PRESETS["wide-entry-c1"])
+# Without drop-path it is no use, so plain networks of six layers stand for shallower ones. Half as far steps and further
+# shifts are better for more epochs.
+_ALONE = replace(
+    _WIDE_ENTRY.at_rate(0.0035),
+    name="wide-entry-c1",
+    architecture=PRESETS["wide-entry-c1"],
+    epochs=28,
+    augmentation="++",
+)
+_BROAD = replace(_ALONE, name="broad-entry-c1", architecture=PRESETS["broad-entry-c1"], epochs=24)
 
 RECIPES = {
     recipe.name: recipe
@@ -260,8 +287,19 @@ RECIPES = {
             distillation=0.5,
         ),
         _WIDE_ENTRY,
-        # Its first column as a plain network of six layers
+        # Its first column as a plain network of six layers, and a wider one
         _ALONE,
+        _BROAD,
+        # The narrow network's two shallowest columns: --teacher of `specialise` then has them answer for themselves
+        replace(
+            _MUON,
+            name="cpu-narrow-c2-sandwich",
+            architecture=PRESETS["narrow-c2"],
+            epochs=24,
+            batch_size=250,
+            drop_path="sandwich",
+            distillation=0.5,
+        ),
         # A second cycle in small steps, from a network that has had the first: --begin-with
         replace(
             _MUON,
@@ -274,15 +312,23 @@ RECIPES = {
             drop_path="none",
             label_smoothing=0.2,
         ),
+        # Taught by a better network, in small steps: --begin-with, --teacher
+        replace(
+            _ALONE.at_rate(_ALONE.learning_rate / 2),
+            name="wide-entry-c1-taught",
+            epochs=10,
+            label_smoothing=0.0,
+            distillation=0.9,
+        ),
         # The last epochs: smoothed labels leave answers unsure that one temperature does not make right again
         *(
             replace(
-                first.at_rate(first.learning_rate / 10),
+                first.at_rate(0.0007),
                 name=f"{first.name}-last",
                 epochs=2,
                 label_smoothing=0.0,
             )
-            for first in (_WIDE_ENTRY, _ALONE)
+            for first in (_WIDE_ENTRY, _BROAD)
         ),
         # For one GPU. The classifier sees four times the features: at 0.2, and Muon at 0.05, its loss explodes.
         replace(

@@ -1,4 +1,4 @@
-"""Columns with filters of their own: each is trained on alone from what it shared, taught by the full network.
+"""Columns with filters of their own: each is trained on alone from what it shared, taught by a better one.
 
 In one network the filters of a column serve every path that it is part of. A server that holds every subnetwork
 anyway has room for a copy that serves the column alone; it costs the caller nothing, and the bundle its size.
@@ -19,10 +19,8 @@ from training.data.data_set import DataSet
 from training.distributed import Group
 from training.export.export import export_specialists
 from training.runs.checkpoint import described
-from training.teacher import ask
+from training.teacher import ANSWERS_FILE, ask
 from training.trainer import train
-
-ANSWERS_FILE = "answers.npz"
 
 
 def specialise(
@@ -33,12 +31,13 @@ def specialise(
     columns: Collection[int],
     epochs: int | None,
     shifted: bool,
+    teaching: Bundle,
     device: torch.device,
     report: Callable[[str], None],
 ) -> Manifest:
     """Train columns of a bundle on alone, and write ``folder/bundle`` with them in their places.
 
-    They see the training images mirrored, and shifted too where ``shifted``. Their runs are ``folder/column-k``; stopped, it goes on where it was. Of all subnetworks those on the front of
+    They see the training images mirrored, and shifted too where ``shifted``, and learn what the best subnetwork of ``teaching`` answers. Their runs are ``folder/column-k``; stopped, it goes on where it was. Of all subnetworks those on the front of
     validation accuracy against multiply-adds are kept, and the full one.
 
     Raises:
@@ -56,7 +55,11 @@ def specialise(
     recipe = replace(recipe, epochs=epochs or recipe.epochs)
     folder.mkdir(parents=True, exist_ok=True)
     teacher = ask(
-        bundle, data, folder / ANSWERS_FILE, augmentation=recipe.augmentation, epochs=recipe.epochs
+        teaching,
+        data,
+        folder / ANSWERS_FILE,
+        augmentation=recipe.augmentation,
+        epochs=recipe.epochs,
     )
     specialists = {
         frozenset((column,)): train(
@@ -76,6 +79,7 @@ def specialise(
     origin = {
         "recipe": recipe.name,
         "epochs": recipe.epochs,
+        "taught_by": teacher.description,
         "began_with": described(before.recipe, before.epochs, before.seed, before.began_with),
     }
     return export_specialists(bundle, specialists, data, folder / "bundle", provenance=origin)

@@ -1,4 +1,4 @@
-"""A teacher: what a bundle's full network answers to views of the training images, for other networks to learn.
+"""A teacher: what the best subnetwork of a bundle answers to views of the training images, for other networks to learn.
 
 A view is all training images, each mirrored and shifted by draws of its own. The teacher answers once to each view,
 for all columns, and a run looks at one after the other, an epoch each. Mirrored images have two views, which take turns;
@@ -13,16 +13,19 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from tqdm import tqdm
 
 from model.bundle import Bundle
 from model.cores import cores
 from model.sessions import open_session
+from training import TrainingError
 from training.augment import DRAWS, Normalisation, augment, channel_statistics
 from training.config import Augmentation
 from training.data.data_set import DataSet
 from training.evaluate import in_order
 from training.runs.files import written_whole
 
+ANSWERS_FILE = "answers.npz"  # in the folder of a run that is taught
 MIRRORED_VIEWS = 2  # of every image, one the mirror image of the other
 LARGEST_DRAW = 1 - 2**-24  # the float32 before 1, which no draw is
 
@@ -32,10 +35,12 @@ class Teacher:
     """The answers of a network to some views of a data set's training images.
 
     Attributes:
+        description: name and digest of its bundle.
         augmentation: how the views are made.
         logits: float16 (views, N, classes).
     """
 
+    description: str
     augmentation: Augmentation
     logits: NDArray[np.float16]
 
@@ -55,12 +60,21 @@ def draws_of(view: int, n: int, augmentation: Augmentation) -> Tensor:
 def ask(
     bundle: Bundle, data: DataSet, path: Path, *, augmentation: Augmentation, epochs: int
 ) -> Teacher:
-    """Return what the full network of a bundle answers to the training images; kept at ``path``, so as to ask once.
+    """Return what the best subnetwork of a bundle answers to the training images; kept at ``path``, so as to ask once.
 
     There is a view for each of ``epochs``, unless images are mirrored only.
 
     It answers in 8-bit integers where the bundle has them: on a CPU three times as fast, and as accurate.
+
+    Raises:
+        TrainingError: it is for other classes, or for images of another size.
     """
+    manifest = bundle.manifest
+    if manifest.labels != data.classes or manifest.preprocessing.size != data.image_size:
+        raise TrainingError(
+            f"{bundle.folder}: knows {len(manifest.labels)} classes at {manifest.preprocessing.size} pixels, not those of "
+            f"{data.name}, {len(data.classes)} at {data.image_size}; a teacher needs the same"
+        )
     views = MIRRORED_VIEWS if augmentation == "mirror" else epochs
     key = np.array([bundle.digest, data.sha256, augmentation, str(views)])
     kept = _read(path, key)
@@ -68,7 +82,7 @@ def ask(
         kept = _answers(bundle, data, augmentation, views)
         with written_whole(path) as file:
             np.savez(file, key=key, logits=kept)
-    return Teacher(augmentation, kept)
+    return Teacher(f"{bundle.manifest.name} {bundle.digest[:12]}", augmentation, kept)
 
 
 def _read(path: Path, key: NDArray[np.str_]) -> NDArray[np.float16] | None:
@@ -83,18 +97,21 @@ def _read(path: Path, key: NDArray[np.str_]) -> NDArray[np.float16] | None:
 def _answers(
     bundle: Bundle, data: DataSet, augmentation: Augmentation, views: int
 ) -> NDArray[np.float16]:
-    """Return the logits (views, N, classes) of the full network."""
-    full = bundle.full
-    session = open_session(bundle.graph_path(full.int8 or full), threads=cores())
+    """Return the logits (views, N, classes) of the best subnetwork."""
+    best = bundle.best
+    session = open_session(bundle.graph_path(best.int8 or best), threads=cores())
     normalise = channel_statistics(data.train)
     logits = np.empty((views, len(data.train), len(data.classes)), np.float16)
-    for view in range(views):
-        draws = draws_of(view, len(data.train), augmentation)
-        chunks = in_order(data.train)
-        for chunk, (images, _) in zip(chunks, data.train.batches(chunks), strict=True):
-            seen = augment(normalise(images), augmentation, draws[chunk])
-            given = {"images": _bytes_of(seen, normalise).numpy()}
-            logits[view, chunk.numpy()] = session.run(["logits"], given)[0]
+    total = views * len(data.train)
+    with tqdm(total=total, desc="asking the teacher", unit=" images", disable=None) as bar:
+        for view in range(views):
+            draws = draws_of(view, len(data.train), augmentation)
+            chunks = in_order(data.train)
+            for chunk, (images, _) in zip(chunks, data.train.batches(chunks), strict=True):
+                seen = augment(normalise(images), augmentation, draws[chunk])
+                given = {"images": _bytes_of(seen, normalise).numpy()}
+                logits[view, chunk.numpy()] = session.run(["logits"], given)[0]
+                bar.update(len(chunk))
     return logits
 
 

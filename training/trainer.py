@@ -82,7 +82,8 @@ def train(
     """
     with _alone_in(folder, group):
         with group.together():
-            checkpoint = _start(recipe, data, folder, seed=seed, resume=resume)
+            taught_by = teacher.description if teacher else ""
+            checkpoint = _start(recipe, data, folder, seed=seed, taught_by=taught_by, resume=resume)
             warning = begin_from(begin_with, checkpoint, data) if begin_with else ""
         _check_alike(checkpoint, folder, data, group)
         run = Run(checkpoint, data, device=device, group=group, teacher=teacher)
@@ -322,7 +323,9 @@ class Run:
         )
 
 
-def _start(recipe: Recipe, data: DataSet, folder: Path, *, seed: int, resume: bool) -> Checkpoint:
+def _start(
+    recipe: Recipe, data: DataSet, folder: Path, *, seed: int, taught_by: str, resume: bool
+) -> Checkpoint:
     """Return the checkpoint to go on from: the one in ``folder``, or that of a run not begun."""
     if not resume:
         check_holds_no_run(folder)
@@ -332,6 +335,7 @@ def _start(recipe: Recipe, data: DataSet, folder: Path, *, seed: int, resume: bo
             seed=seed,
             dataset=data.name,
             dataset_sha256=data.sha256,
+            taught_by=taught_by,
             source=data.source,
             skips_unreadable=data.skips_unreadable,
         )
@@ -340,6 +344,7 @@ def _start(recipe: Recipe, data: DataSet, folder: Path, *, seed: int, resume: bo
         *_fields(checkpoint.recipe, recipe),
         ("seed", checkpoint.seed, seed),
         ("data sha256", checkpoint.dataset_sha256, data.sha256),
+        ("teacher", checkpoint.taught_by or "none", taught_by or "none"),
     ):
         if theirs != ours:
             raise TrainingError(

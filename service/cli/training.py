@@ -12,8 +12,9 @@ COMMANDS = {
     "evaluate": "Score every column alone and the full network.",
     "export": "Write the bundle that the server serves.",
     "import": "Make a bundle of ONNX classifiers of one's own.",
-    "specialise": "Give columns of a bundle filters of their own, taught by its full network.",
+    "specialise": "Give columns of a bundle filters of their own, taught by its best subnetwork.",
     "measure": "Measure a bundle: accuracy against cost and latency, and what budgets buy.",
+    "pretrain": "Train a bundle from nothing, as the shipped one was made.",
     "reproduce": "Train a table or figure of the paper and compare.",
     "compare": "Train in different ways at equal cost, to choose one.",
 }

@@ -31,6 +31,7 @@ def test_the_new_bundle_is_a_front_and_no_column_got_worse(
         columns=(1, 2),
         epochs=1,
         shifted=False,
+        teaching=bundle,
         device=CPU,
         report=lambda line: None,
     )
@@ -58,6 +59,7 @@ def test_shifted_images_are_said_in_the_provenance(
         columns=(1,),
         epochs=1,
         shifted=True,
+        teaching=bundle,
         device=CPU,
         report=lambda line: None,
     )
@@ -77,6 +79,7 @@ def test_a_column_that_is_not_there_is_one_clear_line(
             columns=(1, 3),
             epochs=1,
             shifted=False,
+            teaching=bundle,
             device=CPU,
             report=lambda line: None,
         )

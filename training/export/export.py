@@ -108,6 +108,7 @@ def export_bundle(
         seed=checkpoint.seed,
         epochs=checkpoint.epoch,
         began_with=checkpoint.origin,
+        taught_by=checkpoint.taught_by,
         dataset=checkpoint.dataset,
         dataset_sha256=checkpoint.dataset_sha256,
         **made_now("torch", "onnx"),

@@ -65,8 +65,13 @@ def load_held_out(
                 f"{beside.bundle.folder}: was trained with seed {own.seed}, which put other images aside than seed {origin.seed} of "
                 f"{first.bundle.folder}; give images that neither learnt from with --images"
             )
+    return data, *held_out(data)
+
+
+def held_out(data: DataSet) -> tuple[SplitImages, SplitImages]:
+    """Return the validation and the test images of a data set."""
     validation, test = (
         SplitImages(split, data.preprocessing, data.sha256)
         for split in (data.validation, data.test)
     )
-    return data, validation, test
+    return validation, test

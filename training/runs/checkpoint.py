@@ -33,6 +33,7 @@ class Checkpoint:
         history: one record an epoch, see ``trainer``.
         averaged: state of the average of the weights, where the recipe keeps one.
         origin: recipe, epochs and seed of the run whose weights this one began with; empty for none.
+        taught_by: name and digest of the bundle whose answers it learns; empty for none.
         source: what the data was loaded from, a name or an absolute path; empty where it was not noted yet.
         skips_unreadable: whether images that cannot be read were left out.
     """
@@ -47,6 +48,7 @@ class Checkpoint:
     history: list[dict[str, float]] = field(default_factory=list)
     averaged: dict[str, Any] = field(default_factory=dict)
     origin: str = ""
+    taught_by: str = ""
     source: str = ""
     skips_unreadable: bool = False
 

@@ -1,0 +1,195 @@
+"""A bundle from nothing, as the shipped one is made: every network trained and exported, the front of all written.
+
+Each step leaves its result in a folder of its own; stopped, it goes on where it was.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from model.bundle import Bundle, is_bundle, read_bundle
+from model.manifest import Manifest
+from training import TrainingError
+from training.config import RECIPES
+from training.data.data_set import DataSet
+from training.distributed import Group
+from training.export.export import export_bundle
+from training.importing.bundles import Data, import_bundle
+from training.importing.held_out import held_out
+from training.importing.joining import Beside
+from training.importing.wrapping import Normalisation
+from training.runs.checkpoint import Checkpoint, check_data
+from training.specialise import specialise
+from training.teacher import ANSWERS_FILE, ask
+from training.trainer import train
+
+Report = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Part:
+    """A network of the bundle, and how it comes to be.
+
+    Attributes:
+        name: what its subnetworks' names begin with.
+        recipes: of its runs, each with the weights of the one before it.
+        teacher: a part before it, for the runs that need one and for columns of their own; none if empty.
+        specialised: columns that get filters of their own.
+        epochs: of each of those.
+        mirrored: subnetworks that look at each image's mirror image, too.
+    """
+
+    name: str
+    recipes: tuple[str, ...]
+    teacher: str = ""
+    specialised: tuple[int, ...] = ()
+    epochs: int = 0
+    mirrored: tuple[str, ...] = ()
+
+
+PARTS = (
+    Part(
+        name="broad",
+        recipes=("broad-entry-c1", "broad-entry-c1-last"),
+        mirrored=("column-1",),
+    ),
+    Part(
+        name="alone",
+        recipes=("wide-entry-c1", "wide-entry-c1-taught"),
+        teacher="broad",
+        mirrored=("column-1",),
+    ),
+    Part(name="wide", recipes=("wide-entry-c2", "wide-entry-c2-last")),
+    Part(
+        name="narrow",
+        recipes=("cpu-narrow-c2-sandwich",),
+        teacher="broad",
+        specialised=(1, 2),
+        epochs=16,
+        mirrored=("column-2",),
+    ),
+)
+
+
+def pretrain(
+    data: DataSet, folder: Path, *, name: str, seed: int, device: torch.device, report: Report
+) -> Manifest:
+    """Train every part on ``data`` and write the front of all to ``folder/bundle``.
+
+    Raises:
+        TrainingError: a run fails, or the folder holds those of other data.
+    """
+    bundles: dict[str, Bundle] = {}
+    for number, part in enumerate(PARTS, start=1):
+        report(f"{number} of {len(PARTS)}: {part.name}, by {', '.join(part.recipes)}")
+        teaching = bundles[part.teacher] if part.teacher else None
+        bundles[part.name] = _made(part, data, folder, teaching, seed, device, report)
+    target = folder / "bundle"
+    if is_bundle(target):
+        return read_bundle(target).manifest
+    validation, test = held_out(data)
+    return import_bundle(
+        (),
+        Data(name=data.name, labels=data.classes, validation=validation, test=test),
+        target,
+        name=name,
+        normalisation=Normalisation(),
+        besides=[Beside(bundle, part) for part, bundle in bundles.items()],
+        keep=(),
+        leave_out=(),
+        mirror=[f"{part.name}-{each}" for part in PARTS for each in part.mirrored],
+        precision="int8",
+        report=report,
+    )
+
+
+def _made(
+    part: Part,
+    data: DataSet,
+    folder: Path,
+    teaching: Bundle | None,
+    seed: int,
+    device: torch.device,
+    report: Report,
+) -> Bundle:
+    """Return the bundle of a part, trained as far as it is not yet."""
+    exported = folder / part.name / "bundle"
+    if not is_bundle(exported):
+        run = _trained(part, data, folder / part.name, teaching, seed, device, report)
+        export_bundle(run, data, exported, name=part.name, precision="int8", device=device)
+    bundle = _checked(exported, data, seed)
+    if not part.specialised:
+        return bundle
+    own = folder / f"{part.name}-specialised"
+    if not is_bundle(own / "bundle"):
+        specialise(
+            bundle,
+            data,
+            own,
+            columns=part.specialised,
+            epochs=part.epochs,
+            shifted=False,
+            teaching=teaching or bundle,
+            device=device,
+            report=report,
+        )
+    return _checked(own / "bundle", data, seed)
+
+
+def _checked(folder: Path, data: DataSet, seed: int) -> Bundle:
+    """Return the bundle of a part, and see to it that it is of this data and seed.
+
+    Raises:
+        TrainingError: it is not.
+    """
+    bundle = read_bundle(folder)
+    _, provenance = bundle.trained
+    check_data(data, provenance.dataset_sha256, f"{folder}: {provenance.dataset}")
+    if provenance.seed != seed:
+        raise TrainingError(
+            f"{folder}: was trained with seed {provenance.seed}, this is seed {seed}; go on with that, or choose another --out"
+        )
+    return bundle
+
+
+def _trained(
+    part: Part,
+    data: DataSet,
+    folder: Path,
+    teaching: Bundle | None,
+    seed: int,
+    device: torch.device,
+    report: Report,
+) -> Checkpoint:
+    """Return the part's last run, all of which have ended."""
+    before: Path | None = None
+    for name in part.recipes:
+        recipe, run = RECIPES[name], folder / name
+        run.mkdir(parents=True, exist_ok=True)
+        teacher = (
+            ask(
+                teaching,
+                data,
+                run / ANSWERS_FILE,
+                augmentation=recipe.augmentation,
+                epochs=recipe.epochs,
+            )
+            if teaching and recipe.needs_teacher
+            else None
+        )
+        checkpoint = train(
+            recipe,
+            data,
+            run,
+            seed=seed,
+            device=device,
+            resume=True,
+            group=Group(),
+            begin_with=before,
+            teacher=teacher,
+            report=report,
+        )
+        before = run
+    return checkpoint
