@@ -11,7 +11,7 @@ import platform
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import onnxruntime
@@ -33,6 +33,7 @@ if TYPE_CHECKING:  # what draws takes a second to load; the other commands do wi
     from matplotlib.figure import Figure
 
 Floats = NDArray[np.float64]
+Side = Literal["left", "right"]
 
 EXIT_RATIOS = np.geomspace(
     0.05, 20, 40
@@ -216,9 +217,10 @@ def _plot(
     )
     by_macs.set(xlabel="MMACs an image", ylabel="test accuracy, %")
     by_macs.legend(fontsize=8)
-    _draw_front(by_latency, measured, lambda m: m.latency_ms, "front in float")
-    if in_int8:
-        _draw_front(by_latency, in_int8, lambda m: m.latency_ms, "front in int8")
+    in_float_named: Side | None = None if in_int8 else "right"
+    _draw_front(by_latency, measured, lambda m: m.latency_ms, "front in float", in_float_named)
+    if in_int8:  # the faster: there is room on its left
+        _draw_front(by_latency, in_int8, lambda m: m.latency_ms, "front in int8", "left")
     by_latency.set(xlabel="latency of one image, ms")
     by_latency.legend(fontsize=8)
     figure.suptitle(conditions, fontsize=7, parse_math=False)
@@ -230,8 +232,9 @@ def _draw_front(
     measured: Sequence[Measurement],
     cost: Callable[[Measurement], float],
     label: str,
+    names: Side | None = "right",
 ) -> None:
-    """Draw every subnetwork with its name, and the front as a line."""
+    """Draw every subnetwork, with its name on this side of it, and the front as a line."""
     from matplotlib.ticker import LogFormatter
 
     def test_accuracy(m: Measurement) -> float:
@@ -241,9 +244,16 @@ def _draw_front(
     axes.plot([cost(m) for m in chosen], [test_accuracy(m) for m in chosen], "-", label=label)
     for m in measured:
         axes.plot(cost(m), test_accuracy(m), "o", color="black", markersize=3)
-        at = cost(m), test_accuracy(m)
-        axes.annotate(m.subnetwork.name, at, (5, -9), textcoords="offset points", fontsize=7)
+        if names:
+            axes.annotate(
+                m.subnetwork.name,
+                (cost(m), test_accuracy(m)),
+                (5, -9) if names == "right" else (-5, 3),
+                textcoords="offset points",
+                ha="left" if names == "right" else "right",
+                fontsize=7,
+            )
     axes.set_xscale("log")
     axes.xaxis.set_major_formatter("{x:g}")
     axes.xaxis.set_minor_formatter(LogFormatter(minor_thresholds=(1, 0.4)))  # few of them
-    axes.margins(x=0.12)  # for the last name
+    axes.margins(x=0.2)  # for the outermost names
