@@ -61,8 +61,8 @@ def test_a_bundle_is_made_from_nothing_and_a_second_call_finds_it_done(
 
 def test_what_was_stopped_goes_on_with_the_runs_that_have_ended(copied: Path) -> None:
     before = read_bundle(copied / "alone" / "bundle").manifest
-    for bundle in (copied / "bundle", copied / "alone" / "bundle"):
-        shutil.rmtree(bundle)
+    for written in (copied / "bundle", copied / "alone" / "bundle"):
+        shutil.rmtree(written)
 
     assert main([*PRETRAIN, str(copied)]) == 0
 
