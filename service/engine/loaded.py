@@ -195,12 +195,11 @@ async def load_bundle(
         RuntimeUnavailable: the device or a graph cannot be used.
         ValueError: there is no such policy, or its subnetwork is not in the bundle.
     """
-    settings, manifest = resources.settings, bundle.manifest
+    settings = resources.settings
     undo = ExitStack()
     aside: Aside | None = None
     if settings.agreement_sample:  # first of all: it is to be there before the first request
-        best = max(manifest.subnetworks, key=lambda each: each.accuracy.estimate.value)
-        aside = Aside(bundle, best.name)
+        aside = Aside(bundle, bundle.best.name)
         undo.callback(aside.close)
     with undo:
         loaded = await _warm_up(name, generation, bundle, resources, aside, rest)

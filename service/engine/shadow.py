@@ -176,7 +176,7 @@ def main() -> int:
         return 1
     manifest = bundle.manifest
     alone = [
-        each.model_copy(update={"int8": None})
+        each.in_int8 or each  # the sooner it is out of the way
         for each in manifest.subnetworks
         if each.name == subnetwork
     ]

@@ -79,7 +79,7 @@ def choose_split(
     """
     if len(splits) == 1:
         return splits[0]
-    best = max(bundle.manifest.subnetworks, key=lambda each: each.accuracy.estimate.value)
+    best = bundle.best
     path = bundle.graph_path(best.int8 or best)
     side = bundle.manifest.preprocessing.size
     batch = [np.zeros((side, side, 3), np.uint8)]
