@@ -295,7 +295,7 @@ RECIPES = {
             _MUON,
             name="cpu-narrow-c2-sandwich",
             architecture=PRESETS["narrow-c2"],
-            epochs=24,
+            epochs=16,
             batch_size=250,
             drop_path="sandwich",
             distillation=0.5,

@@ -67,7 +67,7 @@ PARTS = (
         recipes=("cpu-narrow-c2-sandwich",),
         teacher="broad",
         specialised=(1, 2),
-        epochs=16,
+        epochs=12,
         mirrored=("column-2",),
     ),
 )
