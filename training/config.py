@@ -316,7 +316,7 @@ RECIPES = {
         replace(
             _ALONE.at_rate(_ALONE.learning_rate / 2),
             name="wide-entry-c1-taught",
-            epochs=10,
+            epochs=8,
             label_smoothing=0.0,
             distillation=0.9,
         ),
