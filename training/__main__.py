@@ -28,7 +28,7 @@ from training.commands.exits import end_on_signals, run_command
 from training.commands.listing import listing
 from training.commands.planning import foresee
 from training.commands.scores import by_subnetwork
-from training.config import Recipe, recipes_help
+from training.config import recipes_help
 from training.data.data_set import DataSet, load_data
 from training.data.small_versions import CACHE_FOLDER
 from training.data.splits import Split
@@ -44,7 +44,6 @@ from training.runs.history import Followed, by_class
 from training.runs.origin import data_of_bundle
 from training.studies.compare import compare
 from training.studies.reproduce import EXPERIMENTS, reproduce
-from training.teacher import ANSWERS_FILE, Teacher, ask
 from training.trainer import train
 
 EXAMPLES = {  # from data to a served model, and what else there is
@@ -258,7 +257,6 @@ def _train(options: argparse.Namespace) -> None:
             print("; ".join(filter(None, (choice.why, expected))), flush=True)
             if choice.why and not options.batch_size and group.size == 1:
                 recipe = replace(recipe, batch_size=fitting)
-        teacher = _teacher(options, recipe, data, group) if options.teacher else None
         with Followed(options.out, on_board=options.tensorboard) as followed:
             train(
                 recipe,
@@ -269,21 +267,9 @@ def _train(options: argparse.Namespace) -> None:
                 resume=options.resume,
                 group=group,
                 begin_with=choice.begin_with,
-                teacher=teacher,
                 report=partial(print, flush=True),
                 follow=followed,
             )
-
-
-def _teacher(options: argparse.Namespace, recipe: Recipe, data: DataSet, group: Group) -> Teacher:
-    """Return what the bundle of --teacher answers; the first process asks it, the others read that."""
-    bundle, path = read_bundle(options.teacher), options.out / ANSWERS_FILE
-    asked = partial(ask, bundle, data, path, augmentation=recipe.augmentation, epochs=recipe.epochs)
-    with group.together():
-        if group.rank == 0:
-            options.out.mkdir(parents=True, exist_ok=True)
-            asked()
-    return asked()
 
 
 def _evaluate(options: argparse.Namespace) -> None:

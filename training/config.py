@@ -73,11 +73,6 @@ class Recipe:
     averaging: float = 0.0
 
     @property
-    def needs_teacher(self) -> bool:
-        """Whether another network is to teach it; "tied" and "sandwich" mini-batches have a teacher of their own."""
-        return bool(self.distillation) and self.drop_path not in ("tied", "sandwich")
-
-    @property
     def description(self) -> str:
         """What tells it apart, in a few words."""
         words = [
@@ -124,8 +119,8 @@ class Recipe:
         architecture = self.architecture.for_data(classes=classes, image_size=image_size)
         return replace(self, architecture=architecture)
 
-    def check(self, *, is_taught: bool) -> None:
-        """See to it that the recipe's parts fit together, and to whether another network teaches.
+    def check(self) -> None:
+        """See to it that the recipe's parts fit together, where nobody else teaches.
 
         Raises:
             TrainingError: they do not.
@@ -134,23 +129,10 @@ class Recipe:
             raise TrainingError(
                 f"recipe {self.name} trains one column alone: it has no paths to drop"
             )
-        if is_taught and not self.distillation:
+        if self.distillation and self.drop_path not in ("tied", "sandwich"):
             raise TrainingError(
-                f"recipe {self.name} learns from labels alone; leave out --teacher, or choose a recipe with distillation"
-            )
-        if is_taught and self.augmentation in ("crop", "rand"):
-            raise TrainingError(
-                f"--augmentation {self.augmentation} shows parts of larger images, which a teacher is not asked about; "
-                "with --teacher choose mirror, slight, + or ++"
-            )
-        if is_taught and self.mixing != "none":
-            raise TrainingError(
-                f"--mixing {self.mixing} makes images that a teacher is not asked about; leave it or --teacher out"
-            )
-        if self.needs_teacher and not is_taught:
-            raise TrainingError(
-                f"recipe {self.name} learns from a teacher's answers: drop-path {self.drop_path} has one pass in each "
-                "mini-batch, where tied and sandwich have one that teaches the others; name a bundle with --teacher"
+                f"recipe {self.name} distils within a mini-batch: drop-path {self.drop_path} has one pass in each, "
+                "tied and sandwich several"
             )
 
     def architecture_for(self, data: DataSet) -> Architecture:
@@ -216,16 +198,7 @@ _WIDE_ENTRY = Recipe(
     augmentation="slight",
     label_smoothing=0.2,
 )
-# Without drop-path it is no use, so plain networks of six layers stand for shallower ones. Half as far steps and further
-# shifts are better for more epochs.
-_ALONE = replace(
-    _WIDE_ENTRY.at_rate(0.0035),
-    name="wide-entry-c1",
-    architecture=PRESETS["wide-entry-c1"],
-    epochs=28,
-    augmentation="++",
-)
-_BROAD = replace(_ALONE, name="broad-entry-c1", architecture=PRESETS["broad-entry-c1"], epochs=24)
+_ALONE = replace(_WIDE_ENTRY, name="wide-entry-c1", architecture=PRESETS["wide-entry-c1"])
 
 RECIPES = {
     recipe.name: recipe
@@ -287,9 +260,16 @@ RECIPES = {
             distillation=0.5,
         ),
         _WIDE_ENTRY,
-        # Its first column as a plain network of six layers, and a wider one
+        # Its first column as a plain network of six layers
         _ALONE,
-        _BROAD,
+        # A plain network of as many multiply-adds as the full one, for comparison: more epochs in shorter steps
+        replace(
+            _ALONE.at_rate(0.0035),
+            name="broad-entry-c1",
+            architecture=PRESETS["broad-entry-c1"],
+            epochs=24,
+            augmentation="++",
+        ),
         # The narrow network's two shallowest columns: --teacher of `specialise` then has them answer for themselves
         replace(
             _MUON,
@@ -312,13 +292,14 @@ RECIPES = {
             drop_path="none",
             label_smoothing=0.2,
         ),
-        # Taught by a better network, in small steps: --begin-with, --teacher
+        # Parts of two images in small steps, once images alone are learnt by heart: --begin-with
         replace(
-            _ALONE.at_rate(_ALONE.learning_rate / 2),
-            name="wide-entry-c1-taught",
-            epochs=8,
-            label_smoothing=0.0,
-            distillation=0.9,
+            _WIDE_ENTRY.at_rate(0.0021),
+            name="wide-entry-c2-mixed",
+            epochs=7,
+            augmentation="++",
+            mixing="cutmix",
+            label_smoothing=0.1,
         ),
         # The last epochs: smoothed labels leave answers unsure that one temperature does not make right again
         *(
@@ -328,7 +309,7 @@ RECIPES = {
                 epochs=2,
                 label_smoothing=0.0,
             )
-            for first in (_WIDE_ENTRY, _BROAD)
+            for first in (_WIDE_ENTRY, _ALONE)
         ),
         # For one GPU. The classifier sees four times the features: at 0.2, and Muon at 0.05, its loss explodes.
         replace(

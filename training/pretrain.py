@@ -22,7 +22,6 @@ from training.importing.joining import Beside
 from training.importing.wrapping import Normalisation
 from training.runs.checkpoint import Checkpoint, check_data
 from training.specialise import specialise
-from training.teacher import ANSWERS_FILE, ask
 from training.trainer import train
 
 Report = Callable[[str], None]
@@ -35,40 +34,27 @@ class Part:
     Attributes:
         name: what its subnetworks' names begin with.
         recipes: of its runs, each with the weights of the one before it.
-        teacher: a part before it, for the runs that need one and for columns of their own; none if empty.
-        specialised: columns that get filters of their own.
+        mirrored: the subnetwork that looks at each image's mirror image, too.
+        specialised: columns that get filters of their own, taught by the part before.
         epochs: of each of those.
-        mirrored: subnetworks that look at each image's mirror image, too.
     """
 
     name: str
     recipes: tuple[str, ...]
-    teacher: str = ""
+    mirrored: str
     specialised: tuple[int, ...] = ()
     epochs: int = 0
-    mirrored: tuple[str, ...] = ()
 
 
 PARTS = (
-    Part(
-        name="broad",
-        recipes=("broad-entry-c1", "broad-entry-c1-last"),
-        mirrored=("column-1",),
-    ),
-    Part(
-        name="alone",
-        recipes=("wide-entry-c1", "wide-entry-c1-taught"),
-        teacher="broad",
-        mirrored=("column-1",),
-    ),
-    Part(name="wide", recipes=("wide-entry-c2", "wide-entry-c2-last")),
+    Part(name="alone", recipes=("wide-entry-c1", "wide-entry-c1-last"), mirrored="column-1"),
+    Part(name="wide", recipes=("wide-entry-c2", "wide-entry-c2-last"), mirrored="full"),
     Part(
         name="narrow",
         recipes=("cpu-narrow-c2-sandwich",),
-        teacher="broad",
+        mirrored="column-2",
         specialised=(1, 2),
         epochs=12,
-        mirrored=("column-2",),
     ),
 )
 
@@ -82,10 +68,30 @@ def pretrain(
         TrainingError: a run fails, or the folder holds those of other data.
     """
     bundles: dict[str, Bundle] = {}
+    before: Bundle | None = None
     for number, part in enumerate(PARTS, start=1):
         report(f"{number} of {len(PARTS)}: {part.name}, by {', '.join(part.recipes)}")
-        teaching = bundles[part.teacher] if part.teacher else None
-        bundles[part.name] = _made(part, data, folder, teaching, seed, device, report)
+        exported = folder / part.name / "bundle"
+        if not is_bundle(exported):
+            run = _trained(part, data, folder / part.name, seed, device, report)
+            export_bundle(run, data, exported, name=part.name, precision="int8", device=device)
+        bundle = _checked(exported, data, seed)
+        if part.specialised:
+            own = folder / f"{part.name}-specialised"
+            if not is_bundle(own / "bundle"):
+                specialise(
+                    bundle,
+                    data,
+                    own,
+                    columns=part.specialised,
+                    epochs=part.epochs,
+                    shifted=False,
+                    teaching=before or bundle,
+                    device=device,
+                    report=report,
+                )
+            bundle = _checked(own / "bundle", data, seed)
+        bundles[part.name] = before = bundle
     target = folder / "bundle"
     if is_bundle(target):
         return read_bundle(target).manifest
@@ -99,43 +105,10 @@ def pretrain(
         besides=[Beside(bundle, part) for part, bundle in bundles.items()],
         keep=(),
         leave_out=(),
-        mirror=[f"{part.name}-{each}" for part in PARTS for each in part.mirrored],
+        mirror=[f"{part.name}-{part.mirrored}" for part in PARTS],
         precision="int8",
         report=report,
     )
-
-
-def _made(
-    part: Part,
-    data: DataSet,
-    folder: Path,
-    teaching: Bundle | None,
-    seed: int,
-    device: torch.device,
-    report: Report,
-) -> Bundle:
-    """Return the bundle of a part, trained as far as it is not yet."""
-    exported = folder / part.name / "bundle"
-    if not is_bundle(exported):
-        run = _trained(part, data, folder / part.name, teaching, seed, device, report)
-        export_bundle(run, data, exported, name=part.name, precision="int8", device=device)
-    bundle = _checked(exported, data, seed)
-    if not part.specialised:
-        return bundle
-    own = folder / f"{part.name}-specialised"
-    if not is_bundle(own / "bundle"):
-        specialise(
-            bundle,
-            data,
-            own,
-            columns=part.specialised,
-            epochs=part.epochs,
-            shifted=False,
-            teaching=teaching or bundle,
-            device=device,
-            report=report,
-        )
-    return _checked(own / "bundle", data, seed)
 
 
 def _checked(folder: Path, data: DataSet, seed: int) -> Bundle:
@@ -155,32 +128,15 @@ def _checked(folder: Path, data: DataSet, seed: int) -> Bundle:
 
 
 def _trained(
-    part: Part,
-    data: DataSet,
-    folder: Path,
-    teaching: Bundle | None,
-    seed: int,
-    device: torch.device,
-    report: Report,
+    part: Part, data: DataSet, folder: Path, seed: int, device: torch.device, report: Report
 ) -> Checkpoint:
     """Return the part's last run, all of which have ended."""
     before: Path | None = None
     for name in part.recipes:
-        recipe, run = RECIPES[name], folder / name
+        run = folder / name
         run.mkdir(parents=True, exist_ok=True)
-        teacher = (
-            ask(
-                teaching,
-                data,
-                run / ANSWERS_FILE,
-                augmentation=recipe.augmentation,
-                epochs=recipe.epochs,
-            )
-            if teaching and recipe.needs_teacher
-            else None
-        )
         checkpoint = train(
-            recipe,
+            RECIPES[name],
             data,
             run,
             seed=seed,
@@ -188,7 +144,6 @@ def _trained(
             resume=True,
             group=Group(),
             begin_with=before,
-            teacher=teacher,
             report=report,
         )
         before = run

@@ -14,7 +14,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from model.bundle import PRETRAINED_DIR, read_bundle
+from model.bundle import read_bundle
 from service.cli.app import app
 from service.cli.training import COMMANDS
 from tests.training.conftest import TrainedRun
@@ -276,48 +276,6 @@ def test_a_teacher_needs_pupils_in_its_mini_batch(
     assert main([*train, "--out", str(tmp_path / "run")]) == 1
     (line,) = capsys.readouterr().err.splitlines()
     assert "drop-path mixed has one pass in each" in line
-
-
-def test_a_run_learns_what_the_bundle_that_is_named_answers(
-    bundle_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    run = tmp_path / "run"
-    train = ["train", "--recipe", "wide-entry-c1-taught", "--epochs", "1", "--out", str(run)]
-
-    assert main([*train, "--teacher", str(bundle_folder)]) == 0
-
-    bundle = read_bundle(bundle_folder)
-    told = f"{bundle.manifest.name} {bundle.digest[:12]}"
-    assert load_checkpoint(run).taught_by == told
-    assert main(["export", "--run", str(run), "--out", str(tmp_path / "bundle")]) == 0
-    assert read_bundle(tmp_path / "bundle").trained[1].taught_by == told
-    capsys.readouterr()
-    assert main([*train, "--resume"]) == 1
-    assert "name a bundle with --teacher" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize(
-    ("changes", "told"),
-    [
-        (["--recipe", "tiny"], "recipe tiny learns from labels alone; leave out --teacher"),
-        (["--augmentation", "crop"], "--augmentation crop shows parts of larger images"),
-        (["--mixing", "mixup"], "--mixing mixup makes images that a teacher is not asked about"),
-        (["--teacher", str(PRETRAINED_DIR / "cifar10")], "knows 10 classes at 32 pixels"),
-    ],
-)
-def test_what_a_teacher_is_not_asked_about_is_one_clear_line(
-    changes: list[str],
-    told: str,
-    bundle_folder: Path,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    train = ["train", "--recipe", "wide-entry-c1-taught", "--teacher", str(bundle_folder)]
-
-    assert main([*train, "--out", str(tmp_path / "run"), *changes]) == 1
-
-    (line,) = capsys.readouterr().err.splitlines()
-    assert told in line
 
 
 def test_train_then_evaluate_by_the_command_line(

@@ -67,12 +67,6 @@ def add_train_arguments(command: argparse.ArgumentParser) -> None:
         help="of a run or a bundle whose weights to begin with; its classes may be others",
     )
     command.add_argument(
-        "--teacher",
-        type=Path,
-        metavar="BUNDLE",
-        help="whose best subnetwork's answers to learn besides the labels, where the recipe distils",
-    )
-    command.add_argument(
         "--tensorboard",
         action="store_true",
         help="write the figures of each epoch for TensorBoard too, into the folder tensorboard in --out (extra: tensorboard)",
@@ -104,5 +98,5 @@ def asked_for(options: argparse.Namespace, device: torch.device) -> Choice:
         recipe = recipe.at_rate(options.learning_rate)
     if options.image_size:
         recipe = recipe.at_size(options.image_size)
-    recipe.check(is_taught=bool(options.teacher))
+    recipe.check()
     return replace(choice, recipe=recipe, begin_with=options.begin_with or choice.begin_with)

@@ -38,7 +38,7 @@ def test_larger_photographs_are_seen_larger_and_cropped(
     assert (choice.recipe.preprocessing.size, choice.recipe.fit) == (size, fit)
     assert f"{size}×{size} pixels" in choice.why
     assert f"has {seen.shorter_side}" in choice.why
-    choice.recipe.check(is_taught=False)
+    choice.recipe.check()
 
 
 @pytest.mark.parametrize("is_gpu", [False, True])
