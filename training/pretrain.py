@@ -34,25 +34,22 @@ class Part:
     Attributes:
         name: what its subnetworks' names begin with.
         recipes: of its runs, each with the weights of the one before it.
-        mirrored: the subnetwork that looks at each image's mirror image, too.
         specialised: columns that get filters of their own, taught by the part before.
         epochs: of each of those.
     """
 
     name: str
     recipes: tuple[str, ...]
-    mirrored: str
     specialised: tuple[int, ...] = ()
     epochs: int = 0
 
 
 PARTS = (
-    Part(name="alone", recipes=("wide-entry-c1", "wide-entry-c1-last"), mirrored="column-1"),
-    Part(name="wide", recipes=("wide-entry-c2", "wide-entry-c2-last"), mirrored="full"),
+    Part(name="alone", recipes=("wide-entry-c1", "wide-entry-c1-last")),
+    Part(name="wide", recipes=("wide-entry-c2", "wide-entry-c2-last")),
     Part(
         name="narrow",
         recipes=("cpu-narrow-c2-sandwich",),
-        mirrored="column-2",
         specialised=(1, 2),
         epochs=12,
     ),
@@ -63,6 +60,8 @@ def pretrain(
     data: DataSet, folder: Path, *, name: str, seed: int, device: torch.device, report: Report
 ) -> Manifest:
     """Train every part on ``data`` and write the front of all to ``folder/bundle``.
+
+    The best subnetwork of each looks at images and their mirror images, too.
 
     Raises:
         TrainingError: a run fails, or the folder holds those of other data.
@@ -105,7 +104,7 @@ def pretrain(
         besides=[Beside(bundle, part) for part, bundle in bundles.items()],
         keep=(),
         leave_out=(),
-        mirror=[f"{part.name}-{part.mirrored}" for part in PARTS],
+        mirror=[f"{part}-{bundle.best.name}" for part, bundle in bundles.items()],
         precision="int8",
         report=report,
     )
