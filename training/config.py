@@ -292,15 +292,6 @@ RECIPES = {
             drop_path="none",
             label_smoothing=0.2,
         ),
-        # Parts of two images in small steps, once images alone are learnt by heart: --begin-with
-        replace(
-            _WIDE_ENTRY.at_rate(0.0021),
-            name="wide-entry-c2-mixed",
-            epochs=7,
-            augmentation="++",
-            mixing="cutmix",
-            label_smoothing=0.1,
-        ),
         # The last epochs: smoothed labels leave answers unsure that one temperature does not make right again
         *(
             replace(
