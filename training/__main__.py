@@ -139,9 +139,10 @@ def _parser() -> argparse.ArgumentParser:
 
     whole = commands.add_parser(
         "pretrain",
-        help="train a bundle from nothing, as the shipped one was made",
-        description="Train each network of a bundle, export it, have the better ones teach the shallower, and write the "
-        "front of all to the folder bundle in --out. Four hours of two cores for CIFAR-10; stopped, it goes on where it was.",
+        help="train a bundle like the shipped one from nothing",
+        description="Train three networks, export them, have the best one teach the shallowest, and write the front of all to "
+        "the folder bundle in --out. For photographs by the ten thousand, which are brought to 32×32 pixels: mirrored ones are "
+        "learnt and looked at too. About two hours of two cores for CIFAR-10; stopped, it goes on where it was.",
     )
     whole.add_argument("--data", required=True, help=DATA_HELP)
     add_seed(whole)
@@ -322,14 +323,19 @@ def _pretrain(options: argparse.Namespace) -> None:
     """Train every network of a bundle and print what it holds."""
     name = options.name or options.out.resolve().name
     check_name(name)
+    check_writable(options.out)
+    data = load_data(options.data, seed=options.seed, cache=options.out / CACHE_FOLDER)
+    for note in data.notes:
+        print(f"note: {note}", file=sys.stderr)
     manifest = pretrain(
-        load_data(options.data, seed=options.seed, cache=options.out / CACHE_FOLDER),
+        data,
         options.out,
         name=name,
         seed=options.seed,
         device=own_device(),
         report=partial(print, flush=True),
     )
+    print(f"{options.out / 'bundle'}: bundle {name}, the front of all networks")
     print(listing(manifest))
 
 

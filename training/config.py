@@ -295,7 +295,7 @@ RECIPES = {
         # The last epochs: smoothed labels leave answers unsure that one temperature does not make right again
         *(
             replace(
-                first.at_rate(0.0007),
+                first.at_rate(first.learning_rate / 10),
                 name=f"{first.name}-last",
                 epochs=2,
                 label_smoothing=0.0,

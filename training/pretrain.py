@@ -1,4 +1,4 @@
-"""A bundle from nothing, as the shipped one is made: every network trained and exported, the front of all written.
+"""A bundle like the shipped one from nothing: every network trained and exported, the front of all written.
 
 Each step leaves its result in a folder of its own; stopped, it goes on where it was.
 """
@@ -9,8 +9,8 @@ from pathlib import Path
 
 import torch
 
-from model.bundle import Bundle, is_bundle, read_bundle
-from model.manifest import Manifest
+from model.bundle import Bundle, check_target, is_bundle, read_bundle
+from model.manifest import Manifest, Provenance
 from training import TrainingError
 from training.config import RECIPES
 from training.data.data_set import DataSet
@@ -25,6 +25,7 @@ from training.specialise import specialise
 from training.trainer import train
 
 Report = Callable[[str], None]
+LEAST_IMAGES = 10_000  # to learn from: fewer are too few steps in large mini-batches
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,7 +35,7 @@ class Part:
     Attributes:
         name: what its subnetworks' names begin with.
         recipes: of its runs, each with the weights of the one before it.
-        specialised: columns that get filters of their own, taught by the part before.
+        specialised: columns that get filters of their own, taught by the best subnetwork of the parts before.
         epochs: of each of those.
     """
 
@@ -51,7 +52,7 @@ PARTS = (
         name="narrow",
         recipes=("cpu-narrow-c2-sandwich",),
         specialised=(1, 2),
-        epochs=12,
+        epochs=30,
     ),
 )
 
@@ -64,10 +65,12 @@ def pretrain(
     The best subnetwork of each looks at images and their mirror images, too.
 
     Raises:
-        TrainingError: a run fails, or the folder holds those of other data.
+        BundleError: something else than a bundle is at ``folder/bundle``.
+        TrainingError: there are too few images, a run fails, or the folder holds something of other data.
     """
+    target = folder / "bundle"
+    _check(target, data, name=name, seed=seed)
     bundles: dict[str, Bundle] = {}
-    before: Bundle | None = None
     for number, part in enumerate(PARTS, start=1):
         report(f"{number} of {len(PARTS)}: {part.name}, by {', '.join(part.recipes)}")
         exported = folder / part.name / "bundle"
@@ -85,15 +88,19 @@ def pretrain(
                     columns=part.specialised,
                     epochs=part.epochs,
                     shifted=False,
-                    teaching=before or bundle,
+                    teaching=max(
+                        bundles.values(), key=lambda each: each.best.accuracy.estimate.value
+                    ),
                     device=device,
                     report=report,
                 )
             bundle = _checked(own / "bundle", data, seed)
-        bundles[part.name] = before = bundle
-    target = folder / "bundle"
+        bundles[part.name] = bundle
+    trained = {part: bundle.trained[1] for part, bundle in bundles.items()}
     if is_bundle(target):
-        return read_bundle(target).manifest
+        manifest = read_bundle(target).manifest
+        if all(trained[each.name] == each.provenance for each in manifest.networks):
+            return manifest
     validation, test = held_out(data)
     return import_bundle(
         (),
@@ -110,19 +117,47 @@ def pretrain(
     )
 
 
-def _checked(folder: Path, data: DataSet, seed: int) -> Bundle:
-    """Return the bundle of a part, and see to it that it is of this data and seed.
+def _check(target: Path, data: DataSet, *, name: str, seed: int) -> None:
+    """See to it that the work will not be in vain, before it begins.
+
+    Raises:
+        BundleError: something else than a bundle is where it is to be.
+        TrainingError: another bundle is there, or there are too few images.
+    """
+    if len(data.train) < LEAST_IMAGES:
+        raise TrainingError(
+            f"{data.name}: has {len(data.train)} images to learn from, too few to begin with nothing; from {LEAST_IMAGES} on "
+            "that pays; `anytime train` goes on with a trained network"
+        )
+    check_target(target)
+    if is_bundle(target):
+        manifest = read_bundle(target).manifest
+        is_own = {each.name for each in manifest.networks} <= {part.name for part in PARTS}
+        if not manifest.networks or not is_own or manifest.name != name:
+            raise TrainingError(
+                f"{target}: another bundle is there, called {manifest.name}; choose another --out, or its --name"
+            )
+        for network in manifest.networks:
+            _check_origin(target, network.provenance, data, seed)
+
+
+def _check_origin(folder: Path, origin: Provenance, data: DataSet, seed: int) -> None:
+    """See to it that a bundle is of this data and seed.
 
     Raises:
         TrainingError: it is not.
     """
-    bundle = read_bundle(folder)
-    _, provenance = bundle.trained
-    check_data(data, provenance.dataset_sha256, f"{folder}: {provenance.dataset}")
-    if provenance.seed != seed:
+    check_data(data, origin.dataset_sha256, f"{folder}: {origin.dataset}")
+    if origin.seed != seed:
         raise TrainingError(
-            f"{folder}: was trained with seed {provenance.seed}, this is seed {seed}; go on with that, or choose another --out"
+            f"{folder}: was trained with seed {origin.seed}, this is seed {seed}; go on with that, or choose another --out"
         )
+
+
+def _checked(folder: Path, data: DataSet, seed: int) -> Bundle:
+    """Return the bundle of a part; see ``_check_origin``."""
+    bundle = read_bundle(folder)
+    _check_origin(folder, bundle.trained[1], data, seed)
     return bundle
 
 

@@ -19,8 +19,10 @@ from training.data.data_set import DataSet
 from training.distributed import Group
 from training.export.export import export_specialists
 from training.runs.checkpoint import described
-from training.teacher import ANSWERS_FILE, ask
+from training.teacher import ask
 from training.trainer import train
+
+ANSWERS_FILE = "answers.npz"
 
 
 def specialise(
@@ -42,7 +44,7 @@ def specialise(
 
     Raises:
         BundleError: subnetworks were imported.
-        TrainingError: the bundle has no such column, or a run fails.
+        TrainingError: the bundle has no such column, the teacher has learnt images that are to validate, or a run fails.
     """
     manifest = bundle.manifest
     architecture, before = bundle.trained
@@ -51,6 +53,14 @@ def specialise(
         raise TrainingError(
             f"{bundle.folder}: has the columns {sorted(alone)} alone, not {sorted(set(columns) - alone)}"
         )
+    known = teaching.manifest
+    for taught in filter(None, (known.provenance, *(each.provenance for each in known.networks))):
+        is_same_data = taught.dataset_sha256 == data.sha256 and data.is_split_by_seed
+        if is_same_data and taught.seed != before.seed:
+            raise TrainingError(
+                f"{teaching.folder}: was trained with seed {taught.seed}, which chose other validation images than "
+                f"{before.seed} of {bundle.folder}; name a teacher of that seed"
+            )
     recipe = SPECIALISED_SHIFTED if shifted else SPECIALISED
     recipe = replace(recipe, epochs=epochs or recipe.epochs)
     folder.mkdir(parents=True, exist_ok=True)

@@ -25,7 +25,6 @@ from training.data.data_set import DataSet
 from training.evaluate import in_order
 from training.runs.files import written_whole
 
-ANSWERS_FILE = "answers.npz"  # in the folder of a run that is taught
 MIRRORED_VIEWS = 2  # of every image, one the mirror image of the other
 LARGEST_DRAW = 1 - 2**-24  # the float32 before 1, which no draw is
 
@@ -67,13 +66,13 @@ def ask(
     It answers in 8-bit integers where the bundle has them: on a CPU three times as fast, and as accurate.
 
     Raises:
-        TrainingError: it is for other classes, or for images of another size.
+        TrainingError: it is for other classes, or for images that are brought to their size in another way.
     """
     manifest = bundle.manifest
-    if manifest.labels != data.classes or manifest.preprocessing.size != data.image_size:
+    if manifest.labels != data.classes or manifest.preprocessing != data.preprocessing:
         raise TrainingError(
-            f"{bundle.folder}: knows {len(manifest.labels)} classes at {manifest.preprocessing.size} pixels, not those of "
-            f"{data.name}, {len(data.classes)} at {data.image_size}; a teacher needs the same"
+            f"{bundle.folder}: knows {len(manifest.labels)} classes, images {manifest.preprocessing.description}; {data.name} has "
+            f"{len(data.classes)}, images {data.preprocessing.description}: a teacher needs the same, by the same names"
         )
     views = MIRRORED_VIEWS if augmentation == "mirror" else epochs
     key = np.array([bundle.digest, data.sha256, augmentation, str(views)])

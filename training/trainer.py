@@ -82,8 +82,7 @@ def train(
     """
     with _alone_in(folder, group):
         with group.together():
-            taught_by = teacher.description if teacher else ""
-            checkpoint = _start(recipe, data, folder, seed=seed, taught_by=taught_by, resume=resume)
+            checkpoint = _start(recipe, data, folder, seed=seed, resume=resume)
             warning = begin_from(begin_with, checkpoint, data) if begin_with else ""
         _check_alike(checkpoint, folder, data, group)
         run = Run(checkpoint, data, device=device, group=group, teacher=teacher)
@@ -93,6 +92,8 @@ def train(
                     save_checkpoint(checkpoint, folder)
                 words = (run.description, _beginning(checkpoint, data), warning)
                 report("; ".join(filter(None, words)))
+        if teacher and checkpoint.epoch < recipe.epochs:
+            checkpoint.taught_by = teacher.description
         for epoch in range(checkpoint.epoch, recipe.epochs):
             started_at = time.perf_counter()
             train_loss = run.train_epoch(epoch)
@@ -323,9 +324,7 @@ class Run:
         )
 
 
-def _start(
-    recipe: Recipe, data: DataSet, folder: Path, *, seed: int, taught_by: str, resume: bool
-) -> Checkpoint:
+def _start(recipe: Recipe, data: DataSet, folder: Path, *, seed: int, resume: bool) -> Checkpoint:
     """Return the checkpoint to go on from: the one in ``folder``, or that of a run not begun."""
     if not resume:
         check_holds_no_run(folder)
@@ -335,7 +334,6 @@ def _start(
             seed=seed,
             dataset=data.name,
             dataset_sha256=data.sha256,
-            taught_by=taught_by,
             source=data.source,
             skips_unreadable=data.skips_unreadable,
         )
@@ -344,7 +342,6 @@ def _start(
         *_fields(checkpoint.recipe, recipe),
         ("seed", checkpoint.seed, seed),
         ("data sha256", checkpoint.dataset_sha256, data.sha256),
-        ("teacher", checkpoint.taught_by or "none", taught_by or "none"),
     ):
         if theirs != ours:
             raise TrainingError(

@@ -14,7 +14,7 @@ COMMANDS = {
     "import": "Make a bundle of ONNX classifiers of one's own.",
     "specialise": "Give columns of a bundle filters of their own, taught by its best subnetwork.",
     "measure": "Measure a bundle: accuracy against cost and latency, and what budgets buy.",
-    "pretrain": "Train a bundle from nothing, as the shipped one was made.",
+    "pretrain": "Train a bundle like the shipped one from nothing.",
     "reproduce": "Train a table or figure of the paper and compare.",
     "compare": "Train in different ways at equal cost, to choose one.",
 }

@@ -176,7 +176,7 @@ def main() -> int:
         return 1
     manifest = bundle.manifest
     alone = [
-        each.in_int8 or each  # the sooner it is out of the way
+        each.in_int8 or each  # as the server mostly runs it: on most processors the faster
         for each in manifest.subnetworks
         if each.name == subnetwork
     ]

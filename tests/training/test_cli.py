@@ -275,7 +275,7 @@ def test_a_teacher_needs_pupils_in_its_mini_batch(
 
     assert main([*train, "--out", str(tmp_path / "run")]) == 1
     (line,) = capsys.readouterr().err.splitlines()
-    assert "drop-path mixed has one pass in each" in line
+    assert "distils within a mini-batch: drop-path mixed has one pass in each" in line
 
 
 def test_train_then_evaluate_by_the_command_line(

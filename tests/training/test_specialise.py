@@ -1,5 +1,6 @@
 """Columns get filters of their own where that answers more, and the bundle keeps its front."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -105,3 +106,26 @@ def test_thinner_columns_stay_thin() -> None:
 
     assert own.all_columns == {3}
     assert own.widths(0) == thinning.widths(0)[:3]
+
+
+def test_a_teacher_that_has_learnt_validation_images_is_one_clear_line(
+    bundle: Bundle, trained: TrainedRun, tmp_path: Path
+) -> None:
+    _, origin = bundle.trained
+    other = origin.model_copy(update={"seed": origin.seed + 1})
+    teaching = replace(bundle, manifest=bundle.manifest.model_copy(update={"provenance": other}))
+
+    with pytest.raises(
+        TrainingError, match="was trained with seed 1, which chose other validation"
+    ):
+        specialise(
+            bundle,
+            trained.data,
+            tmp_path,
+            columns=(1,),
+            epochs=1,
+            shifted=False,
+            teaching=teaching,
+            device=CPU,
+            report=lambda line: None,
+        )

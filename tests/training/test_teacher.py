@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from model.bundle import Bundle, read_bundle
+from model.bundle import PRETRAINED_DIR, Bundle, read_bundle
 from model.sessions import open_session
+from training import TrainingError
 from training.augment import augment, channel_statistics
 from training.data.data_set import DataSet
 from training.data.splits import TensorSplit
@@ -80,3 +81,10 @@ def test_mirrored_images_have_two_views_however_long_the_run(
     teacher = ask(bundle, few_digits, tmp_path / "answers.npz", augmentation="mirror", epochs=5)
 
     assert len(teacher.logits) == 2
+
+
+def test_a_teacher_of_other_classes_is_one_clear_line(few_digits: DataSet, tmp_path: Path) -> None:
+    shipped = read_bundle(PRETRAINED_DIR / "cifar10")
+
+    with pytest.raises(TrainingError, match="a teacher needs the same, by the same names"):
+        ask(shipped, few_digits, tmp_path / "answers.npz", augmentation="mirror", epochs=1)

@@ -133,7 +133,7 @@ def front(
         else:
             kept.append(each)
     if left_out:
-        report(f"to have them all the same: --keep {','.join(left_out)}")
+        report(f"to have them all the same, import with --keep {','.join(left_out)}")
     return kept
 
 

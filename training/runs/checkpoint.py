@@ -33,7 +33,7 @@ class Checkpoint:
         history: one record an epoch, see ``trainer``.
         averaged: state of the average of the weights, where the recipe keeps one.
         origin: recipe, epochs and seed of the run whose weights this one began with; empty for none.
-        taught_by: name and digest of the bundle whose answers it learns; empty for none.
+        taught_by: name and digest of the bundle whose answers it learnt last; empty for none.
         source: what the data was loaded from, a name or an absolute path; empty where it was not noted yet.
         skips_unreadable: whether images that cannot be read were left out.
     """

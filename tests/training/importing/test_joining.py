@@ -114,7 +114,7 @@ def test_the_front_is_that_of_all_networks_and_the_rest_can_be_asked_for(
     left_out = [line.split()[0] for line in out.splitlines() if " is left out, beaten by " in line]
     assert not twice
     assert len(left_out) + len(front) == 2 * len(read_bundle(folder).manifest.subnetworks)
-    assert f"to have them all the same: --keep {','.join(left_out)}" in out
+    assert f"to have them all the same, import with --keep {','.join(left_out)}" in out
 
     run(*words, "--keep", left_out[0])
 
