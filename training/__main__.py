@@ -142,7 +142,7 @@ def _parser() -> argparse.ArgumentParser:
         help="train a bundle like the shipped one from nothing",
         description="Train three networks, export them, have the best one teach the shallowest, and write the front of all to "
         "the folder bundle in --out. For photographs by the ten thousand, which are brought to 32×32 pixels: mirrored ones are "
-        "learnt and looked at too. About two hours of two cores for CIFAR-10; stopped, it goes on where it was.",
+        "learnt and looked at too. About three hours of one core for CIFAR-10; stopped, it goes on where it was.",
     )
     whole.add_argument("--data", required=True, help=DATA_HELP)
     add_seed(whole)
