@@ -256,4 +256,4 @@ def _draw_front(
     axes.set_xscale("log")
     axes.xaxis.set_major_formatter("{x:g}")
     axes.xaxis.set_minor_formatter(LogFormatter(minor_thresholds=(1, 0.4)))  # few of them
-    axes.margins(x=0.2)  # for the outermost names
+    axes.margins(x=0.28)  # for the outermost names
