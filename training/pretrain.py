@@ -62,7 +62,7 @@ def pretrain(
 ) -> Manifest:
     """Train every part on ``data`` and write the front of all to ``folder/bundle``.
 
-    The best subnetwork of each looks at images and their mirror images, too.
+    Each subnetwork is looked at once more, answering to images and their mirror images.
 
     Raises:
         BundleError: something else than a bundle is at ``folder/bundle``.
@@ -111,7 +111,11 @@ def pretrain(
         besides=[Beside(bundle, part) for part, bundle in bundles.items()],
         keep=(),
         leave_out=(),
-        mirror=[f"{part}-{bundle.best.name}" for part, bundle in bundles.items()],
+        mirror=[
+            f"{part}-{each.name}"
+            for part, bundle in bundles.items()
+            for each in bundle.manifest.subnetworks
+        ],
         precision="int8",
         report=report,
     )
