@@ -235,6 +235,8 @@ def test_axe_finds_nothing_and_nothing_is_wider_than_the_screen(
     assert [
         (each["id"], [node["html"] for node in each["nodes"]]) for each in found["violations"]
     ] == []
+    expect(page.locator("#steps .by").first).to_be_visible()
+    page.evaluate("document.querySelector('#steps .by').append('narrow-column-2-mirrored')")
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     assert (
         page.evaluate(
