@@ -69,7 +69,7 @@ def pretrain(
         TrainingError: there are too few images, a run fails, or the folder holds something of other data.
     """
     target = folder / "bundle"
-    _check(target, data, name=name, seed=seed)
+    _check_can_begin(target, data, name=name, seed=seed)
     bundles: dict[str, Bundle] = {}
     for number, part in enumerate(PARTS, start=1):
         report(f"{number} of {len(PARTS)}: {part.name}, by {', '.join(part.recipes)}")
@@ -121,7 +121,7 @@ def pretrain(
     )
 
 
-def _check(target: Path, data: DataSet, *, name: str, seed: int) -> None:
+def _check_can_begin(target: Path, data: DataSet, *, name: str, seed: int) -> None:
     """See to it that the work will not be in vain, before it begins.
 
     Raises:

@@ -22,20 +22,33 @@ def bundle(bundle_folder: Path) -> Bundle:
     return read_bundle(bundle_folder)
 
 
-def test_the_new_bundle_is_a_front_and_no_column_got_worse(
-    bundle: Bundle, trained: TrainedRun, tmp_path: Path
+def specialised(
+    bundle: Bundle,
+    trained: TrainedRun,
+    folder: Path,
+    *,
+    columns: tuple[int, ...],
+    shifted: bool = False,
+    teaching: Bundle | None = None,
 ) -> None:
+    """Train columns of a bundle on for an epoch, taught by itself unless another is to."""
     specialise(
         bundle,
         trained.data,
-        tmp_path,
-        columns=(1, 2),
+        folder,
+        columns=columns,
         epochs=1,
-        shifted=False,
-        teaching=bundle,
+        shifted=shifted,
+        teaching=teaching or bundle,
         device=CPU,
         report=lambda line: None,
     )
+
+
+def test_the_new_bundle_is_a_front_and_no_column_got_worse(
+    bundle: Bundle, trained: TrainedRun, tmp_path: Path
+) -> None:
+    specialised(bundle, trained, tmp_path, columns=(1, 2))
 
     before = {each.columns: each for each in bundle.manifest.subnetworks}
     after = read_bundle(tmp_path / "bundle")
@@ -53,17 +66,7 @@ def test_the_new_bundle_is_a_front_and_no_column_got_worse(
 def test_shifted_images_are_said_in_the_provenance(
     bundle: Bundle, trained: TrainedRun, tmp_path: Path
 ) -> None:
-    specialise(
-        bundle,
-        trained.data,
-        tmp_path,
-        columns=(1,),
-        epochs=1,
-        shifted=True,
-        teaching=bundle,
-        device=CPU,
-        report=lambda line: None,
-    )
+    specialised(bundle, trained, tmp_path, columns=(1,), shifted=True)
 
     _, origin = read_bundle(tmp_path / "bundle").trained
     assert (origin.recipe, origin.epochs) == ("specialised-shifted", 1)
@@ -73,17 +76,7 @@ def test_a_column_that_is_not_there_is_one_clear_line(
     bundle: Bundle, trained: TrainedRun, tmp_path: Path
 ) -> None:
     with pytest.raises(TrainingError, match=r"has the columns \[1, 2\] alone, not \[3\]"):
-        specialise(
-            bundle,
-            trained.data,
-            tmp_path,
-            columns=(1, 3),
-            epochs=1,
-            shifted=False,
-            teaching=bundle,
-            device=CPU,
-            report=lambda line: None,
-        )
+        specialised(bundle, trained, tmp_path, columns=(1, 3))
 
 
 @pytest.mark.parametrize("column", [1, 2])
@@ -118,14 +111,4 @@ def test_a_teacher_that_has_learnt_validation_images_is_one_clear_line(
     with pytest.raises(
         TrainingError, match="was trained with seed 1, which chose other validation"
     ):
-        specialise(
-            bundle,
-            trained.data,
-            tmp_path,
-            columns=(1,),
-            epochs=1,
-            shifted=False,
-            teaching=teaching,
-            device=CPU,
-            report=lambda line: None,
-        )
+        specialised(bundle, trained, tmp_path, columns=(1,), teaching=teaching)
